@@ -1,6 +1,6 @@
-"""Bi-Real Net's block (arXiv 1808.00278): a shortcut around each convolution, so that
-its real
-inputs reach the next one.
+"""Bi-Real Net's block (arXiv 1808.00278): a shortcut around each convolution.
+
+So the real inputs of a convolution reach the next one.
 """
 
 from typing import ClassVar
@@ -17,16 +17,16 @@ class BiRealUnit(Block):
     """sign -> 3x3 convolution -> BN, added to the shortcut (Figure 3b).
 
     A shortcut that changes the shape averages 2x2 pixels where the stride is 2, then
-    has a 1x1
-    convolution and a BN. The scheme's activation follows the convolution; Bi-Real has
-    none. Under
-    the scheme `float` its activation takes the sign's place, as in the paper's float
-    networks to
-    begin with: ReLU, then leaky clip, then clip (section 3.4).
+    has a 1x1 convolution and a BN.
+
+    The scheme's activation follows the convolution; Bi-Real has none. Under the scheme
+    `float` its activation takes the sign's place, as in the float networks that the
+    paper begins with: ReLU, then leaky clip, then clip (section 3.4).
     """
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        # The activation in place of the sign in a float network.
         y = x
         if not self.scheme.binary:
             y = activated(x, self.scheme.activation, arithmetic=self.arithmetic)
@@ -34,9 +34,9 @@ class BiRealUnit(Block):
         return y + self.shortcut(x, train=train)
 
     def normalized(self, x, *, train: bool):
-        """The convolution with its sign, and BN: (N, H / stride, W / stride, features)."""
-        # The sign needs no BN in front of it: the input is a sum whose last term a BN
-        # has made.
+        """sign -> convolution -> BN, (N, H / stride, W / stride, features)."""
+        # The sign needs no BN in front of it: the input is a sum, and a BN has made its
+        # last term.
         conv = convolution(
             self.features,
             3,
@@ -51,6 +51,7 @@ class BiRealUnit(Block):
         """x in the shape of the output."""
         if not self.changes_shape(x):
             return x
+
         # Averaged first, so that the convolution misses no pixel.
         if self.stride == 2:
             x = nn.avg_pool(x, (2, 2), strides=(2, 2))
@@ -66,13 +67,13 @@ class BiRealUnit(Block):
 
 
 class TwoUnits(Block):
-    """Two units one behind the other, the first with the block's stride. unit: their
-    class, which a
-    subclass gives.
+    """Two units one behind the other, the first with the block's stride.
+
+    unit: the class of the units, which a subclass gives.
     """
 
     unit: ClassVar[type[Block]]
-    # As in both papers' code.
+    # As in the code of Bi-Real Net and of ReActNet.
     stem_activation: ClassVar[str] = "none"
 
     @nn.compact
@@ -91,6 +92,6 @@ class TwoUnits(Block):
 
 
 class BiRealBlock(TwoUnits):
-    """Two of `BiRealUnit`; the network's stem has no ReLU."""
+    """Two `BiRealUnit`s; the network's stem has no ReLU."""
 
     unit: ClassVar[type[Block]] = BiRealUnit

@@ -1,4 +1,4 @@
-"""What a block of a ResNet is: `Block`, and the shortcut that most of them share."""
+"""What a block of a ResNet is: `Block`, and the shortcut that most blocks share."""
 
 from typing import ClassVar
 
@@ -12,13 +12,15 @@ from bnas_jax.core.schemes import Scheme
 
 
 class Block(nn.Module):
-    """The base of all entries of `blocks.BLOCKS`: two 3x3 convolutions and their
-    shortcuts, `block(x, train=train)`.
+    """The base of all entries of `blocks.BLOCKS`: called as `block(x, train=train)`.
 
-    (N, H, W, C) to (N, H / stride, W / stride, features). Where a paper has a shortcut
-    around each single convolution, as Bi-Real's has, one block here is two of those.
+    A block is two 3x3 convolutions and their shortcuts, (N, H, W, C) to (N, H / stride,
+    W / stride, features). Where a paper has a shortcut around each single convolution,
+    as Bi-Real's has, one block here is two blocks of the paper.
+
+    features: the channels of the output.
     float_shortcut: whether the convolution of a shortcut that changes the shape stays
-    float.
+        float.
     """
 
     features: int
@@ -27,7 +29,7 @@ class Block(nn.Module):
     arithmetic: Arithmetic
     float_shortcut: bool = True
 
-    # What follows the BN of the stem of a network of such blocks, one of
+    # What follows the BN of the stem in a network of such blocks: one of
     # `scheme.ACTIVATIONS`.
     stem_activation: ClassVar[str] = "relu"
 
@@ -37,11 +39,12 @@ class Block(nn.Module):
 
 
 class Projection(nn.Module):
-    """A shortcut that changes the shape: float 1x1 convolution -> BN, or a binary one,
-    BN -> sign -> 1x1 convolution.
+    """A shortcut that changes the shape, by a float or a binary 1x1 convolution.
 
-    (N, H, W, C) to (N, H / stride, W / stride, features). float_conv: whether it is the
-    first of them; under the scheme `float` it is anyway.
+    (N, H, W, C) to (N, H / stride, W / stride, features). The float form is 1x1
+    convolution -> BN, the binary form BN -> sign -> 1x1 convolution.
+
+    float_conv: whether it is the float form; under the scheme `float` it is anyway.
     """
 
     features: int
@@ -52,8 +55,8 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        # The binary form, without an activation: what a shortcut adds has both signs.
         if self.scheme.binary and not self.float_conv:
-            # Without an activation, as what a shortcut adds has both signs.
             unit = ConvUnit(
                 features=self.features,
                 kernel=1,
@@ -65,6 +68,7 @@ class Projection(nn.Module):
             )
             return unit(x, train=train)
 
+        # The float form.
         conv = FloatConv(
             features=self.features,
             kernel=1,

@@ -10,8 +10,8 @@ from bnas_jax.baselines.pcnn_block import PcnnBlock
 from bnas_jax.baselines.reactnet_block import ReActNetBlock
 from bnas_jax.baselines.xnor_block import XnorBlock
 
-# By the name that `config.network.block` has; without one the scheme says which is
-# usual (`Scheme.block`).
+# By the names of `config.network.block`. Without one the block is the scheme's usual
+# one, `Scheme.block`.
 BLOCKS: dict[str, type[Block]] = {
     "xnor": XnorBlock,
     "bireal": BiRealBlock,

@@ -4,7 +4,7 @@ from bnas_jax.baselines.pcnn_block import PcnnBlock
 
 
 class CbcnBlock(PcnnBlock):
-    """Two of `PcnnUnit`; the network's stem has a PReLU.
+    """Two `PcnnUnit`s; the network's stem has a PReLU.
 
     The published ResNet18 for CIFAR has widths of 64, 64, 128 and 256: four
     orientations each of 16, 16, 32 and 64 features.

@@ -1,8 +1,7 @@
-"""DenseNet121 (arXiv 1608.06993), in kuangliu's form for CIFAR: new features come first
-in each concatenation.
+"""DenseNet121 (arXiv 1608.06993), in kuangliu's form for CIFAR.
 
-Code: github.com/kuangliu/pytorch-cifar, models/densenet.py. Of its forms this one has
-the FLOPs of Table 6 (docs/networks.md).
+New features come first in each concatenation. Code: github.com/kuangliu/pytorch-cifar,
+models/densenet.py. Of its forms this one has the FLOPs of Table 6 (docs/networks.md).
 """
 
 import dataclasses
@@ -22,10 +21,10 @@ BOTTLENECK = 4
 
 
 class DenseLayer(nn.Module):
-    """BN -> ReLU or sign -> 1x1 convolution, the same with 3x3, and the input behind
-    the `growth` new channels.
+    """Two convolutions, and the input behind their `growth` new channels.
 
-    (N, H, W, C) to (N, H, W, growth + C).
+    (N, H, W, C) to (N, H, W, growth + C). It is BN -> ReLU or sign -> 1x1 convolution,
+    then the same with a 3x3 convolution.
     """
 
     growth: int
@@ -39,19 +38,23 @@ class DenseLayer(nn.Module):
 
         # To the bottleneck: (N, H, W, 4 * growth).
         y = Normalized(name="input", **common)(x, train=train)
-        y = convolution(wide, kernel=1, activation=True, name="conv0", **common)(y)
+        conv0 = convolution(wide, kernel=1, activation=True, name="conv0", **common)
+        y = conv0(y)
 
         # To the new channels: (N, H, W, growth).
         y = Normalized(name="middle", **common)(y, train=train)
-        y = convolution(self.growth, kernel=3, activation=True, name="conv1", **common)(
-            y
+        conv1 = convolution(
+            self.growth, kernel=3, activation=True, name="conv1", **common
         )
+        y = conv1(y)
         return jnp.concatenate([y, x], axis=-1)
 
 
 class Transition(nn.Module):
-    """BN -> ReLU or sign -> 1x1 convolution to half the channels, and average pooling:
-    (N, H, W, C) to (N, H / 2, W / 2, C / 2).
+    """A convolution to half the channels, and average pooling.
+
+    (N, H, W, C) to (N, H / 2, W / 2, C / 2). It is BN -> ReLU or sign -> 1x1
+    convolution -> pooling.
     """
 
     scheme: Scheme
@@ -61,7 +64,8 @@ class Transition(nn.Module):
     def __call__(self, x, *, train: bool):
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
         y = Normalized(name="input", **common)(x, train=train)
-        y = convolution(x.shape[-1] // 2, kernel=1, activation=True, **common)(y)
+        conv = convolution(x.shape[-1] // 2, kernel=1, activation=True, **common)
+        y = conv(y)  # (N, H, W, C / 2)
         return nn.avg_pool(y, (2, 2), strides=(2, 2))
 
 
@@ -82,6 +86,7 @@ class DenseNet(nn.Module):
         # Each transition halves the image.
         check_image_size(images.shape, len(self.blocks) - 1)
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
+
         # The first convolution, float and without a BN: (N, H, W, 2 * growth).
         stem = FloatConv(
             features=2 * self.growth,
@@ -91,7 +96,7 @@ class DenseNet(nn.Module):
         )
         x = stem(images.astype(self.arithmetic.dtype))
 
-        # Each stage but the first at half the size of the one before.
+        # The stages, each but the first at half the size of the one before.
         for stage, count in enumerate(self.blocks):
             if stage > 0:
                 transition = Transition(name=f"transition{stage - 1}", **common)
@@ -103,6 +108,8 @@ class DenseNet(nn.Module):
 
         # The last BN and ReLU, as layers begin with theirs.
         x = nn.relu(BatchNorm(self.arithmetic, name="bn")(x, train=train))
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,
@@ -113,8 +120,10 @@ class DenseNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class DenseNet121(Baseline):
-    """DenseNet121. growth: the channels that each layer adds. blocks: layers of each
-    stage.
+    """DenseNet121.
+
+    growth: the channels that each layer adds.
+    blocks: how many layers each stage has.
     """
 
     growth: int = 32

@@ -1,13 +1,13 @@
-"""Network in Network for CIFAR, in jiecaoyu's form, whose accuracy with XNOR-Net's rule
-is the one that Table 6 prints.
+"""Network in Network for CIFAR, in jiecaoyu's form.
 
-Code: github.com/jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Its binary layers are BN -> sign
--> dropout -> convolution with bias -> ReLU; in `float` the sign is left out. Its
-average pooling counts the padding, its batch norms have an epsilon of 1e-4.
+The accuracy of that form with XNOR-Net's rule is the one that Table 6 prints. Code:
+github.com/jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Its binary layers are BN -> sign ->
+dropout -> convolution with bias -> ReLU; in `float` the sign is left out. Its average
+pooling counts the padding, its batch norms have an epsilon of 1e-4.
 
-Where this differs: the code clamps the scales of the binary layers' batch norms at 0.01
-for good before each forward pass. Here the forward pass and the gradient are the same,
-and the parameter itself may be smaller.
+Where this file differs: the published code clamps the scales of the binary layers'
+batch norms at 0.01 for good before each forward pass. Here the forward pass and the
+gradient are the same, and the parameter itself may be smaller.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ from bnas_jax.core.ops.conv import square
 from bnas_jax.core.ops.pool import max_pool
 from bnas_jax.core.schemes import Scheme
 
-# As in that code: what its batch norms add to the variance, and the smallest of their
-# scales.
-EPSILON = 1e-4
-LEAST_SCALE = 0.01
+# Both as in that code.
+EPSILON = 1e-4  # what batch norms add to the variance
+LEAST_SCALE = 0.01  # the smallest scale of a binary layer's batch norm
 
 
 class NinLayer(nn.Module):
-    """BN -> sign -> dropout -> convolution with bias -> activation: (N, H, W, C) to (N,
-    H, W, features).
+    """BN -> sign -> dropout -> convolution with bias -> activation.
+
+    (N, H, W, C) to (N, H, W, features).
 
     dropout: the share of the signs that become 0 in training.
     """
@@ -52,7 +52,8 @@ class NinLayer(nn.Module):
         )
         x = norm(x, train=train)
 
-        # The convolution of signs, some of which may be 0.
+        # The convolution of signs. With dropout some are 0, and a convolution of floats
+        # multiplies them.
         dropped = train and self.dropout > 0
         conv = Convolution(
             features=self.features,
@@ -60,8 +61,6 @@ class NinLayer(nn.Module):
             geometry=square(self.kernel),
             scheme=self.scheme,
             arithmetic=self.arithmetic,
-            # Zeros are no signs: what is left after dropout goes through a convolution
-            # of floats.
             binary_input=not dropped,
             activation=False,
             name="conv",
@@ -74,9 +73,8 @@ class NinLayer(nn.Module):
         # The bias comes behind all scales, so that it is no part of the scheme's
         # convolution.
         fan_in = self.kernel**2 * x.shape[-1]
-        y = y + self.param(
-            "bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype
-        )
+        shape, dtype = (self.features,), self.arithmetic.dtype
+        y = y + self.param("bias", bias_init(fan_in), shape, dtype)
         return self._activated(y)
 
     def _dropped(self, conv, x):
@@ -86,6 +84,7 @@ class NinLayer(nn.Module):
             key, self.dropout, shape=x.shape, arithmetic=self.arithmetic
         )
         y = conv(self.scheme.signs(x) * keep)
+
         # K of Eq. (1), which a convolution of floats leaves out.
         scale = self.scheme.input_scale(x, kernel=conv.kernel, geometry=conv.geometry)
         if scale is None:
@@ -93,8 +92,8 @@ class NinLayer(nn.Module):
         return y * scale
 
     def _activated(self, y):
-        # The published order, convolution -> ReLU, whatever `config.scheme.activation`
-        # says of a float network.
+        # A float network has the published order, convolution -> ReLU, whatever its
+        # `config.scheme.activation` is.
         if not self.scheme.binary:
             return nn.relu(y)
         return activated(y, self.scheme.activation, arithmetic=self.arithmetic)
@@ -103,17 +102,19 @@ class NinLayer(nn.Module):
 def keep_factors(
     key, rate: float, shape: tuple[int, ...], *, arithmetic: Arithmetic
 ) -> jax.Array:
-    """Dropout: 0 with probability `rate`, else 1 / (1 - rate), of the shape (N, ...).
+    """Dropout: 0 with probability `rate`, else 1 / (1 - rate).
 
-    What is drawn for an example does not depend on how many devices
-    `Arithmetic.batch_axis` divides the batch over.
+    The factors of an example do not depend on how many devices `Arithmetic.batch_axis`
+    divides the batch over.
+
+    shape: (N, ...) of the factors.
     """
-    # Numbers of this device's examples in the whole batch, each with a key from its
-    # number.
+    # The numbers of this device's examples in the whole batch, (N,).
     examples = jnp.arange(shape[0])
     if arithmetic.batch_axis:
         examples += jax.lax.axis_index(arithmetic.batch_axis) * shape[0]
 
+    # Each example has a key from its number.
     def drawn(example):
         key_of_example = jax.random.fold_in(key, example)
         return jax.random.bernoulli(key_of_example, p=1 - rate, shape=shape[1:])
@@ -125,8 +126,10 @@ def keep_factors(
 class Nin(nn.Module):
     """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    widths: of the wide, the second and the third convolution. In training with dropout
-    it needs the rng `dropout`.
+    In training with dropout it needs the rng `dropout`.
+
+    widths: the channels of the wide, the second and the third convolution.
+    dropout: the share of signs that become 0 in front of two convolutions.
     """
 
     widths: tuple[int, int, int]
@@ -138,11 +141,42 @@ class Nin(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False):
         check_image_size(images.shape, 2)
-        wide, second, third = self.widths
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
-        # Three blocks of a large kernel and two of 1x1, without the very first
-        # convolution, the stem, and the very last one, the classifier.
-        layers = [
+        float_conv = {**common, "binary": False, "bias": True}
+
+        # The first convolution, float: (N, H, W, wide).
+        wide, _, _ = self.widths
+        x = images.astype(self.arithmetic.dtype)
+        stem = convolution(wide, kernel=5, name="stem", **float_conv)
+        x = self._plain_bn("stem_bn")(stem(x), train=train)
+        x = nn.relu(x)
+
+        # The layers, each further block at half the size.
+        for index, layer in enumerate(self._layers(common)):
+            if index == 2:
+                x = max_pool(x, stride=2)
+            if index == 5:
+                # Flax's pooling counts the padding, as that code does;
+                # `ops.pool.avg_pool` does not.
+                x = nn.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = layer(x, train=train)
+
+        # A float 1x1 convolution to the classes, averaged over the image.
+        x = self._plain_bn("bn")(x, train=train)
+        classifier = convolution(
+            self.num_classes, kernel=1, name="classifier", **float_conv
+        )
+        # (N, H / 4, W / 4, classes)
+        scores = nn.relu(classifier(x)).astype(self.arithmetic.dtype)
+        return jnp.mean(scores, axis=(1, 2))
+
+    def _layers(self, common: dict[str, Any]) -> list[NinLayer]:
+        """Three blocks of one large kernel and two of 1x1.
+
+        The first convolution of all is the stem, the last one the classifier.
+        """
+        wide, second, third = self.widths
+        return [
             NinLayer(second, kernel=1, name="layer0", **common),
             NinLayer(third, kernel=1, name="layer1", **common),
             NinLayer(wide, kernel=5, dropout=self.dropout, name="layer2", **common),
@@ -152,45 +186,16 @@ class Nin(nn.Module):
             NinLayer(wide, kernel=1, name="layer6", **common),
         ]
 
-        # The first convolution, float.
-        x = images.astype(self.arithmetic.dtype)
-        stem = convolution(
-            wide, kernel=5, binary=False, bias=True, name="stem", **common
-        )
-        x = self._plain_bn("stem_bn")(stem(x), train=train)
-        x = nn.relu(x)
-
-        # Each further block at half the size.
-        for index, layer in enumerate(layers):
-            if index == 2:
-                x = max_pool(x, stride=2)
-            if index == 5:
-                # Flax's counts the padding, as that code does; `ops.pool.avg_pool` does
-                # not.
-                x = nn.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-            x = layer(x, train=train)
-
-        # A float 1x1 convolution to the classes, averaged over the image.
-        x = self._plain_bn("bn")(x, train=train)
-        classifier = convolution(
-            self.num_classes,
-            kernel=1,
-            binary=False,
-            bias=True,
-            name="classifier",
-            **common,
-        )
-        scores = nn.relu(classifier(x)).astype(self.arithmetic.dtype)
-        return jnp.mean(scores, axis=(1, 2))
-
     def _plain_bn(self, name: str) -> BatchNorm:
         return BatchNorm(self.arithmetic, affine=False, epsilon=EPSILON, name=name)
 
 
 @dataclasses.dataclass(frozen=True)
 class NinSettings(Baseline):
-    """Network in Network. widths: of the wide, the second and the third convolution.
-    dropout: behind two of the signs.
+    """Network in Network.
+
+    widths: the channels of the wide, the second and the third convolution.
+    dropout: the share of signs that become 0 in front of two convolutions.
     """
 
     widths: tuple[int, ...] = (192, 160, 96)
@@ -212,17 +217,16 @@ class NinSettings(Baseline):
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Nin:
         """A `Nin`.
 
-        `UserError` for dropout behind signs that have parameters, and in a first stage
-        of two.
+        Raises `UserError` for dropout behind signs that have parameters, and in the
+        first of two stages.
         """
-        # Dropout comes between the sign and the convolution, which only `Scheme.signs`
-        # lets it do.
+        # Dropout comes between the sign and the convolution. That needs signs that
+        # `Scheme.signs` alone makes.
         if self.dropout > 0 and not (scheme.plain_signs and scheme.stage == "all"):
             raise UserError(
                 "config.network.dropout sets signs to 0, which a scheme whose signs "
-                "have parameters and"
-                " config.scheme.stage=activations do not allow; write "
-                "config.network.dropout=0"
+                "have parameters and config.scheme.stage=activations do not allow; "
+                "write config.network.dropout=0"
             )
         wide, second, third = self.widths
         return Nin(

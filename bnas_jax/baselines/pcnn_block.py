@@ -1,6 +1,4 @@
-"""PCNN's block (arXiv 1811.12755): a shortcut around each convolution, and a PReLU
-behind it.
-"""
+"""PCNN's block (arXiv 1811.12755): each convolution has a shortcut and a PReLU."""
 
 from typing import Any, ClassVar
 
@@ -15,8 +13,8 @@ from bnas_jax.core.modules import PRelu
 class PcnnUnit(Block):
     """BN -> sign -> 3x3 convolution, added to the shortcut, and a PReLU behind the sum.
 
-    A shortcut that changes the shape has its convolution at stride 1, and averages
-    afterwards over what the stride joins.
+    A shortcut that changes the shape has its convolution at stride 1. Afterwards it
+    averages over windows of the stride's size.
 
     How sure: agrees with the published test code of PCNN's authors, and with the
     training code of CBCN's.
@@ -34,7 +32,7 @@ class PcnnUnit(Block):
         )
         y = conv(x, train=train)  # (N, H / stride, W / stride, features)
 
-        # The shortcut: first to the features, then to the size.
+        # The shortcut: first to the features, then to the size of the output.
         if self.changes_shape(x):
             projection = Projection(
                 stride=1,
@@ -49,7 +47,7 @@ class PcnnUnit(Block):
 
 
 class PcnnBlock(TwoUnits):
-    """Two of `PcnnUnit`; the network's stem has a PReLU."""
+    """Two `PcnnUnit`s; the network's stem has a PReLU."""
 
     unit: ClassVar[type[Block]] = PcnnUnit
     stem_activation: ClassVar[str] = "prelu"

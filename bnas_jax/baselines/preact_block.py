@@ -12,17 +12,17 @@ from bnas_jax.core.schemes import Scheme
 
 
 class PreactBlock(Block):
-    """BN -> ReLU -> convolution twice, where a sign takes the ReLU's place in a binary
-    scheme, and a shortcut around both.
+    """BN -> ReLU -> convolution twice, and a shortcut around both.
 
-    A shortcut that changes the shape takes what enters the first convolution; the float
-    one under a binary scheme takes it before the sign. The scheme's activation follows
-    the first convolution alone.
+    In a binary scheme a sign takes the place of the ReLU. A shortcut that changes the
+    shape reads the input of the first convolution; a float shortcut under a binary
+    scheme reads it before the sign. The scheme's activation follows the first
+    convolution alone.
 
-    gate: by how much the squeeze of SENet (arXiv 1709.01507) is narrower than the
-    block; None has no gate.
-    late_stride: meliketoy's form: the stride is the second convolution's, shortcuts
-    take the block's input, and all convolutions have biases.
+    gate: how many times narrower than the block the squeeze of SENet (arXiv 1709.01507)
+        is; None has no gate.
+    late_stride: meliketoy's form. The second convolution has the stride, shortcuts read
+        the block's input, and all convolutions have biases.
     """
 
     gate: int | None = None
@@ -32,6 +32,8 @@ class PreactBlock(Block):
     def __call__(self, x, *, train: bool):
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
         shared = {**common, "features": self.features, "bias": self.late_stride}
+
+        # The strides of the two convolutions.
         strides = (self.stride, 1)
         if self.late_stride:
             strides = (1, self.stride)
@@ -42,7 +44,8 @@ class PreactBlock(Block):
             kernel=3, stride=strides[0], activation=True, name="conv0", **shared
         )
         y = Normalized(name="middle", **common)(conv0(first), train=train)
-        y = convolution(kernel=3, stride=strides[1], name="conv1", **shared)(y)
+        conv1 = convolution(kernel=3, stride=strides[1], name="conv1", **shared)
+        y = conv1(y)
 
         # SENet's factor of each channel.
         if self.gate is not None:
@@ -67,10 +70,9 @@ class PreactBlock(Block):
 
 
 class Gate(nn.Module):
-    """Squeeze and excitation: a factor from 0 to 1 for each image and channel, (N, 1,
-    1, C).
+    """Squeeze and excitation: a factor from 0 to 1 for each image and channel.
 
-    Its convolutions are float.
+    (N, H, W, C) to (N, 1, 1, C). Its convolutions are float.
     """
 
     features: int
@@ -86,6 +88,7 @@ class Gate(nn.Module):
             "binary": False,
             "bias": True,
         }
+        # The mean over the image, to `hidden` channels and back.
         y = jnp.mean(x, axis=(1, 2), keepdims=True)  # (N, 1, 1, C)
         squeeze = convolution(self.hidden, kernel=1, name="squeeze", **common)
         y = nn.relu(squeeze(y))  # (N, 1, 1, hidden)

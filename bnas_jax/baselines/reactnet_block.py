@@ -1,5 +1,6 @@
-"""ReActNet's block for ResNets (arXiv 2003.03488): Bi-Real's with learned shifts and
-slopes.
+"""ReActNet's block for ResNets (arXiv 2003.03488).
+
+It is Bi-Real's with learned shifts and slopes.
 """
 
 from typing import ClassVar
@@ -13,9 +14,9 @@ from bnas_jax.core.modules import PRelu
 
 
 class RPRelu(nn.Module):
-    """PReLU between two learned shifts of each channel (Eq. 2): PReLU(x + b1) + b2,
-    from zeros and
-    slopes of 1/4.
+    """PReLU between two learned shifts of each channel: PReLU(x + b1) + b2 (Eq. 2).
+
+    The shifts begin at 0, the slopes at 1/4.
     """
 
     arithmetic: Arithmetic
@@ -32,18 +33,17 @@ class RPRelu(nn.Module):
 class ReActNetUnit(BiRealUnit):
     """Bi-Real's unit, and RPReLU behind the sum with the shortcut.
 
-    The shift of the sign is the
-    scheme's, `reactnet`.
+    The shift of the sign belongs to the scheme, `reactnet`.
     """
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        # RSign is the scheme's, RPReLU the block's.
+        # RSign belongs to the scheme, RPReLU to the block.
         y = self.normalized(x, train=train) + self.shortcut(x, train=train)
         return RPRelu(self.arithmetic, name="rprelu")(y)
 
 
 class ReActNetBlock(TwoUnits):
-    """Two of `ReActNetUnit`; the network's stem has no ReLU."""
+    """Two `ReActNetUnit`s; the network's stem has no ReLU."""
 
     unit: ClassVar[type[Block]] = ReActNetUnit

@@ -1,7 +1,7 @@
-"""ReActNet-A (arXiv 2003.03488): a MobileNet of binary convolutions, each with a
-shortcut.
+"""ReActNet-A (arXiv 2003.03488): a MobileNet of binary convolutions with shortcuts.
 
-Code: github.com/liuzechun/ReActNet, folder mobilenet.
+Each convolution has its shortcut. Code: github.com/liuzechun/ReActNet, folder
+mobilenet.
 """
 
 import dataclasses
@@ -23,14 +23,12 @@ WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 
 
 class MobileBlock(nn.Module):
-    """sign -> 3x3 convolution -> BN, added to the input -> RPReLU; then the same with
-    1x1 (Figure 5).
+    """A 3x3 and a 1x1 convolution, each with its shortcut (Figure 5).
 
-    (N, H, W, C) to (N, H / stride, W / stride, features); features are C or 2 C. The
-    shortcut of a
-    stride averages 2x2 pixels, that of a wider output has the input twice, so that no
-    convolution
-    of the block is float.
+    (N, H, W, C) to (N, H / stride, W / stride, features); features are C or 2 C. Each
+    convolution is sign -> convolution -> BN, added to the input -> RPReLU. The shortcut
+    of a stride averages 2x2 pixels, the shortcut to a wider output has the input twice:
+    no convolution of the block is float.
     """
 
     features: int
@@ -49,10 +47,10 @@ class MobileBlock(nn.Module):
             x = nn.avg_pool(x, (2, 2), strides=(2, 2))
         x = RPRelu(self.arithmetic, name="rprelu3")(x + y)
 
-        # The 1x1 convolution, which keeps the size: (N, H / stride, W / stride,
-        # features).
+        # The 1x1 convolution, which keeps the size:
+        # (N, H / stride, W / stride, features).
         y = self._normalized(x, features=self.features, kernel=1, stride=1, train=train)
-        # Twice the input in place of a convolution.
+        # Twice the input, in place of a convolution in the shortcut.
         if self.features == 2 * channels:
             x = jnp.concatenate([x, x], axis=-1)
         return RPRelu(self.arithmetic, name="rprelu1")(x + y)
@@ -74,9 +72,9 @@ class MobileBlock(nn.Module):
 class MobileNet(nn.Module):
     """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    widths: the channels of the stem and of each block. A block with more channels than
-    the one
-    before it halves the image, but for the first; so does the stem.
+    widths: the channels of the stem and of each block. The stem halves the image, and
+        so does a block with more channels than the one before it, but for the first
+        block.
     """
 
     widths: tuple[int, ...]
@@ -86,7 +84,7 @@ class MobileNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
-        # A block that widens the network strides, but for the first.
+        # A block that widens the network has a stride of 2, but for the first block.
         widths = self.widths[1:]
         strides = [1]
         for before, after in itertools.pairwise(widths):
@@ -104,7 +102,7 @@ class MobileNet(nn.Module):
         )
         x = stem(images.astype(self.arithmetic.dtype), train=train)
 
-        # The blocks, and the classifier.
+        # The blocks.
         for index, (width, stride) in enumerate(zip(widths, strides, strict=True)):
             block = MobileBlock(
                 features=width,
@@ -114,6 +112,8 @@ class MobileNet(nn.Module):
                 name=f"block{index}",
             )
             x = block(x, train=train)
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,
@@ -126,7 +126,8 @@ class MobileNet(nn.Module):
 class ReActNetMobileNet(Baseline):
     """ReActNet's MobileNet for ImageNet: see `MobileNet`.
 
-    widths: each that of the one before, or twice as many.
+    widths: the channels of the stem and of each block. Each is the one before or twice
+        as many.
     """
 
     widths: tuple[int, ...] = WIDTHS
@@ -137,8 +138,8 @@ class ReActNetMobileNet(Baseline):
             if after not in (before, 2 * before):
                 raise UserError(
                     "config.network.widths: each must be the one before or twice as "
-                    "many, as "
-                    f"shortcuts repeat their input; got {after} behind {before}"
+                    "many, as shortcuts repeat their input; "
+                    f"got {after} behind {before}"
                 )
 
     def build(

@@ -1,8 +1,8 @@
 """ResNets (arXiv 1512.03385): in kuangliu's form for CIFAR, and the one for ImageNet.
 
-Code: github.com/kuangliu/pytorch-cifar (CIFAR). Which block, how its shortcut is made
-and what follows the stem is the papers' on binarization: see `blocks`. As in Bi-Real's
-code, there is no batch norm behind the last block.
+Code: github.com/kuangliu/pytorch-cifar (CIFAR). The block, its shortcut and the
+activation of the stem are those of the papers on binarization: see `blocks`. As in
+Bi-Real's code, there is no batch norm behind the last block.
 """
 
 import dataclasses
@@ -28,9 +28,13 @@ from bnas_jax.core.schemes import Scheme
 class ResNet(nn.Module):
     """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    blocks: how many each stage has; widths: the output channels of each. All stages but
-    the first halve the image. block: of `BLOCKS`; None is the one that is usual with
-    the scheme. imagenet: a stem that quarters the image.
+    All stages but the first halve the image.
+
+    blocks: how many blocks each stage has.
+    widths: the output channels of each stage.
+    block: one of `BLOCKS`; None is the scheme's usual block.
+    float_shortcut: whether the convolutions of the shortcuts stay float.
+    imagenet: whether the stem quarters the image.
     """
 
     blocks: tuple[int, ...]
@@ -45,7 +49,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False):
         kind = BLOCKS[self.block or self.scheme.block]
-        # Each stage but the first halves the image, ImageNet's stem twice.
+
+        # Each stage but the first halves the image, ImageNet's stem does so twice.
         halvings = len(self.blocks) - 1
         if self.imagenet:
             halvings += 2
@@ -56,7 +61,7 @@ class ResNet(nn.Module):
         images = images.astype(self.arithmetic.dtype)
         x = self._stem(images, activation=kind.stem_activation, train=train)
 
-        # The stages, and the classifier.
+        # The stages.
         for place in block_places(self.blocks):
             block = kind(
                 features=self.widths[place.stage],
@@ -67,6 +72,8 @@ class ResNet(nn.Module):
                 name=place.name,
             )
             x = block(x, train=train)
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,
@@ -75,15 +82,18 @@ class ResNet(nn.Module):
         return classifier(x)
 
     def _stem(self, images, *, activation: str, train: bool):
-        """(N, H, W, widths[0]); for ImageNet a quarter of the size."""
+        """(N, H, W, widths[0]); for ImageNet (N, H / 4, W / 4, widths[0])."""
         common: dict[str, Any] = {
             "features": self.widths[0],
             "arithmetic": self.arithmetic,
             "activation": activation,
         }
+        # CIFAR: 3x3 at the size of the image.
         if not self.imagenet:
             stem = Stem(kernel=3, name="stem", **common)
             return stem(images, train=train)
+
+        # ImageNet: 7x7 at stride 2, and a max pooling.
         stem = Stem(kernel=7, stride=2, name="stem", **common)
         x = stem(images, train=train)  # (N, H / 2, W / 2, widths[0])
         return max_pool(x, stride=2)
@@ -91,13 +101,14 @@ class ResNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ResNet18(Baseline):
-    """ResNet18. width: the channels of the first stage; each further one doubles them.
-    blocks: how many each stage has.
+    """ResNet18.
 
-    block: one of `blocks.BLOCKS`, None is the one that is usual with the scheme.
+    width: the channels of the first stage; each further stage doubles them.
+    blocks: how many blocks each stage has.
+    block: one of `blocks.BLOCKS`; None is the scheme's usual block.
     float_shortcut: whether the convolutions of the shortcuts stay float. None is True
-    on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is as in the paper
-    of the scheme, `Scheme.float_shortcut` (docs/networks.md).
+        on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is as in the
+        paper of the scheme, `Scheme.float_shortcut` (docs/networks.md).
     """
 
     width: int = 64
@@ -110,16 +121,16 @@ class ResNet18(Baseline):
     def __post_init__(self):
         self.check_at_least(1, "width", "blocks")
         if self.block is not None and self.block not in BLOCKS:
+            known = ", ".join(BLOCKS)
             raise UserError(
-                f"config.network.block must be one of {', '.join(BLOCKS)}, got "
-                f"{self.block!r}"
+                f"config.network.block must be one of {known}, got {self.block!r}"
             )
 
     def build(
         self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
     ) -> ResNet:
         """A `ResNet`."""
-        # CIFAR's shortcuts are float whatever the scheme.
+        # By default CIFAR's shortcuts are float whatever the scheme.
         float_shortcut = self.float_shortcut
         if float_shortcut is None:
             float_shortcut = not self.imagenet or scheme.float_shortcut
@@ -144,8 +155,9 @@ class ResNet34(ResNet18):
 
 @dataclasses.dataclass(frozen=True)
 class ImageNetResNet18(ResNet18):
-    """ResNet18 for ImageNet, whose stem is a 7x7 convolution of stride 2 and a
-    max-pooling: see `ResNet18`.
+    """ResNet18 for ImageNet: see `ResNet18`.
+
+    Its stem is a 7x7 convolution of stride 2 and a max-pooling.
     """
 
     imagenet: ClassVar[bool] = True

@@ -1,8 +1,7 @@
-"""ResNeXt29 (arXiv 1611.05431), in kuangliu's form for CIFAR, whose first convolution
-is 1x1.
+"""ResNeXt29 (arXiv 1611.05431), in kuangliu's form for CIFAR.
 
-Code: github.com/kuangliu/pytorch-cifar, models/resnext.py. By default 2x64d, the form
-with the FLOPs of Table 6.
+Its first convolution is 1x1. Code: github.com/kuangliu/pytorch-cifar,
+models/resnext.py. By default 2x64d, the form with the FLOPs of Table 6.
 """
 
 import dataclasses
@@ -27,12 +26,11 @@ EXPANSION = 2
 
 
 class GroupedBlock(nn.Module):
-    """1x1 convolution to `width`, 3x3 in groups, 1x1 to 2 * width, and a shortcut
-    around them.
+    """Three convolutions, the second in groups, and a shortcut around them.
 
-    (N, H, W, C) to (N, H / stride, W / stride, 2 * width).
-    The scheme's activation does not follow the last one; under the scheme `float` a
-    ReLU follows the sum.
+    (N, H, W, C) to (N, H / stride, W / stride, 2 * width). The convolutions are 1x1 to
+    `width`, 3x3 in groups, and 1x1 to 2 * width. The scheme's activation does not
+    follow the last one; under the scheme `float` a ReLU follows the sum.
     """
 
     width: int
@@ -46,6 +44,8 @@ class GroupedBlock(nn.Module):
     def __call__(self, x, *, train: bool):
         features = EXPANSION * self.width
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
+
+        # The three convolutions.
         first = ConvUnit(features=self.width, kernel=1, name="unit0", **common)
         grouped = ConvUnit(
             features=self.width,
@@ -72,7 +72,8 @@ class GroupedBlock(nn.Module):
                 **common,
             )
             x = projection(x, train=train)
-        # The ReLU is the float block's; a binary one leaves both signs to the next BN.
+
+        # A float block has a ReLU; a binary one leaves both signs to the next BN.
         if self.scheme.binary:
             return x + y
         return nn.relu(x + y)
@@ -97,6 +98,7 @@ class ResNeXt(nn.Module):
     def __call__(self, images, *, train: bool = False):
         # Each stage but the first halves the image.
         check_image_size(images.shape, len(self.blocks) - 1)
+
         # The first convolution, float: (N, H, W, stem).
         images = images.astype(self.arithmetic.dtype)
         stem = Stem(
@@ -104,7 +106,7 @@ class ResNeXt(nn.Module):
         )
         x = stem(images, train=train)
 
-        # The stages, each twice as wide as the one before, and the classifier.
+        # The stages, each twice as wide as the one before.
         for place in block_places(self.blocks):
             block = GroupedBlock(
                 width=self.groups * self.group_width * 2**place.stage,
@@ -116,6 +118,8 @@ class ResNeXt(nn.Module):
                 name=place.name,
             )
             x = block(x, train=train)
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,
@@ -126,10 +130,12 @@ class ResNeXt(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ResNeXt29(Baseline):
-    """ResNeXt29. groups, group_width: of the first stage's 3x3 convolutions, 2x64d;
-    each further stage doubles the width.
+    """ResNeXt29.
 
-    stem: channels of the first convolution. blocks: how many each stage has.
+    stem: the channels of the first convolution.
+    groups, group_width: of the first stage's 3x3 convolutions, 2x64d; each further
+        stage doubles the width.
+    blocks: how many blocks each stage has.
     float_shortcut: whether the convolutions of the shortcuts stay float.
     """
 

@@ -1,8 +1,7 @@
-"""SENet18: pre-activation blocks with a gate for each channel (arXiv 1709.01507), in
-kuangliu's form for CIFAR.
+"""SENet18 (arXiv 1709.01507), in kuangliu's form for CIFAR.
 
-Code: github.com/kuangliu/pytorch-cifar, models/senet.py. The gate's convolutions stay
-float, as each has one pixel.
+It has pre-activation blocks with a gate for each channel. The gate's convolutions stay
+float, as each has one pixel. Code: github.com/kuangliu/pytorch-cifar, models/senet.py.
 """
 
 import dataclasses
@@ -41,6 +40,7 @@ class SENet(nn.Module):
     def __call__(self, images, *, train: bool = False):
         # Each stage but the first halves the image.
         check_image_size(images.shape, len(self.blocks) - 1)
+
         # The first convolution, float: (N, H, W, widths[0]).
         images = images.astype(self.arithmetic.dtype)
         stem = Stem(
@@ -48,7 +48,7 @@ class SENet(nn.Module):
         )
         x = stem(images, train=train)
 
-        # The stages, and the classifier.
+        # The stages.
         for place in block_places(self.blocks):
             block = PreactBlock(
                 features=self.widths[place.stage],
@@ -56,10 +56,12 @@ class SENet(nn.Module):
                 scheme=self.scheme,
                 arithmetic=self.arithmetic,
                 float_shortcut=self.float_shortcut,
-                gate=self.gate,  # what makes an SENet of a pre-activation ResNet
+                gate=self.gate,  # the difference to a pre-activation ResNet
                 name=place.name,
             )
             x = block(x, train=train)
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,
@@ -70,9 +72,10 @@ class SENet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class SENet18(Baseline):
-    """SENet18. width: the channels of the first stage; each further one doubles them.
-    blocks: how many each stage has.
+    """SENet18.
 
+    width: the channels of the first stage; each further stage doubles them.
+    blocks: how many blocks each stage has.
     gate: how many times narrower than its block the squeeze is, a divisor of the width.
     float_shortcut: whether the convolutions of the shortcuts stay float.
     """
@@ -84,11 +87,11 @@ class SENet18(Baseline):
 
     def __post_init__(self):
         self.check_at_least(1, "width", "blocks", "gate")
-        # Then it divides the doubled widths, too.
+        # A gate that divides the first width divides the doubled widths, too.
         if self.width % self.gate:
-            message = "config.network.width must be a multiple of config.network.gate"
             raise UserError(
-                f"{message}, for instance {self.gate}; got {self.width} and {self.gate}"
+                "config.network.width must be a multiple of config.network.gate, for "
+                f"instance {self.gate}; got {self.width} and {self.gate}"
             )
 
     def build(

@@ -1,9 +1,8 @@
-"""The small networks of Tables 1 and 12: three layers of one type, each with a
-max-pooling behind it, and three dense ones.
+"""The small networks of Tables 1 and 12: three layers of one type, three dense layers.
 
-The paper does not state their sizes; they are those of LeNet-5 with three layers
-(docs/networks.md). The three layers are binary under a binary scheme, the dense ones
-are float.
+Each of the first three has a max-pooling behind it. The paper does not state their
+sizes; they are those of LeNet-5 with three layers (docs/networks.md). Under a binary
+scheme the first three are binary, the dense layers are float.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ class Dense(nn.Module):
     def __call__(self, x):
         inputs, dtype = x.shape[-1], self.arithmetic.dtype
         kernel = self.param("kernel", uniform_fan_in, (inputs, self.features), dtype)
-        y = x @ kernel
+        y = x @ kernel  # (N, features)
         return y + self.param("bias", bias_init(inputs), (self.features,), dtype)
 
     def macs(self, x, y) -> tuple[int, int]:
@@ -56,21 +55,21 @@ class SmallCnn(nn.Module):
         x = images.astype(self.arithmetic.dtype)
 
         # The layers, each at half the size of the one before.
+        kind = LAYERS[self.layer_type]
         for index, width in enumerate(self.widths):
-            layer = LAYERS[
-                self.layer_type
-            ].module(
+            layer = kind.module(
                 features=width,
                 stride=1,
                 scheme=self.scheme,
                 arithmetic=self.arithmetic,
                 search=False,
-                binary_weights=True,  # which the scheme `float` leaves float all the same
+                binary_weights=True,  # the scheme `float` leaves them float anyway
                 name=f"layer{index}",
             )
-            x = nn.max_pool(layer(x, train=train), (2, 2), strides=(2, 2))
+            y = layer(x, train=train)  # (N, H, W, width)
+            x = nn.max_pool(y, (2, 2), strides=(2, 2))
 
-        # The dense ones, on all pixels instead of their mean, as in LeNet-5.
+        # The dense layers, on all pixels instead of their mean, as in LeNet-5.
         x = x.reshape(len(x), -1)  # (N, H' * W' * C)
         for index, features in enumerate(self.dense):
             dense = Dense(features, self.arithmetic, name=f"dense{index}")
@@ -80,11 +79,11 @@ class SmallCnn(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class SmallCnnSettings(Baseline):
-    """The network of Tables 1 and 12. layer_type: one of `core.layers.LAYERS` that has
-    weights.
+    """The network of Tables 1 and 12.
 
-    widths: channels of the layers. dense: outputs of the dense layers but the last,
-    which has one for each class.
+    layer_type: one of `core.layers.LAYERS` that has weights.
+    widths: the channels of the layers.
+    dense: the outputs of the dense layers but the last, which has one for each class.
     """
 
     layer_type: str = "bin_conv_3x3"
@@ -96,8 +95,9 @@ class SmallCnnSettings(Baseline):
         # Pooling alone would have nothing to binarize.
         learnable = [name for name, layer in LAYERS.items() if layer.learnable]
         if self.layer_type not in learnable:
+            known = ", ".join(learnable)
             raise UserError(
-                f"config.network.layer_type must be one of {', '.join(learnable)}, got "
+                f"config.network.layer_type must be one of {known}, got "
                 f"{self.layer_type!r}"
             )
 

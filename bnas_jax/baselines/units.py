@@ -1,5 +1,7 @@
-"""What the hand-crafted networks are made of: a convolution with its batch norm and
-activation, and the stem.
+"""The building blocks that the hand-crafted networks share.
+
+These are a convolution with its batch norm and activation, and the stem; also the base
+of the networks' settings, and the places of blocks in a residual network.
 """
 
 import dataclasses
@@ -21,12 +23,13 @@ from bnas_jax.core.schemes import Scheme
 class Baseline(NetworkSettings):
     """The base of the hand-crafted networks' settings."""
 
-    # They have no cells whose edges could be dropped.
+    # These networks have no cells whose edges could be dropped.
     drops_paths: ClassVar[bool] = False
 
     def check_at_least(self, least: int, *names: str) -> None:
-        """`UserError` for the first of these settings, a number or a tuple of numbers,
-        that is smaller or empty.
+        """Raises `UserError` for the first of these settings that is smaller, or empty.
+
+        A setting is a number or a tuple of numbers.
         """
         for name in names:
             value = getattr(self, name)
@@ -41,8 +44,11 @@ class Baseline(NetworkSettings):
 
 
 class BlockPlace(NamedTuple):
-    """A block's place in a residual network: its stage, from 0, its stride, and the
-    name of its module.
+    """A block's place in a residual network.
+
+    stage: from 0.
+    stride: of the block.
+    name: of its module.
     """
 
     stage: int
@@ -51,41 +57,38 @@ class BlockPlace(NamedTuple):
 
 
 def block_places(blocks: Sequence[int]) -> Iterator[BlockPlace]:
-    """The places of a residual network's blocks; the first block of every stage but the
-    first halves the image.
+    """The places of a residual network's blocks.
 
-    blocks: how many each stage has.
+    The first block of every stage but the first halves the image.
+
+    blocks: how many blocks each stage has.
     """
     for stage, count in enumerate(blocks):
         for index in range(count):
             stride = 1
             if stage > 0 and index == 0:
                 stride = 2
-            yield BlockPlace(
-                stage=stage, stride=stride, name=f"stage{stage}_block{index}"
-            )
+            name = f"stage{stage}_block{index}"
+            yield BlockPlace(stage=stage, stride=stride, name=name)
 
 
 def doubling(width: int, *, stages: int) -> tuple[int, ...]:
-    """The channels of each stage: `width` in the first, twice those of the one before
-    in all others.
-    """
+    """The channels of each stage: `width` in the first, doubled in each further one."""
     return tuple(width * 2**stage for stage in range(stages))
 
 
 def check_image_size(shape: tuple[int, ...], times: int) -> None:
-    """`UserError` unless images (N, H, W, C) can be halved so many times."""
+    """Raises `UserError` unless images (N, H, W, C) can be halved so many times."""
     steps = 2**times
     for size in shape[1:3]:
         if size % steps:
-            # The next smaller one that fits.
+            # The next smaller size that fits.
             near = max(steps, size // steps * steps)
             raise UserError(
                 f"images of {size} pixels cannot be halved {times} times, as this "
-                "network does; give the network fewer stages,"
-                " or, for a data set whose images are resized, set "
-                "config.dataset.image_size to a multiple of"
-                f" {steps}, for instance {near}"
+                "network does; give the network fewer stages, or, for a data set whose "
+                "images are resized, set config.dataset.image_size to a multiple of "
+                f"{steps}, for instance {near}"
             )
 
 
@@ -102,12 +105,16 @@ def convolution(
     bias: bool = False,
     name: str = "conv",
 ) -> Convolution:
-    """The scheme's convolution, (N, H, W, C) to (N, H / stride, W / stride, features),
-    rounded up; `binary=False` keeps it float.
+    """The scheme's convolution with a square kernel.
 
-    activation: the scheme's behind it, where it binarizes. A float network has its ReLU
-    behind the batch norm.
+    (N, H, W, C) to (N, H / stride, W / stride, features), rounded up.
+
+    binary: False keeps it float.
+    activation: whether the scheme's activation follows, where the scheme binarizes. A
+        float network has its ReLU behind the batch norm.
     """
+    # Where the convolution is float, the network's ReLU comes behind the BN.
+    activates = activation and binary and scheme.binary
     return Convolution(
         features=features,
         kernel=(kernel, kernel),
@@ -116,16 +123,18 @@ def convolution(
         arithmetic=arithmetic,
         binary_weights=binary,
         binary_input=binary,
-        # Where the convolution is float, the network's ReLU comes behind the BN.
-        activation=activation and binary and scheme.binary,
+        activation=activates,
         bias=bias,
         name=name,
     )
 
 
 class ConvUnit(nn.Module):
-    """Convolution -> BN -> ReLU where the scheme is float; where it binarizes BN ->
-    sign -> convolution -> its activation.
+    """A convolution with its batch norm and activation.
+
+    (N, H, W, C) to (N, H / stride, W / stride, features), rounded up. Where the scheme
+    binarizes, it is BN -> sign -> convolution -> the scheme's activation; under the
+    scheme `float`, convolution -> BN -> ReLU.
 
     activation: False leaves the last step of both orders out.
     """
@@ -149,13 +158,13 @@ class ConvUnit(nn.Module):
             groups=self.groups,
             activation=self.activation,
         )
-        # A sign needs a BN in front of it.
+        # BN -> sign -> convolution: a sign needs a BN in front of it.
         if self.scheme.binary:
             normal = BatchNorm(self.arithmetic, name="bn")(x, train=train)
             return conv(normal)
 
-        # Not named `bn`, as it normalises another tensor: `train --init` copies
-        # parameters by their names.
+        # Convolution -> BN -> ReLU. The BN is not named `bn`, as it normalises another
+        # tensor: `train --init` copies parameters by their names.
         y = BatchNorm(self.arithmetic, name="output_bn")(conv(x), train=train)
         if self.activation:
             y = nn.relu(y)
@@ -163,8 +172,9 @@ class ConvUnit(nn.Module):
 
 
 class Normalized(nn.Module):
-    """BN -> ReLU, what a pre-activation block puts before a convolution; BN alone where
-    a sign takes the ReLU's place.
+    """BN -> ReLU in front of a convolution, in a pre-activation block.
+
+    Under a binary scheme it is BN alone: a sign takes the place of the ReLU.
     """
 
     scheme: Scheme
@@ -180,10 +190,11 @@ class Normalized(nn.Module):
 
 
 class Stem(nn.Module):
-    """The first convolution, which is float in every scheme -> BN -> activation, one of
-    `scheme.ACTIVATIONS`.
+    """The first convolution -> BN -> activation, float in every scheme.
 
     Images (N, H, W, C) to (N, H / stride, W / stride, features), rounded up.
+
+    activation: one of `scheme.ACTIVATIONS`.
     """
 
     features: int

@@ -1,7 +1,7 @@
 """Wide ResNets (arXiv 1605.07146): WRN-40-4, and PCNN's WRN22 of widths (i, i, 2i, 4i).
 
-Two published codes differ: github.com/xternalz/WideResNet-pytorch is as the Torch code
-of the paper, the default; github.com/meliketoy/wide-resnet.pytorch has biases, the
+Two published codes differ. github.com/xternalz/WideResNet-pytorch, the default, is as
+the Torch code of the paper. github.com/meliketoy/wide-resnet.pytorch has biases, the
 stride in the second convolution of a block, shortcuts from the block's input, and
 statistics of the last batch norm that follow the batch faster.
 
@@ -30,8 +30,8 @@ from bnas_jax.core.ops.batch_norm import MOMENTUM
 from bnas_jax.core.schemes import Scheme
 
 CODES = ("xternalz", "meliketoy")
-# The last batch norm's in meliketoy's code: the share of the old value that is kept;
-# PyTorch's `momentum` is 1 minus it.
+# The momentum of the last batch norm in meliketoy's code: the share of the old value
+# that is kept. PyTorch's `momentum` is 1 minus it.
 FAST_MOMENTUM = 0.1
 
 
@@ -40,7 +40,8 @@ class WideResNet(nn.Module):
 
     See `Wrn40`.
 
-    stem: channels of the first convolution. meliketoy: that code's form.
+    stem: the channels of the first convolution.
+    meliketoy: whether it has the form of that code.
     """
 
     stem: int
@@ -57,6 +58,7 @@ class WideResNet(nn.Module):
         # Each stage but the first halves the image.
         check_image_size(images.shape, len(self.blocks) - 1)
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
+
         # The first convolution, float and without a BN: (N, H, W, stem).
         x = images.astype(self.arithmetic.dtype)
         stem = convolution(
@@ -81,10 +83,12 @@ class WideResNet(nn.Module):
             )
             x = block(x, train=train)
 
-        # The last BN and ReLU, as blocks begin with theirs, and the classifier.
+        # The last BN and ReLU, as blocks begin with theirs.
         momentum = FAST_MOMENTUM if self.meliketoy else MOMENTUM
         norm = BatchNorm(self.arithmetic, momentum=momentum, name="bn")
         x = nn.relu(norm(x, train=train))
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,
@@ -95,11 +99,13 @@ class WideResNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Wrn40(Baseline):
-    """WRN-40-4. stem: channels of the first convolution, None is `width`. width: those
-    of the first stage; each further one doubles them.
+    """WRN-40-4.
 
-    blocks: how many each stage has. code: which published form, `xternalz` or
-    `meliketoy`. float_shortcut: whether the convolutions of the shortcuts stay float.
+    stem: the channels of the first convolution; None is `width`.
+    width: the channels of the first stage; each further stage doubles them.
+    blocks: how many blocks each stage has.
+    code: which published form, `xternalz` or `meliketoy`.
+    float_shortcut: whether the convolutions of the shortcuts stay float.
     """
 
     stem: int | None = 16
@@ -113,9 +119,9 @@ class Wrn40(Baseline):
         if self.stem is not None:
             self.check_at_least(1, "stem")
         if self.code not in CODES:
+            known = ", ".join(CODES)
             raise UserError(
-                f"config.network.code must be one of {', '.join(CODES)}, got "
-                f"{self.code!r}"
+                f"config.network.code must be one of {known}, got {self.code!r}"
             )
 
     def build(

@@ -9,12 +9,14 @@ from bnas_jax.baselines.units import ConvUnit
 
 
 class XnorBlock(Block):
-    """XNOR-Net's (arXiv 1603.05279): a pre-activation block, BN -> sign -> convolution
-    twice, and a shortcut around both.
+    """XNOR-Net's pre-activation block (arXiv 1603.05279).
 
-    The scheme's activation follows the first convolution alone: what is added to the
-    shortcut has both signs. Under the scheme `float` it is the block of ResNet (arXiv
-    1512.03385), convolution -> BN twice, with ReLUs between and at the end.
+    It is BN -> sign -> convolution twice, and a shortcut around both. The scheme's
+    activation follows the first convolution alone, so that what is added to the
+    shortcut has both signs.
+
+    Under the scheme `float` it is the block of ResNet (arXiv 1512.03385): convolution
+    -> BN twice, with ReLUs between and at the end.
     """
 
     @nn.compact
@@ -38,7 +40,8 @@ class XnorBlock(Block):
                 **common,
             )
             x = projection(x, train=train)
-        # The ReLU is the float block's; a binary one leaves both signs to the next BN.
+
+        # A float block has a ReLU; a binary one leaves both signs to the next BN.
         if self.scheme.binary:
             return x + y
         return nn.relu(x + y)

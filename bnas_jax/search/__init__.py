@@ -1,5 +1,6 @@
-"""Search algorithms, one file each, and the table that `config.searcher.name` chooses
-from.
+"""Search algorithms, one file each, and the table of them, `SEARCHERS`.
+
+`config.searcher.name` chooses from the table.
 """
 
 from bnas_jax.search.bnas import Bnas

@@ -1,5 +1,7 @@
-"""BNAS: the first-order bilevel search of DARTS with Zeroise kept and an annealed
-diversity regularizer (Eq. 4 and 5).
+"""BNAS, the search of the paper.
+
+It is the first-order bilevel search of DARTS, with Zeroise kept (Eq. 4) and an annealed
+diversity regularizer (Eq. 5).
 """
 
 import dataclasses
@@ -15,8 +17,10 @@ from bnas_jax.search.searcher import DERIVATION
 
 @dataclasses.dataclass(frozen=True)
 class Bnas(Diverse):
-    """The paper's search. gamma, keep_zeroise: see `derivation.derive` (Eq. 4, section
-    4.1.3). diversity, tau, entropy: see `Diverse` (Eq. 5).
+    """The paper's search.
+
+    gamma, keep_zeroise: see `derivation.derive` (Eq. 4, section 4.1.3).
+    diversity, tau, entropy: see `Diverse` (Eq. 5).
 
     >>> searcher = bnas.Bnas(gamma=3.0)
     >>> alphas = searcher.init(jax.random.key(0))
@@ -25,23 +29,22 @@ class Bnas(Diverse):
     (4, 4)
     """
 
-    # Both are of the derivation alone, so that a search can be derived again with
-    # others.
+    # Settings of the derivation alone: a finished search can be derived again with
+    # other values.
     gamma: float = dataclasses.field(default=1.0, metadata=DERIVATION)
     keep_zeroise: bool = dataclasses.field(default=True, metadata=DERIVATION)
 
     def __post_init__(self):
         super().__post_init__()
-        # Eq. (4) divides by it.
+        # Eq. (4) divides the probability of Zeroise by gamma.
         if not 0 < self.gamma < float("inf"):
             raise UserError(
                 "config.searcher.gamma must be a finite number greater than 0, got "
-                f"{self.gamma:g};"
-                " 1 leaves Eq. 4 without effect"
+                f"{self.gamma:g}; 1 leaves Eq. 4 without effect"
             )
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
-        """Top two edges a node, the strongest layer type on each (Eq. 4)."""
+        """The top two edges of each node, the strongest layer type on each (Eq. 4)."""
         return derivation.derive(
             weights,
             gamma=self.gamma,

@@ -1,5 +1,6 @@
-"""What each layer type costs on each edge of a supernet, by `core.cost`, and SNAS's
-resource loss of it (docs/searchers.md).
+"""What each layer type costs on each edge of a supernet, and SNAS's resource loss.
+
+Costs are counted by `core.cost`. See docs/searchers.md.
 """
 
 import functools
@@ -23,12 +24,14 @@ Shape = tuple[int, int, int]
 
 
 class Costs(NamedTuple):
-    """Costs for each cell, edge and layer type of a supernet: nested tuples (cells, 14,
-    types), so that it is hashable.
+    """Costs for each cell, edge and layer type of a supernet.
 
-    kinds: for each cell `normal` or `reduce`. size: weights in words of 32 bits. flops:
-    of one image. access: values that are read and written for one image, weights
-    included.
+    Costs are nested tuples (cells, 14, types), so that the whole is hashable.
+
+    kinds: `normal` or `reduce` for each cell.
+    size: weights in words of 32 bits.
+    flops: of one image.
+    access: values that are read and written for one image, weights included.
     """
 
     kinds: tuple[str, ...]
@@ -39,15 +42,19 @@ class Costs(NamedTuple):
 
 def costs(supernet, image_shape: Shape) -> Costs:
     """The costs of a supernet's edges. image_shape: (H, W, C) of its images."""
-    # What the first cell reads; rounded up, as by the stem's convolutions.
+    # The size of the image that the first cell reads, rounded up, as by the stem's
+    # convolutions.
     stride = form_of(supernet.form).image_stride
     rows, columns = (-(-size // stride) for size in image_shape[:2])
+
     of_cells = []
     for place in supernet.places:
-        # Edges from the cell's inputs see the size in front of it, those between nodes
-        # the size behind it.
+        # Edges from the cell's inputs see the size in front of the cell, those between
+        # nodes the size behind it.
         outer = (rows, columns)
         inner = (rows // place.stride(0), columns // place.stride(0))
+
+        # (size, FLOPs, access) of each layer type on each of the 14 edges.
         of_cell = []
         for source, _ in EDGES:
             size = outer if source < INPUTS else inner
@@ -63,8 +70,9 @@ def costs(supernet, image_shape: Shape) -> Costs:
         rows, columns = inner
 
     array = np.array(of_cells, float)  # (cells, 14, types, 3)
+    kinds = tuple(place.kind for place in supernet.places)
     return Costs(
-        kinds=tuple(place.kind for place in supernet.places),
+        kinds=kinds,
         size=_nested(array[..., 0]),
         flops=_nested(array[..., 1]),
         access=_nested(array[..., 2]),
@@ -72,12 +80,13 @@ def costs(supernet, image_shape: Shape) -> Costs:
 
 
 def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
-    """The mean over normal cells plus the mean over reduction cells of the sum over
-    edges of the logarithm of its cost.
+    """SNAS's resource loss, a scalar: the logarithms of the costs of the edges.
 
-    The logarithm of an edge's cost is (log size + log FLOPs + log access) / 3, each of
-    the sum over layer types of weight * cost, or of 1 where that is less. weights:
-    {"normal", "reduce"}, (14, layer types) each. Returns a scalar.
+    It is the mean over the normal cells plus the mean over the reduction cells. A cell
+    has the sum over its edges of (log size + log FLOPs + log access) / 3. Each of these
+    three is a sum over the layer types of weight * cost, or 1 if that is less.
+
+    weights: {"normal", "reduce"}, (14, layer types) each.
 
     >>> from bnas_jax.search.costs import costs, resource_loss
     >>> supernet = bnas.Supernet(num_cells=2, channels=4, num_classes=10)
@@ -88,22 +97,23 @@ def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
     total = jnp.zeros(())
     # In a fixed order, as sums of floats depend on it.
     for kind in sorted(set(costs.kinds) & set(weights)):
-        of_kind = np.array([kind == other for other in costs.kinds])
+        of_kind = np.array([kind == other for other in costs.kinds])  # (cells,)
         count = of_kind.sum()
+        mixture = weights[kind]  # (14, types)
         for part in (costs.size, costs.flops, costs.access):
+            # The cost of each edge, (cells of the kind, 14).
             cells = np.array(part)[of_kind]  # (cells of the kind, 14, types)
-            values = jnp.asarray(cells, weights[kind].dtype)
-            of_edges = jnp.sum(
-                weights[kind] * values, axis=-1
-            )  # (cells of the kind, 14)
-            # An edge of zeroise alone costs nothing, and has the logarithm 0.
+            values = jnp.asarray(cells, mixture.dtype)
+            of_edges = jnp.sum(mixture * values, axis=-1)
+
+            # An edge of Zeroise alone costs nothing, and has the logarithm 0.
             logarithms = jnp.log(jnp.where(of_edges < 1, 1, of_edges))
             total = total + jnp.sum(logarithms) / (3 * count)
     return total
 
 
 class _Layer(nn.Module):
-    """A layer type alone, as an edge of the search has it."""
+    """A layer type by itself, as on an edge of the supernet."""
 
     layer_type: str
     features: int
@@ -129,14 +139,16 @@ class _Layer(nn.Module):
 def _counts(
     name: str, features: int, stride: int, shape: Shape, scheme: Scheme
 ) -> tuple[float, float, float]:
-    """(size, FLOPs, access) of a layer type for an image of the shape (H, W, C), see
-    `Costs`.
+    """(size, FLOPs, access) of a layer type, see `Costs`.
+
+    shape: (H, W, C) of the image that it reads.
     """
     kind = layer_type(name)
-    # Without weights.
+    # A layer type without weights.
     if not kind.learnable and kind.num_convs(stride) == 0:
         return 0.0, 0.0, _moved(kind, shape=shape, stride=stride)
 
+    # Size and FLOPs are the sums over its modules.
     layer = _Layer(
         layer_type=name,
         features=features,
@@ -146,9 +158,10 @@ def _counts(
     rows = cost(layer, image_shape=shape).rows
     size = sum(row.memory_bits for row in rows) / FLOAT_BITS
     flops = float(sum(row.flops for row in rows))
-    # Counted as a chain, in which a convolution reads what the one before has written.
-    # The second of a factorized reduction reads the layer's input instead, and is
-    # counted too low.
+
+    # Access is that of a chain, in which a convolution reads the output of the one
+    # before. The second convolution of a factorized reduction reads the layer's input
+    # instead, and is counted too low.
     shapes = [shape, *(row.out_shape for row in rows)]
     values = [float(np.prod(one)) for one in shapes]
     read, written = sum(values[:-1]), sum(values[1:])

@@ -1,5 +1,6 @@
-"""DARTS (arXiv 1806.09055): alpha on validation data, at first order or after a virtual
-step of the weights.
+"""DARTS (arXiv 1806.09055): alpha on validation data, at first or at second order.
+
+At second order, the gradient of alpha is taken after a virtual step of the weights.
 """
 
 import dataclasses
@@ -17,33 +18,35 @@ from bnas_jax.search.diversity import Diverse
 from bnas_jax.search.searcher import ALPHAS, DERIVATION, TRAIN, VALID, WEIGHTS, Stage
 
 UNROLLED = ("none", "difference", "exact")
-# How far the weights are moved for the finite difference: epsilon = .01 / |vector|
+# How far the weights are moved for the finite difference: epsilon = 0.01 / |vector|
 # (DARTS section 2.3).
 DISTANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Darts(Diverse):
-    """DARTS's bilevel search. unrolled: how the gradient with respect to alpha is
-    taken:
+    """DARTS's bilevel search.
+
+    unrolled: how the gradient with respect to alpha is taken:
 
     - `none`: first order, at the present weights.
     - `difference`: second order, at the weights after a virtual step (DARTS Eq. 6 to
-      8), whose derivative is a central
-      difference, as published. Signs and poolings jump, and the difference divides by a
-      small number what they jump by: on a binary supernet it is no good estimate.
+      8). The derivative of the step is a central difference, as published. Signs and
+      poolings jump, and the difference divides the jumps by a small number: on a binary
+      supernet it is no good estimate.
     - `exact`: second order with the exact derivative. It needs sums of signs as floats,
       which are slower.
 
-    keep_zeroise: let the derivation take Zeroise, which DARTS leaves out. diversity,
-    tau, entropy: see `Diverse`.
+    keep_zeroise: let the derivation take Zeroise, which DARTS leaves out.
+    diversity, tau, entropy: see `Diverse`.
     """
 
     diversity: float = 0.0
     unrolled: str = "none"
     keep_zeroise: bool = dataclasses.field(default=False, metadata=DERIVATION)
 
-    # At first order, alpha's stage leaves the training batch alone.
+    # The alpha step takes the training batch for the virtual step; at first order it
+    # does not read it.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(VALID, TRAIN), moves=frozenset({ALPHAS})),
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
@@ -52,8 +55,9 @@ class Darts(Diverse):
     def __post_init__(self):
         super().__post_init__()
         if self.unrolled not in UNROLLED:
+            known = ", ".join(UNROLLED)
             raise UserError(
-                f"config.searcher.unrolled must be one of {', '.join(UNROLLED)}, got "
+                f"config.searcher.unrolled must be one of {known}, got "
                 f"{self.unrolled!r}"
             )
 
@@ -65,19 +69,22 @@ class Darts(Diverse):
         if self.unrolled == "none":
             return None
 
-        # The weights after a virtual step w' = w - rate * gradient of the training loss
-        # (DARTS Eq. 6).
-        at_weights = mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)
+        # The virtual step w' = w - rate * gradient of the training loss (DARTS Eq. 6).
+        def gradient_now(loss):
+            return jax.grad(loss)(params, alphas)
+
+        at_weights = mean(gradient_now, TRAIN)
         ahead, through_step = jax.vjp(lambda grads: virtual(params, grads), at_weights)
 
-        # The gradients of the validation loss with respect to w' and to alpha.
-        both = (0, 1)
-        to_ahead, first_term = mean(
-            lambda loss: jax.grad(loss, both)(ahead, alphas), VALID
-        )
+        # The gradients of the validation loss at w', with respect to w' and to alpha;
+        # the latter is the first term of DARTS Eq. 7.
+        def gradients_ahead(loss):
+            return jax.grad(loss, argnums=(0, 1))(ahead, alphas)
 
-        # What reaches the training gradient; with plain SGD, -rate times the gradient
-        # ahead.
+        to_ahead, first_term = mean(gradients_ahead, VALID)
+
+        # The second term of DARTS Eq. 7. `vector` is the gradient with respect to the
+        # training gradient; with plain SGD, -rate times the gradient at w'.
         (vector,) = through_step(to_ahead)
         product = difference_product
         if self.unrolled == "exact":
@@ -86,7 +93,7 @@ class Darts(Diverse):
         return jax.tree.map(jnp.add, first_term, second_term)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
-        """Top two edges a node by their strongest layer type, Zeroise left out."""
+        """The top two edges of each node by their strongest layer type, not Zeroise."""
         return derivation.derive(
             weights,
             keep_zeroise=self.keep_zeroise,
@@ -95,15 +102,18 @@ class Darts(Diverse):
 
 
 def exact_product(mean, vector, params, alphas):
-    """The gradient with respect to alpha of <the training gradient with respect to the
-    weights, vector>, the second term of DARTS Eq. 7.
+    """The second term of DARTS Eq. 7, a tree of alpha's shapes.
 
-    mean: see `searcher.Mean`. vector, params: trees of the weights' shapes. Returns a
-    tree of alpha's shapes.
+    It is the gradient with respect to alpha of <g, vector>, where g is the gradient of
+    the training loss with respect to the weights.
+
+    mean: see `searcher.Mean`.
+    vector, params: trees of the weights' shapes.
     """
 
     def along(loss):
         def slope(alphas):
+            """<g, vector>: the slope of the training loss along the vector."""
             at_weights = jax.grad(loss)(params, alphas)
             return optax.tree_utils.tree_vdot(at_weights, vector)
 
@@ -113,17 +123,17 @@ def exact_product(mean, vector, params, alphas):
 
 
 def difference_product(mean, vector, params, alphas):
-    """`exact_product` by a central difference: the training gradients with respect to
-    alpha, with the weights moved to both sides along the vector (DARTS Eq. 8).
+    """`exact_product` by a central difference (DARTS Eq. 8).
+
+    It is the difference of two training gradients with respect to alpha, with the
+    weights moved to both sides along the vector.
     """
-    # A vector of zeros has no length to divide by.
+    # epsilon = 0.01 / |vector|; a vector of zeros has no length to divide by.
     size = optax.tree_utils.tree_norm(vector)
     epsilon = DISTANCE / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
 
     def at_alphas(sign):
-        """The gradient with respect to alpha of the training loss at w + sign * epsilon
-        * vector.
-        """
+        """The training gradient of alpha at the weights w + sign * epsilon * vector."""
         moved = jax.tree.map(lambda w, v: w + sign * epsilon * v, params, vector)
         return mean(lambda loss: jax.grad(loss, argnums=1)(moved, alphas), TRAIN)
 

@@ -1,4 +1,4 @@
-"""The diversity regularizer of the paper (Eq. 5), for the searchers that may have it."""
+"""The diversity regularizer of the paper (Eq. 5), for the searchers that have it."""
 
 import dataclasses
 
@@ -17,8 +17,10 @@ LEAST_TAU = 1e-6
 class Diverse(Searcher):
     """A bilevel search whose objective of alpha has the diversity regularizer.
 
-    diversity, tau: lambda and tau (in epochs) of Eq. (5); diversity=0 is off. entropy:
-    the mean over `all` edges of both cells, or as `released`, see `alphas.entropy`.
+    diversity: lambda of Eq. (5); 0 is off.
+    tau: tau of Eq. (5), in epochs.
+    entropy: the mean over `all` edges of both cells, or as `released`, see
+        `alphas.entropy`.
     """
 
     diversity: float = 1.0
@@ -39,13 +41,13 @@ class Diverse(Searcher):
                 f"{prefix}.diversity=0 is off"
             )
         if self.entropy not in ENTROPIES:
+            known = ", ".join(ENTROPIES)
             raise UserError(
-                f"{prefix}.entropy must be one of {', '.join(ENTROPIES)}, got "
-                f"{self.entropy!r}"
+                f"{prefix}.entropy must be one of {known}, got {self.entropy!r}"
             )
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
-        """Eq. (5), a scalar."""
+        """-lambda * H(alpha) * exp(-epoch / tau), a scalar (Eq. 5)."""
         return alphas_lib.diversity(
             alphas,
             progress.epoch,

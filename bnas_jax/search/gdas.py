@@ -1,8 +1,7 @@
-"""GDAS (arXiv 1910.04465): one layer type an edge is drawn for each step, by hard
-Gumbel samples with a soft gradient.
+"""GDAS (arXiv 1910.04465): each step draws one layer type for each edge.
 
-Formulas and numbers are those of its authors' code for the search space of DARTS
-(docs/searchers.md).
+They are hard Gumbel samples with a soft gradient. Formulas and numbers are those of its
+authors' code for the search space of DARTS (docs/searchers.md).
 """
 
 import dataclasses
@@ -31,20 +30,22 @@ from bnas_jax.search.searcher import (
 
 @dataclasses.dataclass(frozen=True)
 class Gdas(Searcher):
-    """GDAS's search: each step draws one layer type for each edge by a hard Gumbel
-    softmax with the soft one's gradient; weights move first, then alpha.
+    """GDAS's search.
 
-    tau_max, tau_min: the temperature of the first and of the last epoch, linear between
-    them.
-    clip_norm: the norm to which the gradients of weights and alpha, taken together, are
-    clipped before the weights move; None does not clip.
-    other_scalars: add the weights of the layer types that were not chosen to an edge's
-    output, as its authors' code for another search space does: they are 0, but give all
-    of alpha a gradient.
+    Each step draws one layer type for each edge, by a hard Gumbel softmax that has the
+    gradient of the soft one. The weight step comes first, then the alpha step.
 
     Only the chosen layer of an edge runs where the supernet has edges="chosen"; else
-    all run, the others times 0. As in its code, weights that were never chosen should
-    not decay: an optimizer with decayed="moved", which `search` uses.
+    all run, the others times 0. As in its authors' code, weights that were never chosen
+    should not decay: that needs an optimizer with decayed="moved", which `search` uses.
+
+    tau_max, tau_min: the temperature of the first and of the last epoch, linear between
+        them.
+    clip_norm: the norm to which the gradients of weights and alpha, taken together, are
+        clipped before the weights move; None does not clip.
+    other_scalars: add the weights of the layer types that were not chosen to an edge's
+        output, as its authors' code for another search space does: they are 0, but give
+        all of alpha a gradient.
     """
 
     tau_max: float = 10.0
@@ -52,8 +53,8 @@ class Gdas(Searcher):
     clip_norm: float | None = 5.0
     other_scalars: bool = False
 
-    # Weights first, as in its authors' code, with alpha's gradient for the norm of the
-    # clipping.
+    # Weights first, as in its authors' code. The gradient of alpha counts in the norm
+    # that their gradients are clipped to.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
         Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
@@ -73,17 +74,20 @@ class Gdas(Searcher):
             check_rates(self, "clip_norm")
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """One-hot, with the gradient of the softmax at the chosen layer type alone, as
-        no other runs.
+        """One-hot weights of the drawn layer types.
+
+        The gradient is that of the softmax at the chosen layer type alone, as no other
+        runs.
         """
-        # In an evaluation the most probable layer type.
+        # An evaluation takes the most probable layer type.
         if key is None or progress is None:
             return {name: gumbel.one_hot(alpha) for name, alpha in alphas.items()}
+
         drawn = self._draw(alphas, key=key, progress=progress)
         return {name: hard * chosen for name, (hard, chosen) in drawn.items()}
 
     def scalars(self, alphas: Alphas, key, progress: Progress):
-        """The sum of the other weights of each edge."""
+        """For each edge, the sum of the weights that were not chosen: 0 in value."""
         if not self.other_scalars:
             return None
         drawn = self._draw(alphas, key=key, progress=progress)
@@ -96,10 +100,9 @@ class Gdas(Searcher):
     def _draw(
         self, alphas: Alphas, *, key, progress: Progress
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """(hard samples with the gradient of the softmax, one-hot of what they chose),
-        (14, layer types) each.
+        """(samples with a soft gradient, one-hot) of each cell, see `gumbel.hard`.
 
-        Of the same key the same samples, so that `scalars` belong to `weights`.
+        The same key gives the same samples, so that `scalars` belong to `weights`.
         """
         noise = gumbel.draw(key, alphas)
         tau = self.temperature(progress)
@@ -119,11 +122,12 @@ class Gdas(Searcher):
         return self.tau_min + (self.tau_max - self.tau_min) * (1 - share)
 
     def clip(self, gradients):
-        """Both together in the stage of the weights; the stage of alpha is not clipped."""
+        """Both gradients together in the weight step; the alpha step is not clipped."""
         if self.clip_norm is None or WEIGHTS not in gradients:
             return gradients
+
+        # min(1, clip_norm / norm), without a division by 0 where all gradients are 0.
         size = optax.tree_utils.tree_norm(gradients)
-        # No division by 0 where all gradients are.
         divisor = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
         factor = jnp.minimum(1.0, self.clip_norm / divisor)
         return jax.tree.map(
@@ -131,19 +135,23 @@ class Gdas(Searcher):
         )
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
-        """Top two (layer type, input) pairs a node, Zeroise left out; both may have the
-        same input.
+        """The top two (layer type, input) pairs of each node, without Zeroise.
+
+        Both may have the same input.
         """
         return top_pairs(weights, self.layer_types)
 
 
 def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
-    """A cell from (14, layer types): each node's two largest entries, whatever their
-    edge; the first of equals.
+    """A cell of each node's two largest entries, whatever their edge.
+
+    Of equal entries the first is taken, and Zeroise is left out.
+
+    weights: (14, layer types).
     """
     nodes = []
     for node in range(INPUTS, INPUTS + NODES):
-        # (strength, (layer type, input)) of all that lead into the node.
+        # (strength, (layer type, input)) of all layers that lead into the node.
         candidates = []
         for edge in arriving(node):
             source, _ = EDGES[edge]
@@ -152,7 +160,9 @@ def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
                     continue
                 strength = float(weights[edge, column])
                 candidates.append((strength, (name, source)))
-        # Stable, so that the first of equals stays first.
+
+        # The two strongest. The sort is stable, so that the first of equals stays
+        # first.
         candidates.sort(key=lambda candidate: -candidate[0])
         pairs = [pair for _, pair in candidates]
         nodes.append(tuple(pairs[:2]))

@@ -1,5 +1,6 @@
-"""Random search with shared weights (arXiv 1902.07638): the best of many random cells,
-with weights that all of them share.
+"""Random search with shared weights (arXiv 1902.07638).
+
+It takes the best of many random cells, scored with weights that all of them share.
 """
 
 import dataclasses
@@ -28,12 +29,12 @@ from bnas_jax.search.searcher import (
 class Random(Searcher):
     """Each step trains the layers of one random cell.
 
-    candidates: how many random cells are scored at the end, with the shared weights, on
-    score_batches validation batches each.
-    finalists: how many of the best of them are scored on all validation batches.
+    In a score, batch norm takes the statistics of the batch, as in training: the
+    running ones are averages over other cells.
 
-    In a score batch norm takes the batch's statistics, too: the running ones are
-    averages over other cells.
+    candidates: how many random cells are scored at the end with the shared weights.
+    score_batches: on how many validation batches each candidate is scored.
+    finalists: how many of the best candidates are scored on all validation batches.
     """
 
     candidates: int = 1000
@@ -65,8 +66,9 @@ class Random(Searcher):
         return {}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """Those of a cell that is drawn; in a score (key None) `alphas` are the weights
-        of the cell that is scored.
+        """The weights of a cell that is drawn, see `sample`.
+
+        In a score (key None) `alphas` are the weights of the cell that is scored.
         """
         del progress
         if key is None:
@@ -74,14 +76,14 @@ class Random(Searcher):
         return self._sample(key)
 
     def derive(self, alphas: Alphas) -> Genotype:
-        """There is nothing to derive from."""
+        """Raises `UserError`: there is nothing to derive from."""
         raise UserError(
             "a random search has no alphas to derive a genotype from; its cell is that "
             "of its genotype.json"
         )
 
     def record(self, alphas: Alphas) -> dict:
-        """Nothing."""
+        """{}: there is no alpha to record."""
         del alphas
         return {}
 
@@ -89,26 +91,28 @@ class Random(Searcher):
         """The best finalist, the first of equals.
 
         Each candidate is listed with its genotype and its `top1` in %, finalists also
-        with `top1_of_all` batches.
+        with `top1_of_all`, that of all batches.
         """
-        cells = [self._candidate(key, number) for number in range(self.candidates)]
+        numbers = range(self.candidates)
+        cells = [self._candidate(key, number) for number in numbers]
 
-        # Each candidate on the next batches, from the first one again where they run
-        # out.
+        # Score each candidate on the next batches, from the first batch again where
+        # they run out.
         listed = []
         for number, cell in enumerate(cells):
             first = number * self.score_batches
-            top1 = score(cell, range(first, first + self.score_batches))
+            batches = range(first, first + self.score_batches)
+            top1 = score(cell, batches)
             genotype = genotype_of(cell, self.layer_types)
             listed.append({**genotype.to_dict(), "top1": top1})
 
-        # The best of them on all batches.
-        ranked = sorted(
-            range(self.candidates), key=lambda number: -listed[number]["top1"]
-        )
+        # Score the best of them again, on all batches.
+        ranked = sorted(numbers, key=lambda number: -listed[number]["top1"])
         finalists = ranked[: self.finalists]
         for number in finalists:
             listed[number]["top1_of_all"] = score(cells[number], None)
+
+        # The best of the finalists.
         best = max(finalists, key=lambda number: listed[number]["top1_of_all"])
         return Finished(
             genotype=genotype_of(cells[best], self.layer_types),
@@ -117,10 +121,12 @@ class Random(Searcher):
         )
 
     def _candidate(self, key, number: int) -> dict[str, np.ndarray]:
+        """The weights of the candidate of that number; the same key gives the same."""
         drawn = self._sample(jax.random.fold_in(key, number))
         return {name: np.asarray(value) for name, value in drawn.items()}
 
     def _sample(self, key) -> dict[str, jax.Array]:
+        """`sample` for the cells that are searched."""
         # A fixed reduction cell has no weights.
         drawn = sample(key, len(self.layer_types))
         return {name: drawn[name] for name in self.searched}
@@ -128,11 +134,10 @@ class Random(Searcher):
 
 @functools.partial(jax.jit, static_argnums=1)
 def sample(key, num_types: int) -> dict[str, jax.Array]:
-    """The weights of a random cell, {"normal", "reduce"}, (14, layer types) each: 1 at
-    the two edges of each node, else 0.
+    """The weights of a random cell, {"normal", "reduce"}, (14, layer types) each.
 
-    A node takes two different inputs, each through a layer type that is drawn for it,
-    all equally likely.
+    They are 1 at the two edges of each node, else 0. A node takes two different inputs,
+    each through a layer type that is drawn for it. All are equally likely.
     """
     normal, reduce = jax.random.split(key)
     return {
@@ -142,7 +147,8 @@ def sample(key, num_types: int) -> dict[str, jax.Array]:
 
 
 def _sample_cell(key, num_types: int) -> jax.Array:
-    """The weights of a cell, (14, layer types)."""
+    """The weights of a normal or a reduction cell, (14, layer types)."""
+    # A random order of the edges, and a layer type for each: (14,) both.
     of_inputs, of_types = jax.random.split(key)
     order = jax.random.permutation(of_inputs, len(EDGES))
     types = jax.random.randint(
@@ -152,17 +158,18 @@ def _sample_cell(key, num_types: int) -> jax.Array:
         maxval=num_types,
     )
 
-    # Of the edges into a node, the two that come first in a random order.
+    # Of the edges into a node, the two that come first in the random order.
     nodes = np.array([node for _, node in EDGES])
     same_node = nodes[:, None] == nodes  # (14, 14)
     earlier = same_node & (order[:, None] > order)
-    taken = jnp.sum(earlier, axis=1) < 2
+    taken = jnp.sum(earlier, axis=1) < 2  # (14,)
     return jax.nn.one_hot(types, num_types) * taken[:, None]
 
 
 def genotype_of(weights, layer_types: tuple[str, ...]) -> Genotype:
-    """The genotype of a random cell, from its weights, {"normal", "reduce"}, (14, layer
-    types) each, as `sample` draws them.
+    """The genotype of a random cell.
+
+    weights: {"normal", "reduce"}, (14, layer types) each, as `sample` draws them.
     """
     cells = {}
     for name, value in weights.items():
@@ -171,7 +178,7 @@ def genotype_of(weights, layer_types: tuple[str, ...]) -> Genotype:
 
 
 def _cell_of(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
-    """The eight (layer type, input) pairs of a cell: the rows that are not 0."""
+    """The eight (layer type, input) pairs of a cell: those of rows that are not 0."""
     pairs = []
     for row, (source, _) in zip(weights, EDGES, strict=True):
         if row.any():

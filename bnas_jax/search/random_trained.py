@@ -1,8 +1,7 @@
-"""Random search by training: the best of a few random cells, each trained for a few
-epochs from fresh weights.
+"""Random search by training: the best of a few random cells.
 
-The baseline of DARTS's comparison (arXiv 1806.09055, Table 1), which took 24 cells and
-100 epochs each.
+Each is trained for a few epochs from fresh weights. It is the baseline of DARTS's
+comparison (arXiv 1806.09055, Table 1), which took 24 cells and 100 epochs each.
 """
 
 import dataclasses
@@ -21,16 +20,15 @@ from bnas_jax.search.searcher import TRAIN, WEIGHTS, Progress, Searcher, Stage
 
 @dataclasses.dataclass(frozen=True)
 class RandomTrained(Searcher):
-    """Trains one random cell after the other, and validates each at the end of its
-    training.
+    """Trains one random cell after the other, and validates each after its training.
 
-    candidate_epochs: of each training. A search of `num_epochs` trains num_epochs /
-    candidate_epochs cells, all from the same first weights, each with the whole
-    schedule of the learning rate.
+    alpha is the cell that is trained: its weights as `random.sample` draws them, 1 at
+    the two edges of each node and 0 elsewhere. No step moves alpha; after each training
+    the next cell takes its place.
 
-    alpha is what `random.sample` draws, 1 at the two edges of each node and 0
-    elsewhere: the weights of the cell that is trained. No step moves it; after each
-    training the next cell takes its place.
+    candidate_epochs: how long a cell is trained. A search of `num_epochs` trains
+        num_epochs / candidate_epochs cells, all from the same first weights, each with
+        the whole schedule of the learning rate.
     """
 
     candidate_epochs: int = 5
@@ -49,18 +47,18 @@ class RandomTrained(Searcher):
 
     @property
     def restart_epochs(self) -> int:
-        """A cell is trained for that long."""
+        """How many epochs a cell is trained for."""
         return self.candidate_epochs
 
     def init(self, key, dtype=jnp.float32) -> dict[str, jax.Array]:
-        """The weights of a random cell, shapes as alpha of other searchers."""
+        """The weights of a random cell, in the shapes of alpha."""
         drawn = sample(key, len(self.layer_types))
         return {name: drawn[name].astype(dtype) for name in self.searched}
 
     def weights(
         self, alphas: Alphas, key, progress: Progress | None
     ) -> dict[str, jax.Array]:
-        """Those of the cell that is trained: nothing is relaxed."""
+        """The weights of the cell that is trained: nothing is relaxed."""
         del key, progress
         return dict(alphas)
 
@@ -69,7 +67,7 @@ class RandomTrained(Searcher):
         return genotype_of(alphas, self.layer_types)
 
     def record(self, alphas: Alphas) -> dict:
-        """The cell that was trained."""
+        """The genotype of the trained cell, and its share of learnable layers."""
         genotype = self.derive(alphas)
         return {
             "learnable_share": learnable_share(genotype),

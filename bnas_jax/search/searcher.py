@@ -3,8 +3,9 @@
 A search algorithm is one subclass of `Searcher` and one entry of `search.SEARCHERS`.
 
 A searcher defines its step: which batches each stage takes and what it moves, the
-weights of the mixtures, what its objective adds to the cross-entropy, a custom gradient
-where it has one, and how a genotype is derived from alpha. The loop knows none of it.
+weights of the mixtures, and what its objective adds to the cross-entropy. It may have a
+custom gradient. It also defines how a genotype is derived from alpha. The loop knows
+none of it.
 """
 
 import dataclasses
@@ -26,18 +27,20 @@ from bnas_jax.core.layers import learnable_share
 
 WEIGHTS, ALPHAS = "weights", "alphas"
 TRAIN, VALID = "train", "valid"
-# Metadata of a field: it is no setting; and it is a setting of the derivation alone,
-# which may change when a run goes on.
+# Metadata of a field that is no setting.
 NO_SETTING = {"setting": False}
+# Metadata of a setting of the derivation alone, which may change when a run goes on.
 DERIVATION = {"derivation": True}
 
 
 class Stage(NamedTuple):
-    """A part of a step.
+    """A part of a step, such as the alpha step or the weight step.
 
-    batches: which it takes, of `TRAIN` and `VALID`; the objective is the loss of the
-    first. moves: what it updates, of `WEIGHTS` and `ALPHAS`. beside: parameters whose
-    gradient is computed but not applied, because `clip` needs its norm (GDAS).
+    batches: the batches that it takes, of `TRAIN` and `VALID`; the objective is the
+        loss of the first.
+    moves: what it updates, of `WEIGHTS` and `ALPHAS`.
+    beside: parameters whose gradient is computed but not applied, because `clip` needs
+        its norm (GDAS).
     """
 
     batches: tuple[str, ...]
@@ -46,8 +49,10 @@ class Stage(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a search is. epoch: the number of finished epochs, an integer array ().
-    num_epochs: of the whole search.
+    """How far a search is.
+
+    epoch: the number of finished epochs, an integer array ().
+    num_epochs: the number of epochs of the whole search.
     """
 
     epoch: jax.Array
@@ -67,8 +72,9 @@ Virtual = Callable[[Any, Any], Any]
 class Finished(NamedTuple):
     """What a searcher that scores candidates ends with.
 
-    genotype: the best; top1: its score in %. candidates: all of them, as
-    candidates.json lists them.
+    genotype: that of the best candidate.
+    top1: its score in %.
+    candidates: all candidates, as candidates.json lists them.
     """
 
     genotype: Genotype
@@ -83,15 +89,17 @@ Score = Callable[[Mapping[str, Any], range | None], float]
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """The base of all searchers: alpha on validation data, then weights on training
-    data, with softmax mixtures (DARTS).
+    """The base of all searchers, with the steps of first-order DARTS.
 
-    Fields of a subclass are its settings, `config.searcher.*`, but for those with the
-    metadata `NO_SETTING`.
-    layer_types, fixed_reduction: the columns of alpha, and whether the reduction cell
-    is hand-made and has no alpha. They are those of the supernet, see `of`.
+    These are an alpha step on validation data, then a weight step on training data,
+    both with softmax mixtures. Fields of a subclass are its settings,
+    `config.searcher.*`, but for those with the metadata `NO_SETTING`.
+
+    layer_types: the columns of alpha, those of the supernet, see `of`.
+    fixed_reduction: whether the reduction cell is hand-made and has no alpha, as in the
+        supernet, see `of`.
     train_share: the part of the training set that the weights are trained on; the rest
-    is validation data, none where it is 1.
+        is validation data, none where it is 1.
 
     >>> searcher = bnas.SEARCHERS["darts"]()
     >>> alphas = searcher.init(jax.random.key(0))
@@ -109,17 +117,18 @@ class Searcher:
         default=0.5, kw_only=True, metadata=NO_SETTING
     )
 
+    # The alpha step, then the weight step.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
     )
-    # Whether there is an alpha that a genotype is derived from, and that an epoch is
+    # Whether there is an alpha, which a genotype is derived from and an epoch is
     # evaluated with.
     has_alphas: ClassVar[bool] = True
-    # Which weights decay: `all`, or those that have `moved`, as they had a gradient at
-    # least once.
+    # Which weights decay: `all`, or only those that have `moved`, which had a gradient
+    # at least once.
     decayed: ClassVar[str] = "all"
-    # Whether the weights of an edge are 0 but for one, so that the others need not run
+    # Whether all weights of an edge but one are 0, so that only one layer needs to run
     # (`edges="chosen"`).
     one_layer: ClassVar[bool] = False
 
@@ -130,26 +139,25 @@ class Searcher:
 
     @property
     def restart_epochs(self) -> int | None:
-        """After so many epochs, again and again, weights begin anew and `init` draws
-        another alpha.
+        """The epochs after which weights begin anew, again and again; None is never.
 
-        None: never.
-
-        Such a search is validated at the end of each of these periods, and the learning
-        rate falls within each.
+        `init` then draws another alpha. Such a search is validated at the end of each
+        of these periods, and the learning rate falls within each.
         """
         return None
 
     @property
     def second_order(self) -> bool:
-        """Whether `gradient` takes second derivatives, so that it needs the losses of
-        the plain arithmetic.
+        """Whether `gradient` takes second derivatives.
+
+        It then needs the losses of the plain arithmetic.
         """
         return False
 
     def of(self, supernet: Any) -> Self:
-        """This searcher with the columns and cells of alpha of a supernet, or of the
-        settings of one.
+        """This searcher with the columns and cells of alpha that a supernet has.
+
+        supernet: a supernet, or the settings of one.
         """
         fixed = getattr(supernet, "fixed_reduction", False)
         return dataclasses.replace(
@@ -159,19 +167,20 @@ class Searcher:
     def for_supernet(
         self, supernet: nn.Module, image_shape: tuple[int, int, int]
     ) -> Self:
-        """This searcher with what it needs to know of the supernet and its images, (H,
-        W, C).
+        """This searcher with what it needs to know of the supernet and its images.
+
+        image_shape: (H, W, C).
         """
-        # Only costs depend on them.
+        # Only a searcher with costs needs to know them (SNAS).
         del supernet, image_shape
         return self
 
     def init(self, key, dtype=jnp.float32) -> dict[str, jax.Array]:
-        """alpha at the start, {"normal", "reduce"}, each (14, layer types), or
-        {"normal"} beside a fixed reduction cell.
+        """alpha at the start: {"normal", "reduce"}, each (14, layer types).
 
-        {} for a searcher without any (`has_alphas`), which overrides `weights`,
-        `derive` and `record`, too.
+        It is {"normal"} alone beside a fixed reduction cell, and {} for a searcher
+        without alpha (`has_alphas`), which overrides `weights`, `derive` and `record`,
+        too.
         """
         drawn = alphas_lib.init(key, len(self.layer_types), dtype)
         return {name: drawn[name] for name in self.searched}
@@ -186,10 +195,11 @@ class Searcher:
     def weights(
         self, alphas: Alphas, key, progress: Progress | None
     ) -> dict[str, jax.Array]:
-        """The weights of the layer types in the mixtures, shapes as alpha.
+        """The weights of the layer types in the mixtures, in the shapes of alpha.
 
         key: for random numbers, one key a step; None in an evaluation, which draws
-        none. progress: None in an evaluation.
+            none.
+        progress: None in an evaluation.
         """
         del key, progress
         return alphas_lib.relax(alphas)
@@ -197,37 +207,35 @@ class Searcher:
     def scalars(
         self, alphas: Alphas, key, progress: Progress
     ) -> dict[str, jax.Array] | None:
-        """What a step adds to all outputs of an edge, {"normal", "reduce"}, (14,) each;
-        None where it adds nothing.
+        """What a step adds to all outputs of an edge; None is nothing.
 
-        key: the same as in `weights`.
+        Returns {"normal", "reduce"}, (14,) each. key: the same as in `weights`.
         """
         del alphas, key, progress
         return None
 
     def temperature(self, progress: Progress) -> jax.Array | None:
-        """The temperature that `weights` draws with, a scalar, to be logged; None
-        without one.
+        """The temperature that `weights` draws with, a scalar, to be logged.
+
+        None for a searcher without one.
         """
         del progress
         return None
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
-        """What is added to the loss of a stage that moves alpha, such as the diversity
-        of Eq. (5).
+        """What is added to the loss of a stage that moves alpha, a scalar.
 
-        A scalar.
+        Such as the diversity of Eq. (5).
         """
         del alphas, progress
         return jnp.zeros(())
 
     def resources(self, weights: Mapping[str, jax.Array]) -> jax.Array:
-        """A cost of the mixture weights, added to the loss like `regularizer` (SNAS's
-        resource loss).
+        """A cost of the mixtures, added to the loss like `regularizer`, a scalar.
 
-        A scalar.
+        Such as SNAS's resource loss.
 
-        weights: those that the step has drawn, see `weights`.
+        weights: the weights that the step has drawn, see `weights`.
         """
         del weights
         return jnp.zeros(())
@@ -235,12 +243,13 @@ class Searcher:
     def gradient(
         self, mean: Mean, virtual: Virtual, params, alphas: Alphas
     ) -> Any | None:
-        """A custom gradient of the loss with respect to alpha, or None for the ordinary
-        one.
+        """A custom gradient with respect to alpha; None is the ordinary one.
 
-        `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the gradient of
-        the training loss with respect to the weights, averaged over all microbatches
-        and devices; any function that is linear in the loss can be averaged like that.
+        Example: `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the
+        gradient of the training loss with respect to the weights, averaged over all
+        microbatches and devices. Any function that is linear in the loss can be
+        averaged like that.
+
         Running statistics stay as they are. The gradient of `regularizer` and
         `resources` is added to what this returns.
         """
@@ -248,14 +257,15 @@ class Searcher:
         return None
 
     def clip(self, gradients: dict[str, Any]) -> dict[str, Any]:
-        """The gradients of a stage, {"weights", "alphas"} as far as it takes them, on
-        their way to the optimizers.
+        """The gradients of a stage as the optimizers get them: clipped, or as they are.
+
+        gradients: {"weights", "alphas"}, or one of them if the stage takes only one.
         """
         return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
         """The genotype of alpha."""
-        # By the probabilities, without noise.
+        # From the probabilities, without noise.
         weights = alphas_lib.relax(alphas)
         cells = {}
         for name, value in weights.items():
@@ -263,13 +273,14 @@ class Searcher:
         return genotype_lib.of_cells(cells)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
-        """A cell from the softmax of alpha, (14, layer types): each node's two
-        strongest edges.
+        """A cell of each node's two strongest edges.
+
+        weights: the softmax of alpha, (14, layer types).
         """
         return derivation.derive(weights, layer_types=self.layer_types)
 
     def record(self, alphas: Alphas) -> dict[str, Any]:
-        """The fields about alpha of an epoch's line of metrics.jsonl."""
+        """The fields about alpha in an epoch's line of metrics.jsonl."""
         genotype = self.derive(alphas)
         return {
             "alpha_entropy": float(alphas_lib.entropy(alphas)),
@@ -278,17 +289,19 @@ class Searcher:
         }
 
     def finish(self, key, score: Score) -> Finished | None:
-        """The end of a search without alpha: the candidate that scores best.
+        """The candidate that scores best, at the end of a search without alpha.
 
-        None for all others.
+        None for all other searches.
         """
         del key, score
         return None
 
 
 def check_rates(searcher: Searcher, *names: str, least: float | None = None) -> None:
-    """`UserError` for the first of these settings that is no finite number above 0, or,
-    with `least`, from that on.
+    """Raises `UserError` for the first of these settings that is out of range.
+
+    least: the smallest allowed value; without it settings are to be above 0. All have
+        to be finite.
     """
     for name in names:
         value = getattr(searcher, name)
@@ -296,7 +309,7 @@ def check_rates(searcher: Searcher, *names: str, least: float | None = None) -> 
             fits, wanted = value > 0, "greater than 0"
         else:
             fits, wanted = value >= least, f"at least {least:g}"
-        # NaN is neither.
+        # Written so that NaN fails, too.
         if not (fits and value < float("inf")):
             raise UserError(
                 f"config.searcher.{name} must be a finite number {wanted}, got {value}"

@@ -1,7 +1,7 @@
-"""SNAS (arXiv 1812.09926): alpha and weights by one gradient of a loss whose mixtures
-are drawn, at a falling temperature.
+"""SNAS (arXiv 1812.09926): alpha and weights by the gradient of one loss.
 
-Formulas and numbers are those of its authors' code (docs/searchers.md).
+The mixtures of the loss are drawn, at a falling temperature. Formulas and numbers are
+those of its authors' code (docs/searchers.md).
 """
 
 import dataclasses
@@ -34,16 +34,19 @@ from bnas_jax.search.searcher import (
 
 @dataclasses.dataclass(frozen=True)
 class Snas(Searcher):
-    """Each step draws the mixtures by a Gumbel softmax whose logits are alpha, and
-    moves alpha and weights by its gradient.
+    """SNAS's search.
 
-    temperature_start, temperature_end: of the Gumbel softmax; it falls linearly and has
-    reached its end in the last of annealing_epochs, None being all of the search.
+    Each step draws the mixtures by a Gumbel softmax whose logits are alpha, and moves
+    alpha and weights by the gradient of the loss.
+
+    temperature_start, temperature_end: of the Gumbel softmax. The temperature falls
+        linearly, and reaches its end in the last of the annealing_epochs.
+    annealing_epochs: None is all epochs of the search.
     drop_path: the rate at which the edges of an example are left out.
     resource_weight: eta of the resource loss, see `costs.resource_loss`; 0 is off.
     train_share: 1 as in SNAS, which keeps no validation data: the genotype is that of
-    the last epoch. Below 1, epochs are validated on the rest.
-    costs: those of the supernet, which `for_supernet` fills in.
+        the last epoch. Below 1, epochs are validated on the rest.
+    costs: the costs of the supernet, which `for_supernet` fills in.
     """
 
     temperature_start: float = 1.0
@@ -56,7 +59,7 @@ class Snas(Searcher):
         default=None, kw_only=True, metadata=NO_SETTING
     )
 
-    # Both at once, by the gradient of one loss.
+    # Weights and alpha at once, by the gradient of one loss.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS, ALPHAS})),
     )
@@ -64,21 +67,21 @@ class Snas(Searcher):
     def __post_init__(self):
         prefix = "config.searcher"
         # The temperature of the Gumbel softmax.
-        check_rates(
-            self, "temperature_start", "temperature_end", least=gumbel.LEAST_TEMPERATURE
-        )
+        temperatures = ("temperature_start", "temperature_end")
+        check_rates(self, *temperatures, least=gumbel.LEAST_TEMPERATURE)
         if self.temperature_end > self.temperature_start:
             raise UserError(
                 f"{prefix}.temperature_end={self.temperature_end} must be at most "
-                f"{prefix}.temperature_start="
-                f"{self.temperature_start}, from which it falls"
+                f"{prefix}.temperature_start={self.temperature_start}, from which it "
+                "falls"
             )
         if self.annealing_epochs is not None and self.annealing_epochs < 1:
             raise UserError(
                 f"{prefix}.annealing_epochs must be at least 1, got "
                 f"{self.annealing_epochs}"
             )
-        # Weights and rates.
+
+        # The weight of the resource loss, the rate and the share.
         check_rates(self, "resource_weight", least=0)
         if not 0 <= self.drop_path < 1:
             raise UserError(
@@ -97,24 +100,26 @@ class Snas(Searcher):
     def for_supernet(
         self, supernet: nn.Module, image_shape: tuple[int, int, int]
     ) -> "Snas":
-        # Nothing else reads the costs.
+        # Only the resource loss reads the costs.
         if self.resource_weight == 0:
             return self
         return dataclasses.replace(self, costs=costs_lib.costs(supernet, image_shape))
 
     def init(self, key, dtype=jnp.float32):
-        """N(1, .01^2) in the shapes of alpha, as in SNAS's code."""
-        # DARTS's 1e-3 N(0, 1), ten times as wide.
+        """alpha at the start, from N(1, 0.01^2), as in SNAS's code."""
+        # DARTS's 1e-3 * N(0, 1), ten times as wide, around 1.
         drawn = super().init(key, dtype=dtype)
         return {name: 1 + 10 * value for name, value in drawn.items()}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """One Gumbel softmax a step, the same for all cells of a kind; without noise,
-        and at temperature 1, to evaluate.
+        """One Gumbel softmax a step, the same for all cells of a kind.
+
+        An evaluation has no noise and the temperature 1.
         """
-        # An evaluation draws nothing.
         if key is None or progress is None:
             return alphas_lib.relax(alphas)
+
+        # softmax((alpha + noise) / temperature)
         noise = gumbel.draw(key, alphas)
         temperature = self.temperature(progress)
         drawn = {}
@@ -125,24 +130,24 @@ class Snas(Searcher):
         return drawn
 
     def temperature(self, progress: Progress) -> jax.Array:
-        """Linear; the first epoch is one step below the start already."""
+        """Linear in the epoch; the first epoch is one step below the start already."""
+        # The end is reached in the last of the annealing epochs, and stays.
         epochs = self.annealing_epochs or progress.num_epochs
         share = jnp.minimum((progress.epoch + 1) / epochs, 1.0)
-        # Reaches its end in the last of these epochs, and stays there.
         fall = self.temperature_start - self.temperature_end
         return self.temperature_end + fall * (1 - share)
 
     def resources(self, weights) -> jax.Array:
-        """eta times the resource loss."""
+        """eta times the resource loss, a scalar."""
         if self.resource_weight == 0:
             return jnp.zeros(())
         if self.costs is None:
             raise UserError(
-                "config.searcher.resource_weight needs the costs of a supernet: write"
-                " searcher.for_supernet(supernet, image_shape)"
+                "config.searcher.resource_weight needs the costs of a supernet: write "
+                "searcher.for_supernet(supernet, image_shape)"
             )
         return self.resource_weight * costs_lib.resource_loss(weights, self.costs)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
-        """The strongest layer type of each edge, Zeroise among them; all edges stay."""
+        """All edges, each with its strongest layer type, Zeroise included."""
         return derivation.all_edges(weights, self.layer_types)

@@ -1,6 +1,6 @@
-"""Bi-Real Net's and ReActNet's networks as entries of `NETWORKS`: what they count, and
-that all of
-them learns.
+"""Bi-Real Net's and ReActNet's networks as entries of `NETWORKS`.
+
+What they count, and that all of them learns.
 """
 
 import functools

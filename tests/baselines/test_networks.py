@@ -1,5 +1,6 @@
-"""The hand-crafted networks: what they cost, what is binary in them, and what they
-refuse.
+"""The hand-crafted networks.
+
+What they cost, what is binary in them, and what they refuse.
 """
 
 import jax

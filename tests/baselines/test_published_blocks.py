@@ -1,6 +1,6 @@
-"""Bi-Real Net's and ReActNet's blocks against numbers of their authors' code, in both
-stages of
-ReActNet's training.
+"""Bi-Real Net's and ReActNet's blocks against numbers of their authors' code.
+
+In both stages of ReActNet's training.
 """
 
 import functools

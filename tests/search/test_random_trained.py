@@ -1,5 +1,6 @@
-"""Random search that trains each candidate: whole runs, whose weights begin anew
-between epochs.
+"""Random search that trains each candidate.
+
+Whole runs, whose weights begin anew between epochs.
 """
 
 import shutil
@@ -153,8 +154,9 @@ def test_the_learning_rate_falls_within_each_training():
 
 
 def test_alpha_before_an_epoch_may_be_that_of_another_candidate():
-    """So that the cell which is taken is the one that was validated, whatever
-    `alphas_as_of` says.
+    """The cell that is taken is the one that was validated.
+
+    Whatever `alphas_as_of` says.
     """
     drawn = [sample(jax.random.key(number), len(TYPES)) for number in (0, 0, 1)]
     history = {

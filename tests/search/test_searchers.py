@@ -1,8 +1,7 @@
-"""Searchers as pure functions: what they draw, derive, add and choose, against numbers
-that the published codes gave.
+"""Searchers as pure functions: what they draw, derive, add and choose.
 
-Those of DARTS, SNAS, GDAS and random search with shared weights; derivations and
-samples.npz hold what their code computed.
+They are compared with numbers that the published codes of DARTS, SNAS, GDAS and random
+search with shared weights gave; derivations and samples.npz hold them.
 """
 
 import dataclasses
@@ -267,9 +266,7 @@ def test_a_temperature_ends_where_it_is_told_and_stays_there(searcher, last):
     "searcher", [Gdas(tau_min=1e-6), Snas(temperature_end=1e-6)], ids=["gdas", "snas"]
 )
 def test_the_least_temperature_is_reached_and_is_not_0(searcher):
-    """The difference of two numbers near the first temperature would be a multiple of
-    1e-6.
-    """
+    """The difference of two numbers near the first would be a multiple of 1e-6."""
     last = searcher.temperature(Progress(jnp.array(14), 15))
     assert float(last) == np.float32(1e-6)
 
@@ -279,8 +276,9 @@ def test_the_least_temperature_is_reached_and_is_not_0(searcher):
 
 @pytest.mark.parametrize("temperature", ["1", "0.1"])
 def test_the_resource_loss_is_that_of_snas_for_the_same_costs(samples, temperature):
-    """Its code divides the sums of both kinds of cell by 6 and 2, whatever their
-    number; ours by their number.
+    """Ours divides the sums of both kinds of cell by the number of cells.
+
+    SNAS's code divides them by 6 and 2, whatever their number.
     """
     nested = lambda part: tuple(
         tuple(map(tuple, cell)) for cell in samples[f"snas.cost.{part}"].tolist()
@@ -413,8 +411,9 @@ def weights_of(cell: np.ndarray, num_types: int) -> np.ndarray:
 
 
 def test_the_best_candidate_is_that_of_the_published_search(samples):
-    """Sixty candidates on a few batches, the ten best on all; a score is one minus the
-    accuracy in % there.
+    """Sixty candidates on a few batches, the ten best on all.
+
+    A score there is one minus the accuracy in %.
     """
     types = tuple(str(name) for name in samples["random.primitives"])
     cells = [

@@ -1,5 +1,6 @@
-"""Searches by each searcher, from end to end: what they leave, that they go on bit for
-bit, and what is refused.
+"""Searches by each searcher, from end to end.
+
+What they leave, that they go on bit for bit, and what is refused.
 """
 
 import functools
@@ -202,9 +203,7 @@ def check_candidates(
 
 @pytest.mark.long
 def test_weights_that_gdas_never_chose_stay_as_they_began(tmp_path):
-    """After one step, kernels lie where they lay, but for those of the layers that it
-    drew.
-    """
+    """After one step only kernels of the layers that it drew have moved."""
     one_step = [
         "--config.batch_size=700",
         "--config.num_epochs=1",

@@ -1,5 +1,6 @@
-"""Second-order DARTS: alpha's gradient through a virtual step, against automatic
-differentiation of the whole of it.
+"""Second-order DARTS: alpha's gradient through a virtual step.
+
+It is compared with automatic differentiation of the whole of it.
 """
 
 import jax
@@ -94,8 +95,9 @@ def apart(one, other) -> float:
 @pytest.mark.long
 @pytest.mark.parametrize("edges", ["shared", "plain"])
 def test_exact_is_the_derivative_through_the_virtual_step_of_a_binary_supernet(edges):
-    """Of the weights first and of alpha then: straight-through gradients are of no
-    function, so that orders differ.
+    """The derivative with respect to the weights first, and to alpha then.
+
+    Straight-through gradients are those of no function, so that orders differ.
     """
     scheme, data = Xnor(), batches()
     step = step_of(scheme, "exact")
@@ -200,8 +202,9 @@ def test_mixed_derivatives_of_two_binary_convolutions_are_those_of_their_composi
 
 @pytest.mark.long
 def test_on_a_float_supernet_a_small_difference_is_exact(monkeypatch):
-    """At the published distance ReLU and pooling switch between both sides; at one
-    millionth of it none does.
+    """At the published distance ReLU and pooling switch between both sides.
+
+    At one millionth of it none does.
     """
     monkeypatch.setattr(darts, "DISTANCE", 1e-8)
     with jax.enable_x64(True):

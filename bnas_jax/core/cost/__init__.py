@@ -1,5 +1,6 @@
-"""What a network costs, computed from the shapes of its modules; nothing here is
-measured (section D of the appendix).
+"""What a network costs, computed from the shapes of its modules (appendix, section D).
+
+Nothing here is measured.
 
     FLOPs  = float MACs + binary MACs / 64      of the convolutions and linear layers
     memory = 32 bits x float parameters + 1 bit x binary parameters
@@ -7,10 +8,12 @@ measured (section D of the appendix).
 These are the counts of Bi-Real Net (arXiv 1808.00278), which the paper follows. A MAC
 (multiply-accumulate) is binary, 64 of them to one xnor and one popcount, only when
 weight and activation are both one bit; if one of them is float, so is the MAC. MACs on
-the zero padding count like any other. Not counted in the FLOPs: K and the weight scales
-of Eq. (1), batch norm, pooling, activations and additions. Batch norm's parameters are
-its scale and shift, as the running statistics fold into them; the weight scales fold
-into the next batch norm and are not counted.
+the zero padding count like any other.
+
+Not counted in the FLOPs: K and the weight scales of Eq. (1), batch norm, pooling,
+activations and additions. Batch norm's parameters are its scale and shift, as the
+running statistics fold into them. The weight scales fold into the next batch norm and
+are not counted.
 """
 
 from bnas_jax.core.cost.budget import fit_budget

@@ -19,13 +19,17 @@ def fit_budget(
     max_channels: int | None = None,
     cells: Iterable[int] = (),
 ) -> nn.Module:
-    """The network whose FLOPs come nearest to a budget without exceeding it; all but
-    its size is as in `network`.
+    """The network whose FLOPs come nearest to a budget without exceeding it.
 
-    flops: the budget. image_shape: (H, W, C). min_channels, max_channels: inclusive
-    bounds on the width, which is a multiple of `Network.channel_step`; without
-    max_channels there is no upper one. cells: numbers of cells to choose from, such as
-    range(5, 21), by default that of `network` alone; of equally good ones the first.
+    All but its size is as in `network`.
+
+    flops: the budget.
+    image_shape: (H, W, C).
+    min_channels, max_channels: inclusive bounds on the width, which is a multiple of
+        `Network.channel_step`; without max_channels there is no upper bound.
+    cells: numbers of cells to choose from, such as range(5, 21); by default that of
+        `network` alone. Of equally good numbers the first is taken.
+
     Raises `UserError` if the smallest network is above the budget.
 
     >>> genotype = bnas.load_genotype("latest_cell")
@@ -36,21 +40,13 @@ def fit_budget(
     # The smallest width that the network can have and the caller wants.
     step = getattr(network, "channel_step", 1)
     least = math.ceil(max(min_channels, 1) / step) * step
-    if not 0 < flops < math.inf:
-        raise UserError(
-            f"budget must be a positive number of FLOPs such as 1.5e7, got {flops}"
-        )
-    if max_channels is not None and max_channels < least:
-        raise UserError(
-            f"max_channels must be at least {least}, the smallest width asked for, got "
-            f"{max_channels}"
-        )
+    _check(flops, least=least, max_channels=max_channels)
 
-    # For each number of cells the widest network within the budget; of these the one
-    # with the most FLOPs.
+    # For each number of cells the widest network within the budget; of these networks
+    # the one with the most FLOPs.
     best: tuple[Fraction, nn.Module] | None = None
-    needed: float = math.inf
-    walked: dict = {}  # cells that all of these networks share, see `cost`
+    needed: float = math.inf  # FLOPs of the smallest network so far
+    walked: dict = {}  # the cells that all of these networks share, see `cost`
     for num_cells in tuple(cells) or (network.num_cells,):
         quadratic = _Quadratic(
             network.clone(num_cells=num_cells),
@@ -63,10 +59,12 @@ def fit_budget(
         needed = min(needed, float(smallest))
         if smallest > flops:
             continue
+
         channels = quadratic.widest(flops, limit=max_channels)
         found = quadratic(channels)
         if best is None or found > best[0]:
             best = found, quadratic.network.clone(channels=channels)
+
     if best is None:
         raise UserError(
             f"budget of {flops:g} FLOPs is too small; write at least "
@@ -75,39 +73,52 @@ def fit_budget(
     return best[1]
 
 
-class _Quadratic:
-    """The FLOPs of a network as a function of its channels, a quadratic, since each
-    convolution is a product of two widths, with the same groups at all multiples of
-    `step`.
+def _check(flops: float, *, least: int, max_channels: int | None) -> None:
+    """Raises `UserError` for a budget or a largest width that no network can have."""
+    if not 0 < flops < math.inf:
+        raise UserError(
+            f"budget must be a positive number of FLOPs such as 1.5e7, got {flops}"
+        )
+    if max_channels is not None and max_channels < least:
+        raise UserError(
+            f"max_channels must be at least {least}, the smallest width asked for, got "
+            f"{max_channels}"
+        )
 
-    It is interpolated from the three smallest widths, in fractions, so that it is exact
-    for all others.
+
+class _Quadratic:
+    """The FLOPs of a network as a function of its channels.
+
+    It is a quadratic, since the MACs of each convolution are a product of two widths,
+    with the same groups at all multiples of `step`. It is interpolated from the three
+    smallest widths, in fractions, so that it is exact for all others.
     """
 
     def __init__(
         self, network: nn.Module, *, least: int, step: int, image_shape, walked: dict
     ):
         self.network, self._least, self._step = network, least, step
+        # The FLOPs of the three smallest widths.
         values = []
         for index in range(3):
             sized = network.clone(channels=least + index * step)
             total = cost(sized, image_shape=image_shape, walked=walked).total
             values.append(Fraction(total.flops))
-        first, second, third = values
         # Newton's forward differences.
+        first, second, third = values
         self._start = first
         self._slope = second - first
         self._bend = third - 2 * second + first
 
     def __call__(self, channels: int) -> Fraction:
+        # start + s * slope + s (s - 1) / 2 * bend, at s steps above the least width.
         steps = (channels - self._least) // self._step
         pairs = Fraction(steps * (steps - 1), 2)
         return self._start + steps * self._slope + pairs * self._bend
 
     def widest(self, flops: float, *, limit: int | None) -> int:
-        """The most channels within the budget and the limit: double until it is too
-        much, then halve the interval.
-        """
+        """The most channels within the budget and the limit."""
+        # Double the steps until it is too much, then halve the interval.
         low, high = 0, 1
         while self._after(high) <= flops:
             low, high = high, 2 * high
@@ -125,5 +136,5 @@ class _Quadratic:
         return min(widest, limit // self._step * self._step)
 
     def _after(self, steps: int) -> Fraction:
-        """The FLOPs of a network that is so many steps wider than the smallest."""
+        """The FLOPs of the network that is so many steps wider than the smallest."""
         return self(self._least + steps * self._step)

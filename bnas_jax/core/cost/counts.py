@@ -9,10 +9,10 @@ FLOAT_BITS = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Units: MACs of one image, and parameters of one bit (binary) or 32 bits (float).
+    """MACs of one image, and parameters of one bit (binary) or 32 bits (float).
 
-    float_params: batch norm and biases included; bn_params: how many of them are batch
-    norm's.
+    float_params: batch norm and biases included.
+    bn_params: how many of the float parameters are batch norm's.
     """
 
     binary_macs: int = 0
@@ -44,8 +44,11 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row(Counts):
-    """What one module costs. name: its path, such as "cell0/layer3/conv". kind: its
-    class. out_shape: (h, w, c) or (c,).
+    """What one module costs.
+
+    name: its path, such as "cell0/layer3/conv".
+    kind: its class.
+    out_shape: (h, w, c) or (c,).
     """
 
     name: str
@@ -55,8 +58,9 @@ class Row(Counts):
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a network costs: one row for each module with weights, in the order of the
-    forward pass.
+    """What a network costs.
+
+    rows: one for each module with weights, in the order of the forward pass.
     """
 
     rows: tuple[Row, ...]
@@ -67,9 +71,7 @@ class Cost:
         return add(self.rows)
 
     def table(self) -> str:
-        """A plain-text table, one line a row, with the totals and the formulas they
-        come from.
-        """
+        """A plain-text table, one line a row, with the totals and their formulas."""
         # Imported here, as `table` imports this module.
         from bnas_jax.core.cost.table import table
 
@@ -87,11 +89,13 @@ def add(counts: Iterable[Counts]) -> Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Ratios:
-    """How many times less the binary network takes than a float one, by the counts
-    (Table 9, appendix D).
+    """How many times less the binary network takes than a float one, by the counts.
 
-    speedup: of FLOPs. memory_saving: of the bits of all parameters, with and without
-    batch norm's.
+    These are the figures of Table 9 and appendix D.
+
+    speedup: of FLOPs.
+    memory_saving: of the bits of all parameters.
+    memory_saving_without_bn: of the bits of all parameters but batch norm's.
     """
 
     speedup: float
@@ -100,8 +104,9 @@ class Ratios:
 
 
 def ratios(ours: Cost, reference: Cost) -> Ratios:
-    """Speed-up and memory saving of a network over a reference; both computed, none
-    measured.
+    """Speed-up and memory saving of a network over a reference.
+
+    Both are computed, not measured.
 
     >>> from bnas_jax.core.cost import cost, float_twin, ratios
     >>> network = bnas.Network(bnas.load_genotype("latest_cell"), num_cells=5, channels=8, num_classes=10)
@@ -110,9 +115,9 @@ def ratios(ours: Cost, reference: Cost) -> Ratios:
     41.1
     """
     binary, other = ours.total, reference.total
+    without_bn = other.memory_bits_without_bn / binary.memory_bits_without_bn
     return Ratios(
         speedup=other.flops / binary.flops,
         memory_saving=other.memory_bits / binary.memory_bits,
-        memory_saving_without_bn=other.memory_bits_without_bn
-        / binary.memory_bits_without_bn,
+        memory_saving_without_bn=without_bn,
     )

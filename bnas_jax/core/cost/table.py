@@ -15,19 +15,20 @@ HEAD = (
     "float params",
     "of them BN",
 )
-NAMES = 3  # of the columns, those in front of the numbers
+NAMES = 3  # how many columns of names are in front of those of numbers
 
 
 def table(cost: Cost) -> str:
-    """One line a row, with the totals and the formulas they come from."""
-    # The heading, a line for each row, the totals, and an empty line before the
-    # formulas.
+    """One line a row, with the totals and the formulas that they come from."""
+    # The heading, a line for each row, and the totals.
     lines: list[tuple[str, ...]] = [HEAD]
     for row in cost.rows:
         shape = "x".join(map(str, row.out_shape))
         lines.append((row.name, row.kind, shape, *_numbers(row)))
     total = cost.total
     lines.append(("total", "", "", *_numbers(total)))
+
+    # An empty line before the formulas.
     return "\n".join([*_aligned(lines), "", *_formulas(total)])
 
 
@@ -44,7 +45,7 @@ def _numbers(counts: Counts) -> tuple[str, ...]:
 
 
 def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns of one width each: names to the left, numbers to the right."""
+    """The lines in columns of one width: names to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = []
     for line in lines:
@@ -58,11 +59,11 @@ def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
 def _formulas(total: Counts) -> list[str]:
     return [
         f"FLOPs = float MACs + binary MACs / {BINARY_OPS_PER_FLOP}"
-        f" = {total.float_macs:,} + {total.binary_macs:,} / {BINARY_OPS_PER_FLOP} = "
-        f"{total.flops:,.0f}",
+        f" = {total.float_macs:,} + {total.binary_macs:,} / {BINARY_OPS_PER_FLOP}"
+        f" = {total.flops:,.0f}",
         f"memory = {FLOAT_BITS} bits x float params + 1 bit x binary params"
-        f" = {FLOAT_BITS} x {total.float_params:,} + {total.binary_params:,} = "
-        f"{total.memory_bits:,} bits"
+        f" = {FLOAT_BITS} x {total.float_params:,} + {total.binary_params:,}"
+        f" = {total.memory_bits:,} bits"
         f" ({total.memory_bits_without_bn:,} without batch norm)",
         f"params = {total.params:,}",
         "Counted from shapes, not measured. A MAC is binary when weight and activation "

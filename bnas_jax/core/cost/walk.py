@@ -1,5 +1,6 @@
-"""Counting a model by walking it: under `jax.eval_shape` each module with weights gives
-its row.
+"""Counting a model by walking through it.
+
+Under `jax.eval_shape` each module with weights gives its row.
 """
 
 import dataclasses
@@ -20,16 +21,17 @@ from bnas_jax.core.supernet import MixedCell, Supernet
 def cost(
     model: nn.Module, *, image_shape: tuple[int, int, int], walked: dict | None = None
 ) -> Cost:
-    """The cost of one image of the shape (H, W, C) through a network or a supernet,
-    without computing anything.
+    """The cost of one image through a network or a supernet.
 
-    A module has a row if it has parameters or a method `macs(x, y)`, which gives its
-    (binary, float) multiply-accumulates from its input and output. The parameters
-    `latent`, and `latent_TYPE` of edges side by side, are one bit, all others 32.
+    Nothing is computed but shapes. A module has a row if it has parameters or a method
+    `macs(x, y)`, which gives its (binary, float) multiply-accumulates from its input
+    and output. The parameters `latent`, and `latent_TYPE` of edges side by side, have
+    one bit, all others 32.
 
-    walked: {} or that of an earlier call for a network of the same scheme and
-    arithmetic, whose cells are not walked again; the cells of this call are added to
-    it.
+    image_shape: (H, W, C).
+    walked: {}, or the same dictionary from an earlier call for a network of the same
+        scheme and arithmetic. Cells in it are not walked again; the cells of this call
+        are added to it.
 
     Raises `UserError` for an image size that the model cannot take, and for a module
     that has kernels but no `macs`.
@@ -39,14 +41,15 @@ def cost(
     >>> bnas.cost(network, image_shape=(8, 8, 1)).total.params
     209940
     """
-    # An auxiliary head is of use in training alone.
+    # Without the auxiliary head, which is of use in training alone.
     if getattr(model, "auxiliary", False):
         model = model.clone(auxiliary=False)
-    # Without popcount and custom gradients an operation is traced faster, and it costs
-    # the same.
+    # Without popcount and custom gradients: such an operation is traced faster, and
+    # costs the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
     if walked is None:
         walked = {}
+
     # Shapes alone flow through the model.
     walk = _Walk(walked)
     with nn.intercept_methods(walk.intercept):
@@ -72,8 +75,8 @@ def _initialise(model: nn.Module, image_shape: tuple[int, int, int]):
 class _Walk:
     """Collects the rows of the modules that are called. Equal cells are walked once.
 
-    cells: {fields and input shapes of a cell: (its output's shape, its path, its
-    rows)}.
+    cells: {fields and input shapes of a cell: (its output's shape and type, its path,
+        its rows)}.
     """
 
     def __init__(self, cells: dict):
@@ -91,11 +94,13 @@ class _Walk:
         return self._module(module, call=call, args=args, kwargs=kwargs)
 
     def _module(self, module, *, call, args, kwargs):
+        """Runs the module, and adds its row behind those of the modules in it."""
         y = call(*args, **kwargs)
         self.rows += self._rows_of(module, args=args, y=y)
         return y
 
     def _cell(self, module, *, call, args, kwargs):
+        """`_module` for a cell, which runs only if no equal cell has."""
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(args))
         key = (_fields(module), shapes)
         prefix = "/".join(module.path)
@@ -108,7 +113,7 @@ class _Walk:
             self._cells[key] = (output, prefix, self.rows[first:])
             return y
 
-        # The others have its rows under their path, and zeros for an output.
+        # The others have the same rows under their own path, and zeros for an output.
         output, walked, rows = self._cells[key]
         for row in rows:
             name = prefix + row.name.removeprefix(walked)
@@ -116,10 +121,8 @@ class _Walk:
         return jnp.zeros(output.shape, output.dtype)
 
     def _rows_of(self, module, *, args, y) -> list[Row]:
-        """The rows of a call.
-
-        A module that was called before has its parameters in the rows of that call.
-        """
+        """The rows of a call."""
+        # A module that was called before has its parameters in the rows of that call.
         rows = _rows(module, args=args, y=y)
         if module.path in self._called:
             for index, row in enumerate(rows):
@@ -131,17 +134,18 @@ class _Walk:
 
 
 def _fields(module: nn.Module) -> tuple:
-    """The fields that a cell's cost depends on, so that cells with equal ones cost the
-    same.
+    """The fields that a cell's cost depends on: cells with equal ones cost the same.
 
-    Of a cell's index it matters whether it is the first, which has no skip; of
-    `reduction_skip` in reduction cells alone, as other skips have no convolution.
+    Of a cell's index it matters only whether it is 0: the first cell has no skip.
+    `reduction_skip` matters in reduction cells alone, as other skips have no
+    convolution.
     """
     fields = {}
     for field in dataclasses.fields(module):
         if field.name not in ("parent", "name"):
             fields[field.name] = getattr(module, field.name)
-    # The first cell alone has no skip.
+
+    # Of the index 0 or not 0, of the skip only what a reduction cell reads.
     place = fields["place"]
     fields["place"] = dataclasses.replace(place, index=min(place.index, 1))
     if not place.reduction:
@@ -150,36 +154,29 @@ def _fields(module: nn.Module) -> tuple:
 
 
 def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
-    """The module's row, if it has weights or MACs beside those of the modules in it."""
-    # Parameters of modules in it are dictionaries, which have no shape.
-    params = module.variables.get("params", {})
-    arrays = {name: value for name, value in params.items() if hasattr(value, "shape")}
+    """The module's row, if it has weights or MACs of its own; else no row."""
+    arrays = _own_parameters(module)
     has_macs = hasattr(module, "macs")
     if not arrays and not has_macs:
         return []
 
+    # Its multiply-accumulates.
     kind = type(module).__name__
-    # The model itself has no path. A vector is a bias or belongs to a BN, and
-    # multiplies no activations.
-    name = "/".join(module.path) or kind
-    if not has_macs and any(value.ndim > 1 for value in arrays.values()):
-        raise UserError(
-            f"{name} ({kind}) has kernels but no method macs(x, y), so that its cost "
-            "is not known; "
-            "add one that gives its (binary, float) multiply-accumulates"
-        )
+    name = "/".join(module.path) or kind  # the model itself has no path
     binary_macs = float_macs = 0
     if has_macs:
         binary_macs, float_macs = module.macs(args[0], y)
+    else:
+        _check_no_kernels(arrays, name=name, kind=kind)
     if not arrays and not binary_macs and not float_macs:
         return []
 
-    binary = floats = 0
-    for key, value in arrays.items():
-        if is_latent(key):
-            binary += value.size
-        else:
-            floats += value.size
+    # Its parameters.
+    binary_params, float_params = _numbers_of(arrays)
+    bn_params = 0
+    if isinstance(module, BatchNorm):
+        bn_params = float_params
+
     output = jax.tree.leaves(y)[0]
     row = Row(
         name=name,
@@ -187,12 +184,41 @@ def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
         out_shape=tuple(output.shape[1:]),
         binary_macs=int(binary_macs),
         float_macs=int(float_macs),
-        binary_params=binary,
-        float_params=floats,
-        bn_params=floats if isinstance(module, BatchNorm) else 0,
+        binary_params=binary_params,
+        float_params=float_params,
+        bn_params=bn_params,
     )
+
     # A scheme can change the cost of its convolutions.
     scheme = getattr(module, "scheme", None)
     if scheme is None or not has_macs:
         return [row]
     return [scheme.cost(row, module)]
+
+
+def _own_parameters(module: nn.Module) -> dict:
+    """The parameters of a module without those of the modules in it, by their names."""
+    params = module.variables.get("params", {})
+    # Parameters of modules in it are dictionaries, which have no shape.
+    return {name: value for name, value in params.items() if hasattr(value, "shape")}
+
+
+def _check_no_kernels(arrays: dict, *, name: str, kind: str) -> None:
+    """Raises `UserError` for a module without `macs` that has kernels."""
+    # A vector is a bias or belongs to a BN, and multiplies no activations.
+    if any(value.ndim > 1 for value in arrays.values()):
+        raise UserError(
+            f"{name} ({kind}) has kernels but no method macs(x, y), so that its cost "
+            "is not known; add one that gives its (binary, float) multiply-accumulates"
+        )
+
+
+def _numbers_of(arrays: dict) -> tuple[int, int]:
+    """(binary, float) parameters: latent weights become one bit, others stay float."""
+    binary = floats = 0
+    for name, value in arrays.items():
+        if is_latent(name):
+            binary += value.size
+        else:
+            floats += value.size
+    return binary, floats

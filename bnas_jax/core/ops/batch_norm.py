@@ -1,8 +1,9 @@
-"""Batch normalization without scale and shift, over one device or all devices of a
-mapped axis.
+"""Batch normalization without scale and shift, on one device or over a mapped axis.
 
-A "group" is a set of examples that are normalised together, a "part" the examples of a
-group that lie in one device.
+A "group" is a set of examples that are normalised together. A "part" is the examples of
+a group that lie on one device.
+
+Shapes: x is (N, H, W, C); P is the number of parts of a device, Q that of a group.
 """
 
 import functools
@@ -17,9 +18,8 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 
 EPSILON = 1e-5
-MOMENTUM = (
-    0.9  # the share of the old value that is kept; PyTorch's `momentum` is 1 minus it
-)
+# The share of the old value that is kept; PyTorch's `momentum` is 1 minus it.
+MOMENTUM = 0.9
 PIXELS = (0, 1, 2)  # the axes of (N, H, W, C) that statistics are taken over
 
 
@@ -38,22 +38,26 @@ def batch_norm(
     momentum: float = MOMENTUM,
     normalized: tuple | None = None,
 ):
-    """(x normalised, running statistics after it), as in PyTorch: the running variance
-    is unbiased.
+    """(x normalised, running statistics after it), as in PyTorch.
 
-    x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several
-    edges that read x keep statistics
-    apart: all are updated alike in training; in evaluation the result is (N, H, W,
-    *copies, C).
-    epsilon: what is added to the variance. momentum: the share that the running
-    statistics keep.
-    normalized: what `normalize` made of x, for a batch norm of the same epsilon; None
-    computes it.
-    arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running
-    statistics are to be averaged afterwards, as a step does, since a group of
-    `bn_examples` may lie in one device alone.
+    In training x is normalised by the statistics of the batch, in evaluation by the
+    running ones. The running variance is the unbiased one.
+
+    Several edges that read x may keep statistics apart, as copies (*copies, C). In
+    training all copies are updated alike. In evaluation each copy normalises x, and the
+    result is (N, H, W, *copies, C).
+
+    Over several devices the running statistics are to be averaged afterwards, as a step
+    does: a group of `Arithmetic.bn_examples` may lie on one device alone.
+
+    x: (N, H, W, C).
+    running: {"mean", "var"}, each (C,) or (*copies, C).
+    arithmetic: see its `bn_axis` and `bn_examples`.
+    epsilon: what is added to the variance.
+    momentum: the share of the old value that the running statistics keep.
+    normalized: the result of `normalize` for this x and epsilon; None computes it.
     """
-    # By the running statistics, of each copy: (N, H, W, *copies, C).
+    # Evaluation: by the running statistics of each copy, (N, H, W, *copies, C).
     if not train:
         *image, channels = x.shape
         copies = (1,) * (running["mean"].ndim - 1)
@@ -61,7 +65,7 @@ def batch_norm(
         centred = x - running["mean"]
         return centred * jax.lax.rsqrt(running["var"] + epsilon), running
 
-    # By those of the batch.
+    # Training: by the statistics of the batch.
     axis_name, examples = arithmetic.bn_axis, arithmetic.bn_examples
     if normalized is None:
         form: Callable = normalize
@@ -70,11 +74,13 @@ def batch_norm(
         normalized = form(x, axis_name=axis_name, examples=examples, epsilon=epsilon)
     y, mean, var = normalized
 
-    # The running variance is the unbiased one, of as many values as a group has.
+    # The unbiased variance of the `count` values of a channel in a group.
     part, parts_of_group = _division(len(x), axis_name=axis_name, examples=examples)
     _, height, width, _ = x.shape
     count = part * parts_of_group * height * width
     unbiased = var * (count / max(count - 1, 1))
+
+    # The running averages.
     new_mean = momentum * running["mean"] + (1 - momentum) * mean
     new_var = momentum * running["var"] + (1 - momentum) * unbiased
     return y, {"mean": new_mean, "var": new_var}
@@ -88,28 +94,29 @@ def plain_normalize(
 ):
     """`normalize`, written as one reads it and differentiated by JAX.
 
-    `UserError` for groups that do not lie whole in one device.
+    Raises `UserError` for groups that do not lie whole on one device.
     """
-    # One group of all.
+    # One group of all examples.
     if examples is None:
         mean = _batch_mean(x, axis_name)
         var = _batch_mean(jnp.square(x - mean), axis_name)
         return (x - mean) * jax.lax.rsqrt(var + epsilon), mean, var
 
+    # Groups that lie on this device, one after the other.
     if len(x) % examples:
         raise UserError(
             "the plain form normalises groups that lie in one device: write a "
-            "config.bn_examples that"
-            f" divides its {len(x)} examples of a microbatch, got {examples}"
+            f"config.bn_examples that divides its {len(x)} examples of a microbatch, "
+            f"got {examples}"
         )
     groups = x.reshape(-1, examples, *x.shape[1:])  # (groups, examples, H, W, C)
     normalize_groups = jax.vmap(lambda group: plain_normalize(group, epsilon=epsilon))
-    y, mean, var = normalize_groups(groups)
+    y, mean, var = normalize_groups(groups)  # mean, var: (groups, C)
     return y.reshape(x.shape), jnp.mean(mean, axis=0), jnp.mean(var, axis=0)
 
 
 def _batch_mean(x, axis_name: str | None):
-    """The mean of each channel, (C,), over all devices of the axis where there is one."""
+    """The mean of each channel, (C,), over the devices of the axis if one is given."""
     mean = jnp.mean(x, axis=PIXELS)
     if axis_name is None:
         return mean
@@ -122,18 +129,22 @@ def normalize(
     examples: int | None = None,
     epsilon: float = EPSILON,
 ):
-    """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon), with mean and var of
-    each group of `examples` examples.
+    """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon) in each group.
 
-    x: (N, H, W, C), of any type of floats; the result has the same, and means are of
-    float32 at least. Groups follow each other in the batch over all devices of
-    `axis_name`, so that they hold the same examples on any number of devices; None is
-    one group of all. mean and var, (C,), are the averages over the groups in which this
-    device has examples. `UserError` unless `examples` divides the batch.
+    Groups follow each other in the batch over all devices of `axis_name`, so that they
+    hold the same examples on any number of devices. mean and var, (C,), are averages
+    over the groups of which this device has examples.
 
-    The gradient with respect to x is the closed form, which keeps the result alone and
-    sums twice where differentiating the steps keeps more and sums four times; mean and
-    var are for the running statistics and have no gradient.
+    The gradient with respect to x is the closed form. It keeps the result alone and
+    sums twice; JAX's gradient of the single steps keeps more and sums four times. mean
+    and var are for the running statistics and have no gradient.
+
+    x: (N, H, W, C), of any type of floats. The result has the same type, mean and var
+        are float32 at least.
+    axis_name: the mapped axis of the devices; None is one device.
+    examples: how many examples a group has; None is one group of all.
+
+    Raises `UserError` unless `examples` divides the batch.
     """
     return normalize_all((x,), axis_name, examples, epsilon)[0]
 
@@ -145,28 +156,32 @@ def normalize_all(
     examples: int | None = None,
     epsilon: float = EPSILON,
 ) -> tuple:
-    """`normalize` of each of several x of one type and of the same examples, with one
-    message forward and one backward.
+    """`normalize` of each of several x, with one message forward and one backward.
+
+    xs: arrays of one type and of the same examples.
     """
     return _normalize_forward(xs, axis_name, examples, epsilon)[0]
 
 
 def _normalize_forward(xs, axis_name, examples, epsilon):
-    # The moments of each of this device's parts, then those of the groups that the
-    # parts belong to: (P, C) each.
+    # The moments of each of this device's parts: (P, C) each.
     part, parts_of_group = _division(len(xs[0]), axis_name=axis_name, examples=examples)
     moments = [_per_part(_moments, part=part, arrays=(x,)) for x in xs]
+
+    # Then the moments of the groups that the parts belong to: (P, C) each.
     if parts_of_group > 1:
         stacked = [jnp.stack(three, axis=1) for three in moments]  # (P, 3, C)
         of_groups = _of_group(stacked, parts_of_group, axis_name=axis_name)
         combined = []
         for (origin, _, _), of_group in zip(moments, of_groups, strict=True):
-            combined.append((origin, *_combined(origin, of_group)))
+            mean, var = _combined(origin, of_group)
+            combined.append((origin, mean, var))
         moments = combined
 
+    # y = (x - mean) / sqrt(var + epsilon).
     results, residuals = [], []
     for x, (origin, mean, var) in zip(xs, moments, strict=True):
-        factor = jax.lax.rsqrt(var + epsilon)
+        factor = jax.lax.rsqrt(var + epsilon)  # (P, C)
         y = _per_part(
             _standardize,
             part=part,
@@ -180,44 +195,49 @@ def _normalize_forward(xs, axis_name, examples, epsilon):
 
 
 def _moments(x):
-    """(origin, mean, var), (C,) each, of x (N, H, W, C); the mean is relative to the
-    origin.
+    """(origin, mean, var) of x (N, H, W, C), (C,) each; the mean is x's minus origin.
 
-    The origin is the mean but for rounding: beside a large mean, float32 has few digits
-    for it.
+    The origin is the mean but for rounding. What rounding took away is kept apart, as
+    the second mean: beside a large mean, float32 has few digits for it.
     """
     x = _wide(x)
     origin = jnp.mean(x, axis=PIXELS)
     shifted = x - origin
     mean = jnp.mean(shifted, axis=PIXELS)
+    # E[s^2] - E[s]^2 loses no digits here: E[s] is nearly 0.
     var = jnp.mean(jnp.square(shifted), axis=PIXELS) - jnp.square(mean)
     return origin, mean, var
 
 
 def _standardize(x, origin, mean, factor):
-    # Both differences by themselves: origin + mean would round the mean away again.
+    # Two differences: origin + mean would round the mean away again.
     y = ((_wide(x) - origin) - mean) * factor
     return y.astype(x.dtype)
 
 
 def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
     del epsilon
+    # The gradients of y alone: mean and var have none.
     gradients = [of_result[0] for of_result in gradients]
 
-    # The means of each gradient and of gradient * y over each group.
+    # The means of g and of g * y over each part, with g the gradient at y.
     part, parts_of_group = _division(
         len(gradients[0]), axis_name=axis_name, examples=examples
     )
     means = []
     for gradient, (y, _) in zip(gradients, residuals, strict=True):
         means.append(_per_part(_gradient_means, part=part, arrays=(gradient, y)))
+
+    # Then over each group: parts of a group are equally large.
     if parts_of_group > 1:
         stacked = [jnp.stack(two, axis=1) for two in means]  # (P, 2, C)
         of_groups = _of_group(stacked, parts_of_group, axis_name=axis_name)
-        means = [
-            jnp.unstack(jnp.mean(of_group, axis=1), axis=1) for of_group in of_groups
-        ]
+        means = []
+        for of_group in of_groups:
+            averaged = jnp.mean(of_group, axis=1)  # (P, 2, C)
+            means.append(jnp.unstack(averaged, axis=1))
 
+    # The gradient at each x, by the closed form.
     to_xs = []
     for gradient, (y, factor), (mean, along) in zip(
         gradients, residuals, means, strict=True
@@ -233,9 +253,7 @@ def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
 
 
 def _gradient_means(gradient, y):
-    """The means of g and of g * y over the pixels, (C,) each, with g the gradient with
-    respect to y.
-    """
+    """The means of g and g * y over the pixels, (C,) each, with g the gradient at y."""
     gradient, y = _wide(gradient), _wide(y)
     mean = jnp.mean(gradient, axis=PIXELS)
     along = jnp.mean(gradient * y, axis=PIXELS)
@@ -243,30 +261,34 @@ def _gradient_means(gradient, y):
 
 
 def _gradient_at_x(gradient, y, mean, along, factor):
-    """g without what moves mean and variance, which the normalisation takes away:
-    factor * (g - mean - y * along).
+    """factor * (g - mean - y * along), with g the gradient at y.
+
+    The two terms that are subtracted are the parts of g that would move mean and
+    variance, which the normalisation takes away.
     """
     to_x = factor * (_wide(gradient) - mean - _wide(y) * along)
     return to_x.astype(gradient.dtype)
 
 
 def _wide(x):
-    """x in float32, or float64 where it has that."""
+    """x in float32, or in float64 if that is its type."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _per_part(function, *, part: int, arrays: tuple, values: tuple = ()):
     """The function of each part of a device's examples: results (P, ...).
 
-    arrays: (N, H, W, C), of which a part has `part` examples. values: (P, C), one for
-    each part.
+    part: how many examples a part has.
+    arrays: (N, H, W, C), which are divided into parts.
+    values: (P, C), one row for each part.
     """
+    # A single part has no axis of parts: with one, XLA's CPU compiler makes a search
+    # step twice as slow.
     if part == len(arrays[0]):
-        # As without parts: with an axis more, XLA's CPU compiler makes a search step
-        # twice as slow.
         single = [value[0] for value in values]
         result = function(*arrays, *single)
         return jax.tree.map(lambda leaf: leaf[None], result)
+
     divided = [array.reshape(-1, part, *array.shape[1:]) for array in arrays]
     return jax.vmap(function)(*divided, *values)
 
@@ -277,8 +299,9 @@ normalize_all.defvjp(_normalize_forward, _normalize_backward)
 def _division(
     size: int, *, axis_name: str | None, examples: int | None
 ) -> tuple[int, int]:
-    """(examples of a part, parts of a group): a device's `size` examples in parts, each
-    of which lies in a single group.
+    """(examples of a part, parts of a group) for the `size` examples of a device.
+
+    Each part lies in a single group.
     """
     devices = jax.lax.axis_size(axis_name) if axis_name else 1
     total = devices * size
@@ -294,47 +317,50 @@ def _division(
 
 
 def _of_group(values: list, parts_of_group: int, *, axis_name: str) -> list:
-    """(P, n, C) -> (P, parts of a group, n, C), of each: for each of the device's
-    parts, the values of all parts of its group.
+    """For each of the device's parts, the values of all parts of its group.
 
-    In one message, as latency is what small ones cost.
+    Each of the values is (P, n, C), and becomes (P, Q, n, C). They travel in one
+    message, because latency is what small messages cost.
     """
     channels = [value.shape[-1] for value in values]
     together = jnp.concatenate(values, axis=-1)  # (P, n, sum of C)
     devices = jax.lax.axis_size(axis_name)
+
+    # A group of some whole devices: these send to each other alone.
     if len(together) == 1 and parts_of_group < devices:
-        # A group is some whole devices, which send to each other alone.
         neighbours = np.arange(devices).reshape(-1, parts_of_group).tolist()
         group = jax.lax.all_gather(
             together, axis_name, axis_index_groups=neighbours, tiled=True
         )
-        groups = group[None]
+        groups = group[None]  # (1, Q, n, sum of C)
+    # Else all parts of all devices, one group after the other.
     else:
-        everything = jax.lax.all_gather(
-            together, axis_name, tiled=True
-        )  # (all devices' P, ...)
+        everything = jax.lax.all_gather(together, axis_name, tiled=True)
+        # (groups, Q, n, sum of C)
         groups = everything.reshape(-1, parts_of_group, *together.shape[1:])
+
+    # For each of this device's parts its group, by the number of the part among all.
     if len(together) > 1:
-        # Numbers of this device's parts among all.
         first = jax.lax.axis_index(axis_name) * len(together)
         parts = first + jnp.arange(len(together))
-        groups = groups[parts // parts_of_group]
+        groups = groups[parts // parts_of_group]  # (P, Q, n, sum of C)
     ends = np.cumsum(channels)[:-1]
     return jnp.split(groups, ends, axis=-1)
 
 
 def _combined(origin, moments):
-    """(mean, var) of groups, (P, C) each, from (origin, mean, var) of their parts, (P,
-    parts of a group, 3, C).
+    """(mean, var) of groups, (P, C) each, from the moments of their parts.
 
-    Means count from an origin, (P, C), that of each part in this device: `_moments` of
-    another part count from another. Variances are summed from squares of differences of
-    means, never as a difference of squares, which would cancel.
+    The mean counts from `origin`, the origin of this device's part; the means of other
+    parts count from their own. The variance is a sum of squares of differences of
+    means, never a difference of squares, which would cancel.
+
+    origin: (P, C).
+    moments: (P, Q, 3, C), the (origin, mean, var) of `_moments` of each part.
     """
-    origins, means, variances = jnp.unstack(
-        moments, axis=2
-    )  # (P, parts of a group, C) each
+    origins, means, variances = jnp.unstack(moments, axis=2)  # (P, Q, C) each
     means = origins - origin[:, None] + means
     mean = jnp.mean(means, axis=1)
+    # var = the mean of the variances + the variance of the means.
     between = jnp.square(means - mean[:, None])
     return mean, jnp.mean(variances + between, axis=1)

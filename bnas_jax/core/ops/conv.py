@@ -14,8 +14,9 @@ Pair = tuple[int, int]
 class Geometry:
     """How a kernel moves over an image. Each pair is (rows, columns).
 
-    stride, dilation: in pixels. padding: zeros on both sides. groups: of input and
-    output channels.
+    stride, dilation: in pixels.
+    padding: how many zeros on both sides.
+    groups: how many groups the input and output channels are divided into.
     """
 
     stride: Pair = (1, 1)
@@ -28,10 +29,11 @@ class Geometry:
         return self._length(image, kernel, axis=0), self._length(image, kernel, axis=1)
 
     def _length(self, image: Pair, kernel: Pair, *, axis: int) -> int:
-        """The length of the output along one axis: how many strides fit between the
-        first and the last place of the kernel.
+        """The length of the output along one axis.
+
+        It is how many places a stride apart the kernel has in the padded image.
         """
-        reach = self.dilation[axis] * (kernel[axis] - 1) + 1
+        reach = self.dilation[axis] * (kernel[axis] - 1) + 1  # of the dilated kernel
         room = image[axis] + 2 * self.padding[axis] - reach
         return room // self.stride[axis] + 1
 
@@ -62,10 +64,11 @@ def rectangle(
     padding: int | None = None,
     groups: int = 1,
 ) -> Geometry:
-    """The geometry of a kernel of (rows, columns). padding: None keeps the image's size
-    at stride 1, for odd kernels.
+    """The geometry of a kernel of (rows, columns).
 
     The padding is symmetric at stride 2 as well, as in PyTorch; XLA's "SAME" is not.
+
+    padding: None keeps the image's size at stride 1, for odd kernels.
     """
     rows, columns = kernel
     if padding is None:
@@ -85,35 +88,37 @@ POINT = Geometry()
 
 
 def conv(x, kernel, geometry: Geometry = POINT, *, dtype=None, plain: bool = False):
-    """The convolution of x (N, H, W, C) with a kernel (kh, kw, C / groups, O): (N, H',
-    W', O) in x's dtype.
+    """The convolution of an image with a kernel, (N, H', W', O) in x's dtype.
 
-    dtype: such as bfloat16, to which the factors of all products are rounded, those of
-    the gradients too; None rounds nothing. Sums have x's dtype; on NVIDIA's GPUs they
-    were rounded to the short type first (see `_convolved`).
+    x: (N, H, W, C).
+    kernel: (kh, kw, C / groups, O).
+    dtype: the type that the factors of all products are rounded to, such as bfloat16,
+        those of the gradients too; None rounds nothing. Sums have x's dtype; on
+        NVIDIA's GPUs they were rounded to the short type first (see `_convolved`).
     plain: XLA's convolution with JAX's gradients, whatever the kernel; without effect
-    where `dtype` is given.
+        where `dtype` is given.
     """
     if plain and dtype is None:
         return plain_conv(x, kernel, geometry)
+
+    # JAX's gradients of a matrix product and of a sum over taps are fast everywhere,
+    # those of a convolution are not (`kernel_gradient`).
     if dtype is None:
         x, geometry = without_stride(x, geometry)
+        channels = x.shape[-1]
         pointwise = is_pointwise(kernel.shape, geometry)
-        # JAX's gradients of a matrix product and of a sum over taps are fast
-        # everywhere, those of a convolution are not (`kernel_gradient`).
-        if pointwise or is_depthwise(
-            kernel.shape, channels=x.shape[-1], geometry=geometry
-        ):
+        if pointwise or is_depthwise(kernel.shape, channels, geometry=geometry):
             return fast_conv(x, kernel, geometry=geometry)
     return _conv(x, kernel, geometry=geometry, dtype=dtype)
 
 
 def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None):
-    """XLA's convolution of x (N, H, W, C) with a kernel (kh, kw, C / groups, O): (N,
-    H', W', O).
+    """XLA's convolution of an image with a kernel, (N, H', W', O).
 
-    accumulate: dtype of the sums and the result, None is x's. precision: None is JAX's
-    setting.
+    x: (N, H, W, C).
+    kernel: (kh, kw, C / groups, O).
+    accumulate: dtype of the sums and the result, None is x's.
+    precision: None is JAX's setting.
     """
     return _convolved(
         x,
@@ -128,15 +133,18 @@ def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None
 
 
 def _convolved(x, kernel, *, accumulate, **how):
-    """XLA's convolution of NHWC images and HWIO kernels, with sums and result of the
-    type `accumulate`; None is x's.
+    """XLA's convolution of NHWC images and HWIO kernels.
 
     On NVIDIA's GPUs short factors give a result as short, which is then made longer:
-    cuDNN sums in float32, rounds at the end. XLA would otherwise multiply in float32
+    cuDNN sums in float32 and rounds at the end. XLA would otherwise multiply in float32
     there, which it brings to the order NCHW and back around each call.
+
+    accumulate: dtype of the sums and the result, None is x's.
+    how: the other arguments of `jax.lax.conv_general_dilated`.
     """
+    layout = ("NHWC", "HWIO", "NHWC")  # of images, kernels and results
     convolve: Callable = functools.partial(
-        jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"), **how
+        jax.lax.conv_general_dilated, dimension_numbers=layout, **how
     )
 
     def long(x, kernel):
@@ -145,6 +153,7 @@ def _convolved(x, kernel, *, accumulate, **how):
     def short(x, kernel):
         return convolve(x, kernel).astype(accumulate)
 
+    # Factors as long as the sums need no second form.
     if accumulate is None or accumulate == x.dtype:
         return long(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cuda=short, default=long)
@@ -188,12 +197,12 @@ def _pointwise(x, kernel, groups: int, *, accumulate, precision):
 
 
 def is_pointwise(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
-    """Whether it is a matrix product of each pixel's channels. kernel_shape: (kh, kw, C
-    / groups, O).
+    """Whether the convolution is a matrix product of each pixel's channels.
+
+    kernel_shape: (kh, kw, C / groups, O).
     """
-    return (
-        kernel_shape[:2] == (1, 1) and dataclasses.replace(geometry, groups=1) == POINT
-    )
+    ungrouped = dataclasses.replace(geometry, groups=1)
+    return kernel_shape[:2] == (1, 1) and ungrouped == POINT
 
 
 def is_depthwise(
@@ -204,18 +213,21 @@ def is_depthwise(
 
 
 def depthwise(x, kernel, geometry: Geometry):
-    """The depthwise convolution as a sum over the kernel's taps, which XLA's CPU
-    compiler makes one loop of.
+    """The depthwise convolution, (N, H', W', C), as a sum over the kernel's taps.
 
-    XLA's convolution takes about 100 times as long there. kernel: (kh, kw, 1, C).
+    XLA's CPU compiler makes one loop of it. XLA's convolution takes about 100 times as
+    long there.
+
+    x: (N, H, W, C).
+    kernel: (kh, kw, 1, C).
     """
     rows, columns = kernel.shape[:2]
-    size = geometry.output_size(x.shape[1:3], (rows, columns))
+    size = geometry.output_size(x.shape[1:3], (rows, columns))  # (H', W')
     pad_rows, pad_columns = geometry.padding
     x = jnp.pad(x, ((0, 0), (pad_rows, pad_rows), (pad_columns, pad_columns), (0, 0)))
 
     def pixels(tap: int, axis: int) -> slice:
-        """Which pixels of the padded image meet a tap of the kernel, along one axis."""
+        """Which pixels of the padded image meet a tap, along one axis."""
         first = tap * geometry.dilation[axis]
         stride = geometry.stride[axis]
         return slice(first, first + stride * (size[axis] - 1) + 1, stride)
@@ -224,25 +236,29 @@ def depthwise(x, kernel, geometry: Geometry):
     for row in range(rows):
         for column in range(columns):
             taps.append(x[:, pixels(row, axis=0), pixels(column, axis=1)])
+
+    # Each tap times its weight of each channel.
     weights = kernel.reshape(-1, kernel.shape[-1])  # (kh * kw, C)
     return sum(tap * weight for tap, weight in zip(taps, weights, strict=True))
 
 
 def without_stride(x, geometry: Geometry):
-    """(x, geometry) of the same convolution at stride 1, where the kernel meets only
-    every stride-th pixel.
+    """(x, geometry) of the same convolution at stride 1, where one exists.
 
-    The gradient with respect to its input then takes a quarter of the time on CPU.
+    It exists where the kernel meets only every stride-th pixel: x is then those pixels.
+    Elsewhere both are returned as they are. At stride 1 the gradient with respect to
+    the input takes a quarter of the time on CPU.
     """
     if geometry.stride == (1, 1):
         return x, geometry
+
+    # The taps and the first pixel have to lie on the grid of every stride-th pixel.
     rows, columns = geometry.stride
-    # Both the taps and the first pixel have to lie on the grid of every stride-th
-    # pixel.
     for lengths in (geometry.dilation, geometry.padding):
         if lengths[0] % rows or lengths[1] % columns:
             return x, geometry
-    # The same lengths on that grid.
+
+    # Padding and dilation in units of that grid.
     pad_rows, pad_columns = geometry.padding
     dilation_rows, dilation_columns = geometry.dilation
     dense = dataclasses.replace(
@@ -256,11 +272,10 @@ def without_stride(x, geometry: Geometry):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, geometry: Geometry, dtype):
-    """The convolution of x and the kernel, rounded to a shorter type where there is
-    one.
+    """The convolution of x and the kernel, both rounded to `dtype` if it is given.
 
-    JAX's own gradients would multiply in the longer one, and are slow inside conditions
-    (`kernel_gradient`).
+    JAX's own gradients would multiply in the longer type, and are slow inside
+    conditions (`kernel_gradient`).
     """
     if dtype is None:
         return fast_conv(x, kernel, geometry=geometry)
@@ -271,13 +286,14 @@ def _conv(x, kernel, geometry: Geometry, dtype):
 
 def _conv_forward(x, kernel, geometry, dtype):
     y = _conv(x, kernel, geometry=geometry, dtype=dtype)
-    # The gradients multiply in the shorter type, so that alone is kept.
+    # Stored in the shorter type, in which the gradients multiply.
     stored = (x.astype(dtype or x.dtype), kernel.astype(dtype or kernel.dtype))
     return y, stored
 
 
 def _conv_backward(geometry, dtype, residuals, gradient):
     x, kernel = residuals
+    # Products in the shorter type, sums in the longer one.
     accumulate = gradient.dtype
     gradient = gradient.astype(dtype or gradient.dtype)
     to_x = input_gradient(
@@ -303,20 +319,24 @@ _conv.defvjp(_conv_forward, _conv_backward)
 def input_gradient(
     gradient, kernel, image_size: Pair, geometry: Geometry, *, accumulate=None
 ):
-    """The gradient of `plain_conv` with respect to its input: (N, H, W, C), with
-    image_size (H, W).
+    """The gradient of `plain_conv` with respect to its input, (N, H, W, C).
 
-    gradient: that of the output, (N, H', W', O). It is a convolution of the gradient,
-    its pixels `stride` apart, by the kernel turned round. accumulate: dtype of the
-    sums, None is the gradient's.
+    It is a convolution of the output's gradient, whose pixels are set `stride` apart,
+    with the kernel turned round.
+
+    gradient: that of the output, (N, H', W', O).
+    kernel: (kh, kw, C / groups, O).
+    image_size: (H, W) of the input.
+    accumulate: dtype of the sums, None is the gradient's.
     """
     rows, columns, inputs, outputs = kernel.shape
     groups = geometry.groups
 
-    # Turned by 180 degrees, and inputs and outputs of each group exchanged.
+    # The kernel turned by 180 degrees, inputs and outputs of each group exchanged.
     turned = kernel[::-1, ::-1]
     turned = turned.reshape(rows, columns, inputs, groups, outputs // groups)
     turned = turned.transpose(0, 1, 4, 3, 2)  # (kh, kw, O / G, G, C / G)
+    # (kh, kw, O / G, C)
     turned = turned.reshape(rows, columns, outputs // groups, groups * inputs)
 
     # As many zeros around the gradient as give the image's size back.
@@ -328,6 +348,8 @@ def input_gradient(
         before = reach - pad
         after = image_size[axis] - 1 - spread + pad
         padding.append((before, after))
+
+    # `lhs_dilation` puts the zeros of a stride between the pixels of the gradient.
     return _convolved(
         gradient,
         turned,
@@ -343,20 +365,24 @@ def input_gradient(
 def kernel_gradient(
     x, gradient, kernel_size: Pair, geometry: Geometry, *, accumulate=None
 ):
-    """The gradient of `plain_conv` with respect to its kernel, (kh, kw, C / groups, O),
-    in a form that stays fast inside conditions.
+    """The gradient of `plain_conv` with respect to its kernel, (kh, kw, C / groups, O).
 
-    x: (N, H, W, C); gradient: that of the output, (N, H', W', O). accumulate: dtype of
-    the sums, None is x's.
+    It is a convolution of x with the output's gradient, in a form that stays fast
+    inside conditions. JAX writes the same convolution with its axes in another order.
+    XLA's CPU compiler brings them into the order of its fast kernels in a program's
+    main computation only: inside `lax.cond`, `lax.switch` or a loop it took 100 times
+    as long.
 
-    JAX writes the same convolution with its axes in another order. XLA's CPU compiler
-    brings them into the order of its fast kernels in a program's main computation only:
-    inside `lax.cond`, `lax.switch` or a loop it took 100 times as long.
+    x: (N, H, W, C).
+    gradient: that of the output, (N, H', W', O).
+    kernel_size: (kh, kw).
+    accumulate: dtype of the sums, None is x's.
     """
     x, geometry = without_stride(x, geometry)
+
     # A stride can leave some pixels at the far side unread: a negative padding there
     # leaves them out.
-    size = geometry.output_size(x.shape[1:3], kernel_size)
+    size = geometry.output_size(x.shape[1:3], kernel_size)  # (H', W')
     padding = []
     for axis in (0, 1):
         begin = geometry.padding[axis]
@@ -364,8 +390,9 @@ def kernel_gradient(
         read = geometry.stride[axis] * (size[axis] - 1) + reach
         end = read - x.shape[1 + axis] - begin
         padding.append((begin, end))
-    # Channels as images and images as channels; stride and dilation exchange their
-    # places.
+
+    # Channels are taken as images and images as channels; stride and dilation exchange
+    # their places.
     y = _convolved(
         x.transpose(3, 1, 2, 0),  # (C, H, W, N)
         gradient.transpose(1, 2, 0, 3),  # (H', W', N, O)

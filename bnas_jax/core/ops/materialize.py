@@ -6,15 +6,14 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 @jax.custom_vjp
 def materialize(x):
-    """Identity.
+    """x as it is, which XLA stores once instead of recomputing it in every consumer.
 
-    Makes XLA store x, an array or a tree of arrays, once instead of recomputing it in
-    every consumer.
+    The gradient of x is stored once, too. XLA's CPU compiler fuses cheap operations
+    into each of their consumers. Along the inter-cell skips such a chain is as long as
+    the network: without this, every layer of the first cell recomputed the gradient of
+    the outputs of all later cells.
 
-    It does the same to its gradient. XLA's CPU compiler fuses cheap operations into
-    each of their consumers. Along the inter-cell skips such a chain is as long as the
-    network: without this, every layer of the first cell recomputed the gradient of the
-    outputs of all later cells.
+    x: an array or a tree of arrays.
     """
     return jax.lax.platform_dependent(
         x, cpu=_uninlined_barrier, default=jax.lax.optimization_barrier
@@ -33,11 +32,10 @@ materialize.defvjp(_forward, _backward)
 
 
 def recompute(function):
-    """The same function of arrays; for its gradient only the inputs are stored, the
-    rest is computed again.
+    """The same function of arrays, whose gradient computes it again from its inputs.
 
-    `jax.checkpoint` does the same by an optimization barrier, which XLA's CPU compiler
-    removes too early.
+    Nothing but the inputs is stored. `jax.checkpoint` does the same by an optimization
+    barrier, which XLA's CPU compiler removes too early.
     """
 
     @jax.custom_vjp
@@ -48,7 +46,7 @@ def recompute(function):
         return function(*inputs), inputs
 
     def backward(inputs, gradient):
-        # Together, so that the inputs are not read before the gradient is there.
+        # Both together, so that the inputs are not read before the gradient is there.
         gradient, inputs = materialize((gradient, inputs))
         _, vjp = jax.vjp(function, *inputs)
         return vjp(gradient)
@@ -58,8 +56,11 @@ def recompute(function):
 
 
 def _uninlined_barrier(x):
-    # XLA's CPU compiler of jax 0.10 removes a barrier before it fuses, but it never
-    # fuses across a call.
+    """A barrier inside a call that XLA does not inline.
+
+    XLA's CPU compiler of jax 0.10 removes a barrier before it fuses, but it never fuses
+    across a call.
+    """
     with set_xla_metadata(inlineable="false"):
         return _barrier(x)
 

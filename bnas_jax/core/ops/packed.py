@@ -1,5 +1,6 @@
-"""Kernels of signs at one bit a weight: what a packed network holds in place of latent
-weights.
+"""Kernels of signs at one bit a weight.
+
+A packed network holds them in place of latent weights.
 """
 
 import jax
@@ -9,10 +10,10 @@ from bnas_jax.core.ops.popcount import pack_kernel, unpack_kernel
 
 
 class Kernel(struct.PyTreeNode):
-    """The signs of a kernel (kh, kw, C / groups, O) in words of 32 bits. shape: that of
-    the kernel.
+    """The signs of a kernel in words of 32 bits.
 
     words: (kh, words, O), as `popcount.pack_kernel` makes them.
+    shape: (kh, kw, C / groups, O) of the kernel.
     """
 
     words: jax.Array
@@ -20,15 +21,17 @@ class Kernel(struct.PyTreeNode):
 
 
 def pack_signs(signs) -> Kernel:
-    """The kernel of the signs (kh, kw, C / groups, O): one bit each, so that 0 is taken
-    as 1.
+    """The packed kernel of the signs (kh, kw, C / groups, O).
+
+    A sign has one bit, so that 0 is taken as 1.
     """
     return Kernel(words=pack_kernel(signs), shape=tuple(signs.shape))
 
 
 def signs_of(w, dtype):
-    """The signs (kh, kw, C / groups, O) of a kernel, -1 and 1 of that dtype; those that
-    are not packed as they are.
+    """The signs of a kernel, (kh, kw, C / groups, O): -1 and 1 of that dtype.
+
+    A kernel that is not packed is returned as it is.
     """
     if isinstance(w, Kernel):
         return unpack_kernel(w.words, w.shape, dtype=dtype)

@@ -1,5 +1,6 @@
-"""3x3 poolings with a border of one pixel: (N, H, W, C) to (N, ceil(H / stride), ceil(W
-/ stride), C).
+"""3x3 poolings with a border of one pixel.
+
+All take (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), C).
 """
 
 import functools
@@ -18,8 +19,8 @@ def max_pool(x, stride: int):
     """3x3 max pooling, borders padded with -inf.
 
     The gradient goes to the first of equal values, row by row, as in PyTorch. One byte
-    stores which of the nine it was; XLA's own gradient writes four integers for each
-    value on CPU, and takes many times as long there.
+    stores which of the nine values it was. XLA's own gradient writes four integers for
+    each value on CPU, and takes many times as long there.
     """
     return _max_pool_forward(x, stride)[0]
 
@@ -41,8 +42,11 @@ def avg_pool(x, stride: int):
 
 
 def _windows(x, *, image: tuple[int, int], stride: int, fill) -> list:
-    """The nine values under each window of an (H, W) image: x, padded by one pixel,
-    shifted. (N, H', W', C) each.
+    """The nine values under each window, (N, H', W', C) each, row by row.
+
+    Each is x, padded by one pixel and shifted.
+
+    image: (H, W) of x.
     """
     height, width = image
     x = jnp.pad(x, ((0, 0), *BORDER, (0, 0)), constant_values=fill)
@@ -60,9 +64,9 @@ def _max_pool_forward(x, stride):
     values = _windows(x, image=image, stride=stride, fill=-jnp.inf)
 
     # The largest value so far and which of the nine it was. Only a larger one replaces
-    # it, so the first of equal ones stays; a NaN always does, as in PyTorch.
+    # it, so the first of equal ones stays. A NaN always replaces it, as in PyTorch.
     best = values[0]
-    tap = jnp.zeros(best.shape, jnp.int8)
+    tap = jnp.zeros(best.shape, jnp.int8)  # (N, H', W', C), 0 to 8
     for index, value in enumerate(values[1:], 1):
         better = (value > best) | jnp.isnan(value)
         best = jnp.where(better, value, best)
@@ -73,8 +77,9 @@ def _max_pool_forward(x, stride):
 def _max_pool_backward(stride, residuals, gradient):
     tap, (height, width) = residuals
     zero = jnp.zeros((), gradient.dtype)
+
+    # With a stride: as at stride 1, where the windows in between took no pixel (-1).
     if stride > 1:
-        # As at stride 1, where the windows in between took nothing.
         _, rows, columns, _ = tap.shape
         spread = [
             (0, 0, 0),
@@ -85,8 +90,9 @@ def _max_pool_backward(stride, residuals, gradient):
         tap = jax.lax.pad(tap, jnp.int8(-1), padding_config=spread)
         gradient = jax.lax.pad(gradient, zero, padding_config=spread)
 
-    # A pixel is tap k of the window that lies as far to the other side: the order of
-    # the windows backwards.
+    # A pixel is tap k of the window that lies as far to the other side. So the shifted
+    # windows come in the opposite order of the taps. Each gives the pixel its gradient
+    # if it took that pixel.
     image = (height, width)
     taps = _windows(tap, image=image, stride=1, fill=-1)
     gradients = _windows(gradient, image=image, stride=1, fill=0)
@@ -97,8 +103,9 @@ def _max_pool_backward(stride, residuals, gradient):
 
 
 def _spread(size: int, windows: int, *, stride: int) -> tuple[int, int, int]:
-    """`lax.pad`'s (low, high, interior) that puts `windows` values `stride` apart into
-    `size` places.
+    """`lax.pad`'s (low, high, interior) for values `stride` apart in `size` places.
+
+    windows: how many values there are.
     """
     return 0, size - (windows - 1) * stride - 1, stride - 1
 

@@ -1,8 +1,9 @@
 """Sums of products of signs by xor and popcount of packed bits (XNOR-Net section 3.2).
 
-A product of two signs is -1 where their bits differ. The sums are the same integers as
-the convolution's. On CPU, where a product of floats takes a lane of 32 bits, popcount
-is two to seven times faster (docs/packed.md).
+A product of two signs is -1 where their bits differ, else 1. So a sum of n products is
+n - 2 * (the number of bits that differ), the same integer as the convolution's. On CPU,
+where a product of floats takes a lane of 32 bits, popcount is two to seven times faster
+(docs/packed.md).
 """
 
 import functools
@@ -16,17 +17,18 @@ import numpy as np
 from bnas_jax.core.ops.conv import Geometry
 from bnas_jax.core.ops.materialize import materialize
 
-WORD = 32
+WORD = 32  # bits
 # Fewer channels do not fill the words.
 MIN_CHANNELS = 8
-# Signs in a sum: the code for all words is written out, and the time to compile it
-# grows with their number.
+# The most signs in a sum: the code for all words is written out, and the time to
+# compile it grows with their number.
 MAX_SIGNS = 8192
 
 
 def pays(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
-    """Whether a convolution of signs has a form here, with words that are full and not
-    too many.
+    """Whether popcount is worth its while for a convolution of signs.
+
+    It is for a square kernel in one group, with words that are full and not too many.
 
     kernel_shape: (kh, kw, C, O).
     """
@@ -41,12 +43,12 @@ def pays(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
 
 @functools.partial(jax.jit, static_argnums=(2,))
 def sums_of_signs(x, kernel, geometry: Geometry):
-    """The convolution of signs with signs, zeros around the image.
+    """The convolution of signs with signs, (N, H', W', O) int32.
 
-    Values below 0 are taken as -1, all others as 1.
+    Values below 0 are taken as -1, all others as 1. Zeros surround the image.
 
-    x: (N, H, W, C); kernel: (k, k, C, O), square, as is the geometry. Returns (N, H',
-    W', O), int32.
+    x: (N, H, W, C).
+    kernel: (k, k, C, O), square, as is the geometry.
     """
     # Stored, or XLA would pack the kernel again at every pixel.
     words = materialize(pack_kernel(kernel))
@@ -54,31 +56,37 @@ def sums_of_signs(x, kernel, geometry: Geometry):
 
 
 def sums_of_words(x, words, kernel_shape: tuple[int, ...], geometry: Geometry):
-    """`sums_of_signs` with a kernel of that shape as the words that `pack_kernel` makes
-    of it.
+    """`sums_of_signs` of a kernel that is packed already.
+
+    x: (N, H, W, C).
+    words: (k, words, O), as `pack_kernel` makes them.
+    kernel_shape: (k, k, C, O) of the kernel.
     """
     size, _, channels, _ = kernel_shape
     padding = geometry.padding[0]
 
-    # The words of a pixel's channels, and of the pixels that a row of the kernel meets.
+    # The words of each pixel's channels.
     width = _width(channels)
-    image = _packed(x < 0, width)  # (N, H, W, words)
+    image = _packed(x < 0, width)  # (N, H, W, words of a pixel)
     image = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    row = jnp.concatenate(_taps(image, axis=2, size=size, geometry=geometry), axis=-1)
+
+    # The words of the pixels that each row of the kernel meets.
+    columns = _taps(image, axis=2, size=size, geometry=geometry)
+    row = jnp.concatenate(columns, axis=-1)  # (N, H, W', words of a row's pixels)
     row = _joined(row, width)  # (N, H, W', words)
     rows = _taps(row, axis=1, size=size, geometry=geometry)  # (N, H', W', words) each
 
-    # Around the image there are no signs: no bit may differ there, and no product is
-    # part of the sum.
-    inside = _inside(
-        x.shape[1:3], size=size, geometry=geometry
-    )  # (H', W', rows, columns)
+    # Around the image there are no signs: those products are not part of the sum.
+    inside = _inside(x.shape[1:3], size=size, geometry=geometry)  # (H', W', k, k)
     taps = inside.sum(axis=(2, 3), dtype=np.int32)
     products = channels * taps[:, :, None]  # (H', W', 1)
-    ones = np.repeat(inside, image.shape[-1], axis=-1) * _all_ones(width)
-    mask = _joined(ones, width)  # (H', W', rows, words)
 
-    # A single sum over all words is one loop to XLA, which keeps the sum in a register.
+    # Nor may their bits differ: the mask is 1 at bits of pixels inside.
+    ones = np.repeat(inside, image.shape[-1], axis=-1) * _all_ones(width)
+    mask = _joined(ones, width)  # (H', W', k, words)
+
+    # The bits that differ, word by word. A single sum over all words is one loop to
+    # XLA, which keeps the sum in a register.
     differences = []
     for r, word in itertools.product(range(size), range(words.shape[1])):
         pixels = rows[r][..., word, None]  # (N, H', W', 1)
@@ -89,31 +97,36 @@ def sums_of_words(x, words, kernel_shape: tuple[int, ...], geometry: Geometry):
 
 
 def pack_kernel(kernel):
-    """A kernel (kh, kw, C, O) as words (kh, words, O); a bit is 1 where it is below 0."""
+    """A kernel (kh, kw, C, O) as words (kh, words, O): 1 bits are values below 0."""
     width = _width(kernel.shape[2])
     taps = (kernel < 0).transpose(0, 3, 1, 2)  # (kh, O, kw, C)
-    words = _packed(taps, width)
+    words = _packed(taps, width)  # (kh, O, kw, words of a tap)
     rows = words.reshape(*words.shape[:2], -1)  # (kh, O, words of a row)
     # The outputs last, as the loop over them is the inner one.
     return _joined(rows, width).swapaxes(1, 2)
 
 
 def unpack_kernel(words, kernel_shape: tuple[int, ...], dtype):
-    """The signs, -1 and 1, of a kernel (kh, kw, C, O) from its words: what
-    `pack_kernel` took.
+    """The signs -1 and 1, (kh, kw, C, O), from the words of `pack_kernel`.
+
+    kernel_shape: (kh, kw, C, O) of the kernel.
     """
     rows, columns, channels, features = kernel_shape
     width = _width(channels)
-    of_tap = -(-channels // width)
+    of_tap = -(-channels // width)  # words of `width` bits for the channels of a tap
+
+    # The steps of `pack_kernel` backwards, without the zeros that filled up.
     joined = words.swapaxes(1, 2)  # (kh, O, words)
     row = _separated(joined, count=WORD // width, width=width)[..., : columns * of_tap]
     taps = row.reshape(rows, features, columns, of_tap)
     bits = _separated(taps, count=width, width=1)[..., :channels]  # (kh, O, kw, C)
+
+    # A bit of 0 is the sign 1, a bit of 1 the sign -1.
     return 1 - 2 * bits.transpose(0, 2, 3, 1).astype(dtype)
 
 
 def _width(channels: int) -> int:
-    """The bits of the words that channels fill with the least waste."""
+    """The bits of the words that channels fill with the least waste: 32, 16 or 8."""
     return min((32, 16, 8), key=lambda width: channels + -channels % width)
 
 
@@ -136,32 +149,32 @@ def _taps(image, *, axis: int, size: int, geometry: Geometry) -> list:
 
 
 def _inside(shape: tuple[int, int], *, size: int, geometry: Geometry) -> np.ndarray:
-    """Whether each tap of the kernel lies inside an image of the shape (H, W): booleans
-    (H', W', rows, columns).
+    """Whether each tap of the kernel lies inside the image, for each output.
+
+    Returns booleans (H', W', rows, columns). shape: (H, W) of the image.
     """
-    stride, padding, dilation = (
-        geometry.stride[0],
-        geometry.padding[0],
-        geometry.dilation[0],
-    )
+    stride, dilation = geometry.stride[0], geometry.dilation[0]
+    padding = geometry.padding[0]
     lines = []
     for length in shape:
-        # The pixel that each tap meets, (H', rows) or (W', columns).
+        # The pixel that each tap meets: (H', rows) or (W', columns).
         end = length + padding - dilation * (size - 1)
         first = np.arange(-padding, end, stride)
         pixel = first[:, None] + dilation * np.arange(size)
         lines.append((pixel >= 0) & (pixel < length))
+
+    # A tap is inside if both its row and its column are.
     rows, columns = lines
     return rows[:, None, :, None] & columns[None, :, None, :]
 
 
 def _packed(bits, width: int):
-    """(..., C) booleans as (..., C / width) words; zeros fill up the channels."""
+    """(..., C) booleans as (..., C / width) words, filled up with zeros."""
     return _combined(_padded(bits, width), count=width, width=1)
 
 
 def _joined(words, width: int):
-    """(..., n) words of `width` bits as words of 32 bits; zeros fill up."""
+    """(..., n) words of `width` bits as words of 32 bits, filled up with zeros."""
     count = WORD // width
     return _combined(_padded(words, count), count=count, width=width)
 
@@ -169,7 +182,7 @@ def _joined(words, width: int):
 def _padded(values, multiple: int):
     """(..., n), with zeros behind so that n is a multiple.
 
-    NumPy's arrays stay such, so that constants are not traced.
+    NumPy's arrays stay NumPy's, so that constants are not traced.
     """
     pad: Callable = jnp.pad
     if isinstance(values, np.ndarray):
@@ -181,18 +194,18 @@ def _padded(values, multiple: int):
 def _combined(values, *, count: int, width: int):
     """`count` values of `width` bits as one number: (..., n) to (..., n / count).
 
-    They lie n / count apart, not side by side: the words are neighbours in memory then,
-    and made by one instruction.
+    The values of a number lie n / count apart, not side by side. So the words are
+    neighbours in memory, and made by one instruction.
     """
     dtype = np.dtype(f"uint{count * width}")
     parts = values.reshape(*values.shape[:-1], count, -1).astype(dtype)
-    shifts = np.arange(0, count * width, width, dtype=dtype)
+    shifts = np.arange(0, count * width, width, dtype=dtype)  # (count,)
     return (parts << shifts[:, None]).sum(axis=-2, dtype=dtype)
 
 
 def _separated(numbers, *, count: int, width: int):
-    """What `_combined` took: (..., n / count) to (..., n)."""
-    shifts = np.arange(0, count * width, width, dtype=numbers.dtype)
+    """The values that `_combined` took: (..., n / count) to (..., n)."""
+    shifts = np.arange(0, count * width, width, dtype=numbers.dtype)  # (count,)
     ones = numbers.dtype.type(2**width - 1)
     parts = numbers[..., None, :] >> shifts[:, None] & ones  # (..., count, n / count)
     return parts.reshape(*numbers.shape[:-1], -1).astype(f"uint{max(width, 8)}")

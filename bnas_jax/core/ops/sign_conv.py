@@ -1,6 +1,4 @@
-"""The convolution of signs: the one primitive that all binarization schemes are made
-of.
-"""
+"""The convolution of signs, the one primitive of all binarization schemes."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.ops.packed import Kernel, signs_of
 from bnas_jax.core.ops.popcount import pays, sums_of_signs, sums_of_words
 
-# Up to here float16 holds every integer. Of float16 factors cuDNN has convolutions in
+# Up to here float16 holds every integer. For float16 factors cuDNN has convolutions in
 # the order NHWC, which sum in float32.
 LARGEST_OF_HALF = 2048
 
@@ -29,27 +27,29 @@ def sign_conv(
     one_bit: bool = True,
     dtype=None,
 ):
-    """`after(sums, *operands)`, where `sums` is the convolution of the signs x with the
-    signs w.
-
-    after: any differentiable function, hashable, as it decides what is compiled.
-    x: (N, H, W, C); w: (kh, kw, C / groups, O); sums: (N, H', W', O) in x's dtype.
-    one_bit: whether x and w hold -1 and 1 alone. False where zeros are among them, as
-    with PyTorch's sign or dropout.
-    dtype: to which the factors of all products are rounded, None is x's. The sums are
-    exact integers in any.
-
-    Gradients go to x, w and every operand. Stored for them are x, w and the sums as
-    small integers; everything in `after` is computed again.
+    """`after(sums, *operands)`, with `sums` the convolution of the signs x and w.
 
     Signs are multiplied before any factor, so that sums are exact integers, and 0 is 0
-    in every order of summation. With beta inside the products, such a sum (one in ten
+    in every order of summation. With beta inside the products, a sum of 0 (one in ten
     for a 3x3 convolution of 6 channels) becomes a tiny number of either sign, and
     rounding decides whether a ReLU behind it passes the gradient.
 
-    Gradients are first order: the sums have no derivative.
+    Gradients go to x, w and every operand. Stored for them are x, w and the sums as
+    small integers; everything in `after` is computed again. Gradients are first order:
+    the sums have no derivative.
+
+    after: any differentiable function of the sums, (N, H', W', O) in x's dtype, and of
+        the operands; hashable, as it decides what is compiled.
+    x: (N, H, W, C).
+    w: (kh, kw, C / groups, O).
+    operands: arrays, such as the scales of the scheme.
+    one_bit: whether x and w hold -1 and 1 alone. False where zeros are among them, as
+        with PyTorch's sign or dropout.
+    dtype: the type that the factors of all products are rounded to, None is x's. The
+        sums are exact integers in any.
     """
-    # Positional, in the order of the custom gradient: first what is no array.
+    # Positional, in the order of the custom gradient: arguments that are no arrays come
+    # first.
     return _sign_conv(after, geometry, one_bit, dtype, x, w, tuple(operands))
 
 
@@ -89,13 +89,15 @@ def _forward(after, geometry, one_bit, dtype, x, w, operands):
 
 def _backward(after, geometry, one_bit, dtype, residuals, gradient):
     x, w, sums, operands = residuals
-    # Otherwise XLA makes floats of the sums in the forward pass already, and stores
-    # those.
+
+    # Through `after`, which is computed again. Without the barrier XLA makes floats of
+    # the sums in the forward pass already, and stores those.
     gradient, sums = materialize((gradient, sums))
     _, after_vjp = jax.vjp(after, sums.astype(x.dtype), *operands)
     to_sums, *to_operands = after_vjp(gradient)
 
-    # A convolution is linear in x and in w.
+    # Through the convolution. It is linear in x and in w, so that its output, the sums,
+    # is not needed.
     _, conv_vjp = jax.vjp(lambda x, w: conv(x, w, geometry=geometry, dtype=dtype), x, w)
     to_x, to_w = conv_vjp(to_sums)
     return to_x, to_w, tuple(to_operands)
@@ -105,21 +107,26 @@ _sign_conv.defvjp(_forward, _backward)
 
 
 def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
-    """The convolution of signs as int16, or int32 where sums can be larger: (N, H', W',
-    O).
+    """The convolution of signs, (N, H', W', O), as int16 or int32.
 
-    w: (kh, kw, C / groups, O), or the same packed. dtype: of the products.
+    x: (N, H, W, C).
+    w: (kh, kw, C / groups, O), or the same packed.
+    one_bit: whether x and w hold -1 and 1 alone, so that popcount can count them.
+    dtype: of the products, None is x's.
     """
-    # No sum is larger than the number of its terms, kh * kw * C / groups.
+    # The smallest type that holds the sums: none is larger than the number of its
+    # terms, kh * kw * C / groups.
     largest = np.prod(w.shape[:3])
     integer = jnp.int32
     if largest <= np.iinfo(np.int16).max:
         integer = jnp.int16
     products = dtype or x.dtype
 
+    # The forms of the convolution: popcount on CPU, where it pays; float16 on NVIDIA's
+    # GPUs; elsewhere the type of the products.
     def convolved(x, w, products=products, accumulate=x.dtype):
-        # A single pass on any accelerator: bfloat16 or TF32, to which it rounds
-        # factors, both hold signs.
+        # The default precision is a single pass on any accelerator. It rounds factors
+        # to bfloat16 or TF32, and both hold signs.
         return fast_conv(
             x.astype(products),
             signs_of(w, products).astype(products),
@@ -132,7 +139,7 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
         return convolved(x, w).astype(integer)
 
     def by_popcount(x, w):
-        # Stored, or XLA would count again for all who read the sums.
+        # Stored, or XLA would count again in every consumer of the sums.
         if isinstance(w, Kernel):
             sums = sums_of_words(x, w.words, w.shape, geometry=geometry)
         else:
@@ -140,12 +147,13 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
         return materialize(sums.astype(integer))
 
     def by_cudnn(x, w):
-        # Short factors would give short sums there.
+        # float16 factors give sums of float16 there, which has to hold them.
         short = jnp.float16 if largest <= LARGEST_OF_HALF else x.dtype
-        # Some of cuDNN's algorithms come near an integer only.
         sums = convolved(x, w, products=short, accumulate=short)
+        # Rounded, as some of cuDNN's algorithms only come near an integer.
         return jnp.rint(sums).astype(integer)
 
+    # The compiler takes the form of the platform that it compiles for.
     forms = {"cuda": by_cudnn}
     if one_bit and pays(w.shape, geometry):
         forms["cpu"] = by_popcount

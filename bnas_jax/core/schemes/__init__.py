@@ -1,5 +1,6 @@
-"""Binarization schemes, one file each, and the table that `config.scheme.name` chooses
-from.
+"""Binarization schemes, one file each, and the table of them, `SCHEMES`.
+
+`config.scheme.name` chooses from the table.
 """
 
 from bnas_jax.core.schemes.abc_net import AbcNet

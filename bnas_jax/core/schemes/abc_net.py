@@ -1,5 +1,6 @@
-"""ABC-Net, "Clip + Scale" (arXiv 1711.11294): several bases of signs for the weights
-and for the activations.
+"""ABC-Net, "Clip + Scale" (arXiv 1711.11294).
+
+Weights and activations have several bases of signs each.
 """
 
 import dataclasses
@@ -22,28 +23,33 @@ RIDGE = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class AbcNet(Scheme):
-    """y = sum over n and m of beta_n * alpha_m * conv(A_n, B_m): (N, H, W, C) with W
-    (kh, kw, ci, co) to (N, H', W', co).
+    """y = sum over n and m of beta_n * alpha_m * conv(A_n, B_m).
 
-    weight_bases, M: B_m = sign(W - mean W + u_m * std W), (kh, kw, ci, co), with u_m
-    even from -1 to 1, and 0 for a single one; mean and (biased) deviation are of the
-    whole kernel. alpha, (M,), minimises |W - sum of alpha_m B_m|^2; with `per_channel`
-    it does so for each output channel, (co, M). A kernel of zeros has alpha 0.
-    activation_bases, N: A_n = 1 where x + v_n >= 0.5, else -1; v is the parameter
-    `shift`, beta the parameter `beta`, (N,).
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
 
-    Gradients: to W from each B_m as if that were W; mean, deviation and alpha are
-    constants. Through A_n where 0 <= x + v_n <= 1, to x and, summed, to v. beta has its
-    ordinary one. W is not projected.
+    The bases of the weights, m from 1 to M, are B_m = sign(W - mean W + u_m * std W),
+    (kh, kw, ci, co). u_m is even from -1 to 1, and 0 for a single basis. Mean and
+    (biased) deviation are those of the whole kernel. alpha, (M,), minimises
+    |W - sum of alpha_m B_m|^2; a kernel of zeros has alpha 0.
 
-    shift, spread: v begins evenly from shift - spread to shift + spread; a single one
-    at `shift`. Equal ones would stay equal, as they get equal gradients. beta begins at
+    The bases of the activations, n from 1 to N, are A_n = 1 where x + v_n >= 0.5, else
+    -1. v is the parameter `shift`, beta the parameter `beta`, (N,) each; beta begins at
     1. Inputs that are left float meet the sum of alpha_m B_m.
 
+    Gradients: W gets that of each B_m as if B_m were W; mean, deviation and alpha are
+    constants. The gradient passes through A_n where 0 <= x + v_n <= 1, to x and,
+    summed, to v. beta has its ordinary gradient. W is not projected.
+
+    weight_bases: M.
+    activation_bases: N.
+    per_channel: fit alpha for each output channel, (co, M).
+    shift, spread: v begins evenly from shift - spread to shift + spread; a single one
+        at `shift`. Equal ones would stay equal, as they get equal gradients.
+
     How sure: the formulas follow a third party's notebook, which fits alpha by descent;
-    the bases agree with the code of another. `spread` is our choice: the notebook
-    begins with 0. The BNAS paper compares
-    M = N = 1. The paper begins with a trained float network.
+    the bases agree with the code of another third party. `spread` is our choice: the
+    notebook begins with 0. The BNAS paper compares M = N = 1. ABC-Net's paper begins
+    with a trained float network.
     """
 
     weight_bases: int = 1
@@ -74,14 +80,16 @@ class AbcNet(Scheme):
 
     def kernel(self, module, x):
         """The bases as output channels, (kh, kw, ci, co * M)."""
-        bases, alpha = self.bases(module.latent(x))
-        # The basis is the minor index of the channels, so that those of a group lie
-        # together.
+        bases, alpha = self.bases(module.latent(x))  # (kh, kw, ci, co, M)
+        # The basis is the minor index of the channels, so that the channels of a group
+        # lie together.
         return bases.reshape(*bases.shape[:3], -1), (alpha,)
 
     def convolve(self, module, x):
-        """All bases run as one: those of the activations as further images, those of
-        the weights as output channels.
+        """All pairs of bases as one convolution.
+
+        The bases of the activations are further images, those of the weights further
+        output channels.
         """
         w, (alpha,) = module.binarized(x)
         x, beta = self._activations(module, x)
@@ -90,7 +98,7 @@ class AbcNet(Scheme):
     def convolve_float(self, module, x):
         """The bases of the activations with a float kernel."""
         kernel = module.float_kernel(x)
-        x, beta = self._activations(module, x)
+        x, beta = self._activations(module, x)  # (N * images, H, W, C)
         dtype, plain = module.arithmetic.conv_dtype, module.arithmetic.plain
         y = conv(
             x,
@@ -99,57 +107,66 @@ class AbcNet(Scheme):
             dtype=dtype,
             plain=plain,
         )
-        # As with a single basis of the weights, and its alpha 1.
-        y = self.after(y, alpha=jnp.ones((1, 1), y.dtype), beta=beta)
+        # The float kernel counts as a single basis of the weights whose alpha is 1.
+        alpha = jnp.ones((1, 1), y.dtype)
+        y = self.after(y, alpha=alpha, beta=beta)
         return finish(self, y, scale=None, activation=module.activates_sums)
 
     def _activations(self, module, x):
-        """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta (N,)), or x as
-        it is and 1 where it stays float.
+        """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta, (N,)).
+
+        Where x stays float: x as it is and a beta of 1.
         """
         dtype = module.arithmetic.dtype
         if not module.binary_input:
             return x, jnp.ones((1,), dtype)
+
+        # v and beta, (N,) each.
         shift = module.param("shift", self._first_shifts, dtype)
-        beta = module.param(
-            "beta", nn.initializers.ones, (self.activation_bases,), dtype
-        )
-        # x + v >= 0.5, as a sign.
+        ones = nn.initializers.ones
+        beta = module.param("beta", ones, (self.activation_bases,), dtype)
+
+        # A_n is 1 where x + v_n - 0.5 >= 0.
         real = jnp.concatenate([x + v - 0.5 for v in shift])
         signs = straight_through(real, window=half_clip, sign_of_zero=self.sign_of_zero)
         return signs, beta
 
     def bases(self, latent):
         """(B_1 to B_M, (kh, kw, ci, co, M); alpha, (1 or co, M))."""
-        # B_m, with mean and deviation as constants.
+        # B_m = sign(W - mean W + u_m * std W), with mean and deviation as constants.
         constant = jax.lax.stop_gradient(latent)
         offsets = offsets_of(self.weight_bases) * jnp.std(constant)  # (M,)
         centred = latent - jnp.mean(constant)
-        real = centred[..., None] + offsets.astype(latent.dtype)
+        real = centred[..., None] + offsets.astype(latent.dtype)  # (kh, kw, ci, co, M)
         bases = straight_through(
             real, window=everywhere, sign_of_zero=self.sign_of_zero
         )
 
         # alpha of least squares, a constant too.
-        alpha = fit(
-            constant, jax.lax.stop_gradient(bases), per_channel=self.per_channel
-        )
+        constant_bases = jax.lax.stop_gradient(bases)
+        alpha = fit(constant, constant_bases, per_channel=self.per_channel)
         return bases, alpha
 
     def after(self, sums, alpha, beta):
-        """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,).
+        """The sum over all pairs of bases, (images, H', W', co).
 
-        Returns (images, H', W', co).
+        sums: (N * images, H', W', co * M).
+        alpha: (1 or co, M).
+        beta: (N,).
         """
         _, height, width, channels = sums.shape
         bases = alpha.shape[-1]
+        # (N, images, H', W', co, M)
         sums = sums.reshape(len(beta), -1, height, width, channels // bases, bases)
+
+        # The sum over m of alpha_m, then that over n of beta_n.
         over_weights = jnp.sum(sums * alpha, axis=-1)  # (N, images, H', W', co)
         return jnp.sum(over_weights * beta[:, None, None, None, None], axis=0)
 
     def cost(self, row, module):
-        """N times the products where the inputs are binary, M times the products and
-        the bits where the weights are.
+        """The row with the products of all pairs of bases and the bits of all B_m.
+
+        Binary inputs multiply the products by N, binary weights products and bits by M.
         """
         weight_bases = self.weight_bases if module.has_latent else 1
         activation_bases = self.activation_bases if module.binary_input else 1
@@ -169,35 +186,37 @@ class AbcNet(Scheme):
 
 
 def offsets_of(bases: int) -> np.ndarray:
-    """Even from -1 to 1, and 0 for a single basis: (bases,)."""
+    """u_1 to u_M, (bases,): even from -1 to 1, and 0 for a single basis."""
     if bases == 1:
         return np.zeros(1)
     return np.linspace(-1, 1, bases)
 
 
 def fit(latent, bases, *, per_channel: bool):
-    """alpha of least squares, by the normal equations: (1, M), or (co, M) for each
-    output channel.
+    """alpha of least squares, by the normal equations: (1, M), or (co, M).
 
-    latent: (kh, kw, ci, co); bases: (kh, kw, ci, co, M).
+    latent: (kh, kw, ci, co).
+    bases: (kh, kw, ci, co, M).
+    per_channel: fit each output channel by itself.
     """
     channels, count = bases.shape[-2:]
     bases = bases.reshape(-1, channels, count).swapaxes(0, 1)  # (co, weights, M)
     latent = latent.reshape(-1, channels).T  # (co, weights)
     # One fit for the whole kernel, as if it were a single channel.
     if not per_channel:
-        bases, latent = bases.reshape(1, -1, count), latent.reshape(1, -1)
+        bases = bases.reshape(1, -1, count)  # (1, weights, M)
+        latent = latent.reshape(1, -1)  # (1, weights)
 
-    # (B^T B) alpha = B^T W. The full precision, as accelerators round to fewer digits
-    # than a solution needs.
+    # (B^T B + ridge) alpha = B^T W, in full precision: accelerators round to fewer
+    # digits than a solution needs.
     products = {
         "preferred_element_type": latent.dtype,
         "precision": jax.lax.Precision.HIGHEST,
     }
-    gram = jnp.einsum("cwm,cwn->cmn", bases, bases, **products)
+    gram = jnp.einsum("cwm,cwn->cmn", bases, bases, **products)  # (co, M, M)
     ridge = RIDGE * latent.shape[-1]
     gram = gram + ridge * jnp.eye(count, dtype=latent.dtype)
-    along = jnp.einsum("cwm,cw->cm", bases, latent, **products)
+    along = jnp.einsum("cwm,cw->cm", bases, latent, **products)  # (co, M)
     solution = jnp.linalg.solve(gram, along[..., None])  # (co, M, 1)
     return solution[..., 0]
 

@@ -1,4 +1,4 @@
-"""BinaryNet, "Sign" (arXiv 1602.02830): signs of activations and weights, and no scale."""
+"""BinaryNet, "Sign" (arXiv 1602.02830): signs of activations and weights, no scale."""
 
 import dataclasses
 
@@ -8,19 +8,17 @@ from bnas_jax.core.schemes.straight_through import closed_clip, straight_through
 
 @dataclasses.dataclass(frozen=True)
 class BinaryNet(Scheme):
-    """y = conv(sign x, sign W), a whole number: (N, H, W, C) with W (kh, kw, ci, co) to
-    (N, H', W', co).
+    """y = conv(sign x, sign W), a whole number.
 
-    Gradients: that with respect to sign x times 1[|x| <= 1] (Eq. 4), that with respect
-    to sign W
-    times 1[|W| <= 1]. W is clipped to [-1, 1] after each update (Algorithm 1).
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
+
+    Gradients: x gets that of sign x times 1[|x| <= 1] (Eq. 4), W that of sign W times
+    1[|W| <= 1]. W is clipped to [-1, 1] after each update (Algorithm 1).
 
     How sure: agrees with a layer of the benchmark BiBench; not checked against the
-    authors' code.
-    The paper's order is convolution, pooling, BN, sign, without a ReLU; here the blocks
-    are those of the other schemes (BN, sign, convolution, ReLU), so that the scheme
-    alone differs:
-    that is our choice.
+    authors' code. The paper's order is convolution, pooling, BN, sign, without a ReLU.
+    Here the blocks are those of the other schemes (BN, sign, convolution, ReLU), so
+    that the scheme alone differs: that is our choice.
     """
 
     def signs(self, x):

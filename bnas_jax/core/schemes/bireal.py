@@ -1,7 +1,4 @@
-"""Bi-Real Net (arXiv 1808.00278): a gradient closer to the sign's, and the scale
-without a
-gradient.
-"""
+"""Bi-Real Net (arXiv 1808.00278): a gradient closer to the sign's, a constant scale."""
 
 import dataclasses
 from typing import ClassVar
@@ -23,25 +20,22 @@ WEIGHT_GRADIENTS = ("paper", "torch")
 
 @dataclasses.dataclass(frozen=True)
 class BiReal(Scheme):
-    """y = beta * conv(sign x, sign W), with beta = mean |W| for each output channel,
-    taken as a
-    constant.
+    """y = beta * conv(sign x, sign W), with beta = mean |W| of each output channel.
 
-    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The gradient with respect
-    to sign x is multiplied by 2 - 2|x| where |x| < 1, else by 0 (section 3.2). W is not
-    projected. No activation follows by default, as in the paper's blocks, whose
-    nonlinearity is the sign.
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). beta, (co,), is taken as a
+    constant. The gradient with respect to sign x is multiplied by 2 - 2|x| where
+    |x| < 1, else by 0 (section 3.2). W is not projected. No activation follows by
+    default, as in the paper's blocks, whose nonlinearity is the sign.
 
-    weight_gradient: with G the gradient with respect to beta * sign(W),
+    weight_gradient: the rule for the gradient with respect to W. With G the gradient
+    with respect to beta * sign(W):
 
     - `paper`: beta * 1[|W| <= 1] * G, as in section 3.3.
     - `torch`: 1[|W| <= 1] * G, as in the authors' PyTorch code. (Their Caffe code lacks
-      the mask,
-      too.) It is 0 where beta is, for a kernel of zeros.
+      the mask, too.) It is 0 where beta is 0, for a kernel of zeros.
 
-    How sure: both agree with published code, `torch` with the authors'. The block, and
-    the float
-    shortcut of its strided form, belong to the networks (`baselines`).
+    How sure: both rules agree with published code, `torch` with the authors'. The block
+    and the float shortcut of its strided form belong to the networks (`baselines`).
     """
 
     activation: str = "none"
@@ -65,12 +59,14 @@ class BiReal(Scheme):
         return straight_through(x, window=triangle, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        # The gradient with respect to the signs comes with a factor beta from `after`,
-        # which `torch` has not.
+        # The gradient with respect to the signs comes with a factor beta from `after`:
+        # it is beta * G. `torch` takes beta out again.
         window = closed_clip
         if self.weight_gradient == "torch":
             window = clip_without_beta
         signs = straight_through(latent, window=window, sign_of_zero=self.sign_of_zero)
+
+        # beta without a gradient, (co,).
         scale = jax.lax.stop_gradient(beta(latent))
         return signs, (scale,)
 
@@ -79,8 +75,8 @@ class BiReal(Scheme):
 
 
 def clip_without_beta(latent):
-    """1[|W| <= 1] / beta, 0 where beta is: takes the beta of `after` out of the
-    gradient with
-    respect to sign W. (kh, kw, ci, co).
+    """1[|W| <= 1] / beta, (kh, kw, ci, co); 0 where beta is 0.
+
+    It takes the beta of `after` out of the gradient with respect to sign W.
     """
     return closed_clip(latent) * inverse(beta(latent))

@@ -17,26 +17,26 @@ TURNS = 4  # of 90 degrees each
 
 @dataclasses.dataclass(frozen=True)
 class Cbcn(Scheme):
-    """y = s * conv(sign x, turned sign W), with s = mean |W| of the whole layer: (N, H,
-    W, C) to (N, H', W', O).
+    """y = s * conv(sign x, turned sign W), with s = mean |W| of the whole layer.
 
-    A feature is 4 neighbouring channels, one for each orientation: channel = 4 *
-    feature + orientation. So C and O are multiples of 4, and W is (kh, kw, C, O / 4).
-    For orientation k of an output feature, its kernel in W is turned clockwise by k *
-    90 degrees, and its weights of input orientation i move to input orientation i + k
-    (modulo 4).
+    (N, H, W, C) to (N, H', W', O). A feature is 4 neighbouring channels, one for each
+    orientation: channel = 4 * feature + orientation. So C and O are multiples of 4, and
+    W is (kh, kw, C, O / 4). For orientation k of an output feature, its kernel in W is
+    turned clockwise by k * 90 degrees, and its weights of input orientation i move to
+    input orientation i + k (modulo 4).
 
     Kernels that are not square are not turned: only their input orientations are
     shifted. Depthwise kernels, (kh, kw, 1, O / 4), read one orientation and give the
-    same: they are only turned.
+    same one: they are only turned.
 
-    Gradients pass through signs, of x and of W, times 2 - 2|.| where that is positive;
-    s is differentiated. W gets the sum of what its four turns get, and is not
-    projected.
+    Gradients pass through the signs of x and of W times 2 - 2|.| where that is
+    positive; s is differentiated. W gets the sum of the gradients of its four turns,
+    and is not projected.
 
-    orientations: False is the simpler reading of the paper: features as in other
-    networks, W (kh, kw, C, O), and an output is the mean over the four turns of its
-    kernel, each behind a ReLU: without that the four would be one symmetric kernel.
+    orientations: False is the simpler reading of the paper. Features are as in other
+        networks, and W is (kh, kw, C, O). An output is the mean over the four turns of
+        its kernel, each behind a ReLU: without that the four would be one symmetric
+        kernel.
 
     How sure: agrees with the training code of the authors' group, whose activations
     have the gradient of the weights, too. Turns of kernels other than 3x3 and 1x1,
@@ -63,19 +63,24 @@ class Cbcn(Scheme):
         signs = straight_through(
             latent, window=triangle, sign_of_zero=self.sign_of_zero
         )
+        # s = mean |W|, a scalar.
         return self._turned(signs), (kernel_scale(latent),)
 
     def convolve_float(self, module, x):
         """In the first of two stages the float kernels are turned, too."""
-        # One that stays float in both stages is an ordinary convolution.
+        # A convolution that stays float in both stages is an ordinary one.
         if not module.binary_weights:
             return super().convolve_float(module, x)
+
+        # The turned float kernels on x or its signs.
         kernel = module.float_kernel(x, self._features(module, x))
         w = self._turned(kernel)
         if module.binary_input:
             x = self.signs(x)
         dtype, plain = module.arithmetic.conv_dtype, module.arithmetic.plain
         y = conv(x, w, geometry=module.geometry, dtype=dtype, plain=plain)
+
+        # Float kernels have their magnitude: no scale.
         y = self.after(y, scale=1)
         return finish(self, y, scale=None, activation=module.activates_sums)
 
@@ -83,6 +88,7 @@ class Cbcn(Scheme):
         y = sums * scale
         if self.orientations:
             return y
+        # The mean over the four turns, each behind its ReLU.
         of_turns = nn.relu(y).reshape(*y.shape[:3], -1, TURNS)  # (N, H', W', O, 4)
         return jnp.mean(of_turns, axis=-1)
 
@@ -103,20 +109,20 @@ class Cbcn(Scheme):
         if not self.orientations:
             return module.features
         groups, inputs = module.geometry.groups, module.kernel_shape(x)[2]
+        outputs = module.features
         # Depthwise kernels meet a single orientation, so that groups may divide a
         # feature.
         if inputs == 1:
-            _check_multiple(module, side="output", channels=module.features, groups=1)
+            _check_multiple(module, side="output", channels=outputs, groups=1)
         else:
-            _check_multiple(
-                module, side="output", channels=module.features, groups=groups
-            )
+            _check_multiple(module, side="output", channels=outputs, groups=groups)
             _check_multiple(module, side="input", channels=x.shape[-1], groups=groups)
-        return module.features // TURNS
+        return outputs // TURNS
 
     def _turned(self, w):
-        """All turns of W (kh, kw, ci, co), the turn as the minor index of the outputs:
-        (kh, kw, ci, 4 co).
+        """All turns of W (kh, kw, ci, co): (kh, kw, ci, 4 co).
+
+        The turn is the minor index of the outputs.
         """
         oriented = self.orientations and w.shape[2] > 1
         turns = [turn(w, quarters, oriented=oriented) for quarters in range(TURNS)]
@@ -131,26 +137,27 @@ def _check_multiple(module, *, side: str, channels: int, groups: int) -> None:
     of_groups = ""
     if groups > 1:
         of_groups = f" in each of its {groups} groups"
+    path = "/".join(module.path)
     raise UserError(
-        f"{'/'.join(module.path)} has {channels} {side} channels, and the scheme cbcn "
-        f"needs a multiple of {TURNS}{of_groups}: "
-        "one for each orientation of a feature; write another width, or "
-        "config.scheme.orientations=False"
+        f"{path} has {channels} {side} channels, and the scheme cbcn needs a multiple "
+        f"of {TURNS}{of_groups}: one for each orientation of a feature; write another "
+        "width, or config.scheme.orientations=False"
     )
 
 
 def turn(w, quarters: int, *, oriented: bool):
-    """W (kh, kw, ci, co) turned by quarters * 90 degrees clockwise and, where
-    `oriented`, its input orientations shifted.
+    """W (kh, kw, ci, co) turned by quarters * 90 degrees clockwise.
+
+    oriented: whether its input orientations are shifted, too.
     """
     kh, kw, inputs, features = w.shape
-    # The taps; `rot90` turns against the clock.
+    # The taps of a square kernel; `rot90` turns against the clock.
     if kh == kw:
         w = jnp.rot90(w, k=-quarters, axes=(0, 1))
     if not oriented:
         return w
 
-    # The orientations of the inputs.
+    # The orientations of the inputs: i moves to i + quarters.
     by_orientation = w.reshape(kh, kw, inputs // TURNS, TURNS, features)
     shifted = jnp.roll(by_orientation, shift=quarters, axis=3)
     return shifted.reshape(w.shape)

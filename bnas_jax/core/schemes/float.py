@@ -1,5 +1,6 @@
-"""No binarization: the float twin of a network, and the float networks of DARTS, SNAS
-and GDAS.
+"""No binarization.
+
+For the float twin of a network, and the float networks of DARTS, SNAS and GDAS.
 """
 
 import dataclasses
@@ -14,7 +15,8 @@ class Float(Scheme):
     """Float activations and weights, with 32-bit kernels.
 
     order: `bn_first`, BN -> convolution -> activation, is the twin of a binary network;
-    `relu_first` is ReLU -> convolution -> BN, as in the code of DARTS, SNAS and GDAS.
+        `relu_first` is ReLU -> convolution -> BN, as in the code of DARTS, SNAS and
+        GDAS.
     bias: a bias in convolutions whose BN has no scale and shift, as in GDAS's search.
     """
 
@@ -29,15 +31,14 @@ class Float(Scheme):
     def __post_init__(self):
         super().__post_init__()
         if self.order not in ORDERS:
+            known = ", ".join(ORDERS)
             raise UserError(
-                f"config.scheme.order must be one of {', '.join(ORDERS)}, got "
-                f"{self.order!r}"
+                f"config.scheme.order must be one of {known}, got {self.order!r}"
             )
         if self.order == RELU_FIRST and self.activation != "relu":
             raise UserError(
                 f"config.scheme.order={RELU_FIRST} has a ReLU in front of each "
-                "convolution;"
-                f" leave config.scheme.activation={self.activation} out"
+                f"convolution; leave config.scheme.activation={self.activation} out"
             )
 
     # `convolve_float` convolves what this returns.

@@ -1,5 +1,6 @@
-"""PCNN, "Projection" (arXiv 1811.12755): kernels are projected on signs, and a loss
-draws them to their projections.
+"""PCNN, "Projection" (arXiv 1811.12755).
+
+Kernels are projected on signs, and a loss draws them to their projections.
 """
 
 import dataclasses
@@ -22,31 +23,33 @@ PLANES = "planes"
 
 @dataclasses.dataclass(frozen=True)
 class Pcnn(Scheme):
-    """y = conv(sign x, Q), Q_j = a * sign(mean(W_j) * C), a = mean |C| over the layer:
-    (N, H, W, ci) to (N, H', W', co).
+    """y = conv(sign x, Q), where Q_j = a * sign(mean(W_j) * C) are projections of C.
 
-    C are the kernels (kh, kw, ci, co / J). All of them share the parameter `planes`,
-    (J, kh, kw), whose entries are W_1 to W_J. The J projections Q_j are concatenated on
-    the output channels, so that J must divide co.
+    (N, H, W, ci) to (N, H', W', co). C are the kernels, (kh, kw, ci, co / J), and
+    a = mean |C| over the layer. All kernels share the parameter `planes`, (J, kh, kw),
+    whose entries are W_1 to W_J. The J projections Q_j are concatenated on the output
+    channels, so that J must divide co.
 
     The parameter `latent`, (kh, kw, ci, co), holds J equal copies of C, so that its
     gradient has the part delta_j of each projection. After each update the optimizer
     copies the first of them over the others.
 
-    Gradients. With delta_j = dL/dQ_j of the classification loss L, which `latent` gets,
-    learning rate r of C, W_j repeated along the channels, mask M_j = 1[|W_j C| <= 1]
-    and E_j = W_j (C + r delta_j) - Q_j, the optimizer (`latents`) makes
+    Gradients. `latent` gets delta_j = dL/dQ_j of the classification loss L. Let r be
+    the learning rate of C, W_j repeated along the channels, M_j = 1[|W_j C| <= 1] a
+    mask, and E_j = W_j (C + r delta_j) - Q_j. The optimizer (`latents`) then makes
 
-    - of C: sum over j of delta_j M_j W_j + projection_loss * E_j W_j;
-    - of W_j: sum over the channels of delta_j M_j C + projection_loss * E_j (C + r
-      delta_j).
+    - for C: sum over j of delta_j M_j W_j + projection_loss * E_j W_j;
+    - for W_j: sum over the channels of
+      delta_j M_j C + projection_loss * E_j (C + r delta_j).
 
-    The terms with E_j are the gradient of projection_loss / 2 * sum of |Q_j - W_j (C +
-    r delta_j)|^2 for constant delta_j. With respect to x the gradient passes where |x|
-    < 1. C is not projected, W_j begins at 1. A layer whose C is all 0 learns nothing.
+    The terms with E_j are the gradient of the projection loss,
+    projection_loss / 2 * sum of |Q_j - W_j (C + r delta_j)|^2, for constant delta_j.
+    With respect to x the gradient passes where |x| < 1. C is not projected, W_j begins
+    at 1. A layer whose C is all 0 learns nothing.
 
-    planes: J. projection_loss: lambda. plane_rate: the learning rate of W_j, in units
-    of that of C.
+    planes: J.
+    projection_loss: lambda.
+    plane_rate: the learning rate of W_j, in units of that of C.
 
     How sure: formulas of the paper and of a later book by its authors; the output, with
     C on the signs already, agrees with their published test code. They published no
@@ -80,6 +83,8 @@ class Pcnn(Scheme):
         project = None
         if self.planes > 1:
             project = SharedKernels(self.planes)
+
+        # The gradients of C and W_j, and the rate of W_j.
         gradients = ClosedForms(
             planes=self.planes,
             projection_loss=self.projection_loss,
@@ -97,16 +102,17 @@ class Pcnn(Scheme):
 
     def kernel(self, module, x):
         if module.features % self.planes:
+            path = "/".join(module.path)
             raise UserError(
-                f"{'/'.join(module.path)} has {module.features} output channels, which "
-                f"config.scheme.planes={self.planes} does "
-                "not divide; write config.scheme.planes=1, or widths that are its "
-                "multiples"
+                f"{path} has {module.features} output channels, which "
+                f"config.scheme.planes={self.planes} does not divide; write "
+                "config.scheme.planes=1, or widths that are its multiples"
             )
-        shape = (self.planes, *module.kernel)
-        planes = module.param(
-            PLANES, nn.initializers.ones, shape, module.arithmetic.dtype
-        )
+        # W_1 to W_J, which begin at 1.
+        shape, dtype = (self.planes, *module.kernel), module.arithmetic.dtype
+        planes = module.param(PLANES, nn.initializers.ones, shape, dtype)
+
+        # The signs of all projections, and a.
         latent = module.latent(x)  # (kh, kw, ci, co)
         signs, scale = projected(latent, planes, sign_of_zero=self.sign_of_zero)
         return signs, (scale,)
@@ -115,21 +121,24 @@ class Pcnn(Scheme):
         return sums * scale
 
     def cost(self, row, module):
-        """The bits of C: its J projections differ in sign alone."""
+        """The row with the bits of C alone: its J projections differ in sign alone."""
         del module
         return dataclasses.replace(row, binary_params=row.binary_params // self.planes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def projected(latent, planes, sign_of_zero: int):
-    """(signs of the J projections, (kh, kw, ci, co); a) of latent weights (kh, kw, ci,
-    co) and planes (J, kh, kw).
+    """(signs of the J projections, (kh, kw, ci, co); a).
 
     Backward, `latent` gets delta_j itself, and `planes` the sum over the channels of
     delta_j M_j C.
+
+    latent: (kh, kw, ci, co), J copies of C.
+    planes: (J, kh, kw).
     """
     kernels = kernels_of(latent, len(planes))  # (kh, kw, ci, co / J)
     means = jnp.mean(planes, axis=(1, 2))  # (J,)
+    # sign(mean(W_j) * C) of each j, and a = mean |C|.
     signs = [sign(mean * kernels, sign_of_zero) for mean in means]
     return jnp.concatenate(signs, axis=-1), jnp.mean(jnp.abs(kernels))
 
@@ -142,17 +151,17 @@ def _forward(latent, planes, sign_of_zero):
 def _backward(sign_of_zero, residuals, gradients):
     del sign_of_zero
     latent, planes, scale = residuals
-    # What arrives at the signs is a * delta, as the sums are multiplied by a
-    # afterwards.
+    # The gradient that arrives at the signs is a * delta_j, as the sums are multiplied
+    # by a afterwards. The gradient of a itself is not used.
     deltas = gradients[0] * inverse(scale)  # (kh, kw, ci, co)
 
     # The gradient of each W_j is the sum over the channels of delta_j M_j C.
-    kernels = kernels_of(latent, len(planes))
+    kernels = kernels_of(latent, len(planes))  # (kh, kw, ci, co / J)
     by_plane = jnp.split(deltas, len(planes), axis=-1)
     to_planes = []
     for delta, plane in zip(by_plane, planes, strict=True):
         passed = delta * mask(plane, kernels) * kernels
-        to_planes.append(jnp.sum(passed, axis=(2, 3)))
+        to_planes.append(jnp.sum(passed, axis=(2, 3)))  # (kh, kw)
     return deltas, jnp.stack(to_planes)
 
 
@@ -177,13 +186,16 @@ class SharedKernels:
     planes: int
 
     def __call__(self, latent):
-        return jnp.concatenate([kernels_of(latent, self.planes)] * self.planes, axis=-1)
+        first = kernels_of(latent, self.planes)
+        return jnp.concatenate([first] * self.planes, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClosedForms:
-    """`LatentRule.gradients`: what `Pcnn` says, from delta_j at `latent` and the sums
-    of delta_j M_j C at `planes`.
+    """`LatentRule.gradients`: the formulas of `Pcnn` for C and W_j.
+
+    Backpropagation leaves delta_j at `latent` and the sums of delta_j M_j C at
+    `planes`, see `projected`. This makes the gradients of the optimizer from them.
     """
 
     planes: int
@@ -199,17 +211,22 @@ class ClosedForms:
         deltas = jnp.split(gradients["latent"], self.planes, axis=-1)
 
         to_kernels, to_planes = jnp.zeros_like(kernels), []
-        for index, (projection, delta) in enumerate(
-            zip(projections, deltas, strict=True)
-        ):
-            plane = planes[index][..., None, None]
-            # lambda E_j, the gradient of the projection loss.
+        for index in range(self.planes):
+            delta = deltas[index]
+            plane = planes[index][..., None, None]  # W_j, (kh, kw, 1, 1)
+            # lambda E_j, with E_j = W_j (C + r delta_j) - Q_j.
             ahead = kernels + rate * delta
-            pull = self.projection_loss * (plane * ahead - projection)
+            pull = self.projection_loss * (plane * ahead - projections[index])
+
+            # C gets the sum over j of (delta_j M_j + lambda E_j) W_j.
             passed = delta * mask(planes[index], kernels)
             to_kernels = to_kernels + (passed + pull) * plane
-            pulled = jnp.sum(pull * ahead, axis=(2, 3))
+
+            # W_j gets the sum over the channels of
+            # delta_j M_j C + lambda E_j (C + r delta_j).
+            pulled = jnp.sum(pull * ahead, axis=(2, 3))  # (kh, kw)
             to_planes.append(gradients[PLANES][index] + pulled)
-        # All J copies alike.
+
+        # All J copies of C alike.
         to_latent = jnp.concatenate([to_kernels] * self.planes, axis=-1)
         return {**gradients, "latent": to_latent, PLANES: jnp.stack(to_planes)}

@@ -10,26 +10,22 @@ from bnas_jax.core.schemes.bireal import BiReal
 
 @dataclasses.dataclass(frozen=True)
 class ReActNet(BiReal):
-    """y = beta * conv(sign(x + b0), sign W): RSign (Eq. 1) and Bi-Real's weights with
-    the gradient
-    `torch`.
+    """y = beta * conv(sign(x + b0), sign W): RSign (Eq. 1) and Bi-Real's weights.
+
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The gradient of the weights
+    is Bi-Real's `torch`.
 
     b0, the parameter `shift` of shape (C,), begins at 0; -b0 is the threshold. The
-    gradient with
-    respect to the sign is multiplied by 2 - 2|x + b0| where that is positive, and goes
-    to x and,
-    summed over images and places, to b0. (N, H, W, C) with W (kh, kw, ci, co) to (N,
-    H', W', co). The shift is there with `stage="activations"`, too, the first of the
-    paper's two stages.
+    gradient with respect to the sign is multiplied by 2 - 2|x + b0| where that is
+    positive. It goes to x and, summed over images and pixels, to b0. The shift is there
+    with `stage="activations"`, too, the first of the paper's two stages.
 
     RPReLU, the shifts around a PReLU behind the shortcut (Eq. 2), belongs to ReActNet's
     block (`baselines`). In searched cells the shift alone is learned. The paper's
-    distillation from a
-    float network is a setting of the training, `config.teacher`.
+    distillation from a float network is a setting of the training, `config.teacher`.
 
     How sure: agrees with the authors' published code. It is not among the methods that
-    the BNAS
-    paper compares with.
+    the BNAS paper compares with.
     """
 
     weight_gradient: str = "torch"
@@ -49,7 +45,7 @@ class ReActNet(BiReal):
 
 
 def _shifted(module, x):
-    """x + b0 where its signs are taken."""
+    """x + b0 where the signs of x are taken, else x."""
     if not module.binary_input:
         return x
     shape, dtype = x.shape[-1:], module.arithmetic.dtype

@@ -1,9 +1,10 @@
 """What a binarization scheme is, and the convolution that all schemes share.
 
-A scheme is a frozen dataclass whose fields are its settings (`config.scheme.*`) and one
-entry of `schemes.SCHEMES`. It says how activations and weights become signs, with which
-gradients, and what comes after the integer sums. Everything else is the same for all:
-`sign_conv` multiplies, the modules call `binary_conv`, the optimizer reads `latents`.
+A scheme is a frozen dataclass whose fields are its settings (`config.scheme.*`), and
+one entry of `schemes.SCHEMES`. It says how activations and weights become signs, with
+which gradients, and what comes after the integer sums. Everything else is the same for
+all schemes: `sign_conv` multiplies, the modules call `binary_conv`, the optimizer reads
+`latents`.
 """
 
 import dataclasses
@@ -23,22 +24,24 @@ from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
 
 def clip(y):
-    """y clipped to [-1, 1]: the activation of Bi-Real Net's float pretraining, last
-    stage (any shape).
+    """y clipped to [-1, 1], of any shape.
+
+    The activation of the last stage of Bi-Real Net's float pretraining.
     """
     return jnp.clip(y, min=-1, max=1)
 
 
 def leaky_clip(y):
-    """`clip` with slope 0.1 outside [-1, 1]: that pretraining's second stage (any
-    shape).
+    """`clip` with a slope of 0.1 outside [-1, 1], of any shape.
+
+    The activation of the second stage of Bi-Real Net's float pretraining.
     """
     within = jnp.abs(y) <= 1
     return jnp.where(within, y, 0.1 * y + 0.9 * jnp.sign(y))
 
 
-# What follows the sums. A PReLU has a parameter, so that `modules.Convolution` adds it
-# and nothing is done here.
+# What follows the sums. A PReLU has a parameter, so `modules.Convolution` adds it and
+# nothing is done here.
 ACTIVATIONS = {
     "relu": nn.relu,
     "none": lambda y: y,
@@ -49,7 +52,6 @@ ACTIVATIONS = {
 # `activations`: binary activations with float weights, the first stage of two-stage
 # training; `all`: both binary.
 STAGES = ("all", "activations")
-
 # BN -> convolution -> activation, or ReLU -> convolution -> BN; see
 # `modules.BinaryConv`.
 BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
@@ -59,16 +61,18 @@ BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
 class LatentRule:
     """What the optimizer does to latent weights. None leaves them as they are.
 
-    factor: a latent kernel's shape (kh, kw, ci, co) to the number that multiplies its
-    gradient, before weight decay.
-    project: latent weights to latent weights, at the start and after each update.
-    gradients: (the parameters of a module that has latent weights, their gradients, the
-    learning rate) to the gradients that
-        the optimizer is given, all by name.
-    rates: names of further parameters of such a module to their learning rates, in
-    units of the others'.
+    factor: a function of a latent kernel's shape (kh, kw, ci, co); its result
+        multiplies the kernel's gradient, before weight decay.
+    project: a function of latent weights, which they are replaced by at the start and
+        after each update.
+    gradients: a function of the parameters of a module that has latent weights, of
+        their gradients, both by name, and of the learning rate; its result are the
+        gradients that the optimizer is given, by name.
+    rates: learning rates of further parameters of such a module, by name, in units of
+        the learning rate of the others.
 
-    XNOR-Net's, for a kernel of 3x3 with 64 inputs, and a rule that clips alone:
+    The factor of XNOR-Net for a kernel of 3x3 with 64 inputs, and a rule that clips
+    alone:
 
     >>> bnas.Xnor().latents.factor((3, 3, 64, 64))
     567.0
@@ -83,16 +87,16 @@ class LatentRule:
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """The base of all schemes: signs of activations, whose gradient passes where |x| <
-    1.
+    """The base of all schemes.
 
     A scheme adds at least the signs of its weights (`weights`) and what follows the
-    sums of products of signs (`after`); all other methods have a default.
+    sums of products of signs (`after`). All other methods have a default: signs of
+    activations are those whose gradient passes where |x| < 1.
 
-    sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch. activation: after
-    the convolution, of `ACTIVATIONS`.
+    sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch.
+    activation: what follows the convolution, one of `ACTIVATIONS`.
     stage: `activations`: binary activations with float weights, the first stage of
-    two-stage training; `all`: both binary.
+        two-stage training; `all`: both binary.
 
     >>> scheme = bnas.SCHEMES["bireal"](stage="activations")
     >>> scheme.binary_weights
@@ -131,15 +135,16 @@ class Scheme:
                 f"{self.activation!r}"
             )
         if self.stage not in STAGES:
+            known = ", ".join(STAGES)
             raise UserError(
-                f"config.scheme.stage must be one of {', '.join(STAGES)}, got "
-                f"{self.stage!r}"
+                f"config.scheme.stage must be one of {known}, got {self.stage!r}"
             )
 
     @property
     def binary_weights(self) -> bool:
-        """Whether the scheme binarizes weights, which are latent in floating point
-        while they are trained.
+        """Whether the scheme binarizes weights.
+
+        While they are trained, such weights are latent, in floating point.
         """
         return self.binary and self.stage == "all"
 
@@ -149,16 +154,18 @@ class Scheme:
         return LatentRule()
 
     def always_zero(self, shape: tuple[int, ...]) -> bool:
-        """Whether the projection of `latents` makes all kernels of this shape, (kh, kw,
-        ci, co), zero.
+        """Whether the projection of `latents` makes all kernels of this shape zero.
+
+        shape: (kh, kw, ci, co).
         """
         del shape
         return False
 
     @property
     def one_bit(self) -> bool:
-        """Whether all signs are -1 or 1, so that popcount may multiply them; False
-        where some are 0.
+        """Whether all signs are -1 or 1, so that popcount may multiply them.
+
+        False where some are 0.
         """
         return self.sign_of_zero == 1
 
@@ -172,9 +179,7 @@ class Scheme:
 
     @property
     def bias(self) -> bool:
-        """Whether a convolution has a bias where the BN around it has no scale and
-        shift.
-        """
+        """Whether convolutions whose BN has no scale and shift have a bias."""
         return False
 
     @property
@@ -183,81 +188,91 @@ class Scheme:
         return 1
 
     def signs(self, x):
-        """The signs of normalised activations, (N, H, W, C), with their gradient: -1, 1
-        or, without `one_bit`, 0.
+        """The signs of normalised activations, (N, H, W, C), with their gradient.
+
+        They are -1, 1 or, without `one_bit`, 0.
         """
         return straight_through(x, window=open_clip, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent) -> tuple[jax.Array, tuple]:
-        """(signs, operands) of latent weights (kh, kw, ci, co), with their gradients;
-        each scheme has its own.
+        """(signs, operands) of latent weights (kh, kw, ci, co), with their gradients.
 
-        signs: -1, 1 or 0, in the same shape. operands: what `after` needs. A scheme
-        that overrides `kernel` can do without.
+        Each scheme has its own; a scheme that overrides `kernel` can do without.
+
+        signs: -1, 1 or 0, in the shape of the latent weights.
+        operands: what `after` needs.
         """
         raise NotImplementedError
 
     def after(self, sums, *operands):
-        """The output, before the activation, from the sums (N, H', W', O) of products
-        of signs; each scheme has its own.
+        """The output, before the activation, from the sums of products of signs.
 
+        Each scheme has its own.
+
+        sums: (N, H', W', O).
         operands: those of `weights`, then those of `parameters`.
         """
         raise NotImplementedError
 
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
-        """A factor of the outputs from the real inputs, or None: (N, H', W', ..., 1),
-        with groups (N, H', W', groups, 1).
+        """A factor of the outputs that is computed from the real inputs, or None.
+
+        Returns (N, H', W', ..., 1), with groups (N, H', W', groups, 1).
         """
         del x, kernel, geometry
         return None
 
     def cost(self, row, module: Any):
-        """A convolution's row of the cost table (`cost.counts.Row`), changed to what
-        the scheme makes of it.
+        """A convolution's row of the cost table, with what the scheme adds to it.
 
+        row: a `cost.counts.Row`.
         module: the `modules.Convolution`, which says whether its inputs and weights are
-        binary; or the edges of a supernet that are computed together,
-        `mixed_edges.MixedEdges`.
+            binary; or the edges of a supernet that are computed together,
+            `mixed_edges.MixedEdges`.
         """
         del module
         return row
 
     def parameters(self, module: nn.Module, output_shape: tuple[int, ...]) -> tuple:
-        """Further operands of `after` that are learned: made by `module.param(name,
-        init, shape, dtype)`.
+        """Further operands of `after` that are learned.
 
-        output_shape: (N, H', W', O) of the convolution. A scheme that has any sets
-        `batches_edges = False`.
+        They are made by `module.param(name, init, shape, dtype)`. A scheme that has any
+        sets `batches_edges = False`.
+
+        output_shape: (N, H', W', O) of the convolution.
         """
         del module, output_shape
         return ()
 
     def kernel(self, module: Any, x) -> tuple[jax.Array, tuple]:
-        """(signs, operands) of a `modules.Convolution`: `weights` of its latent
-        weights.
+        """(signs, operands) of a `modules.Convolution`, by `weights`.
 
         A scheme whose latent weights have another shape, or that makes several kernels
-        of them, overrides this; the signs are what is multiplied, (kh, kw, C / groups,
-        outputs). They depend on parameters alone (x is there for its shape), and
-        operands is a tuple of arrays: a packed network stores both.
+        of them, overrides this.
+
+        The signs, (kh, kw, C / groups, outputs), are multiplied with those of x. The
+        operands are a tuple of arrays. Both depend on parameters alone, because a
+        packed network stores them; x is there for its shape.
         """
         return self.weights(module.latent(x))
 
     def convolve(self, module: Any, x):
-        """The binary convolution of a `modules.Convolution`, (N, H, W, C) to (N, H',
-        W', features), without its bias.
+        """The binary convolution of a `modules.Convolution`, without its bias.
 
-        A scheme whose signs have parameters overrides this, makes what it needs by
-        `module.param`, and sets `batches_edges = False`.
-        The signs of its weights it takes from `module.binarized`.
+        (N, H, W, C) to (N, H', W', features).
+
+        A scheme whose signs have parameters overrides this. It makes the parameters by
+        `module.param`, takes the signs of its weights from `module.binarized`, and sets
+        `batches_edges = False`.
         """
         convolve = convolve_kernel
         if not module.binary_input:
             convolve = float_input_conv
+        signs, operands = module.binarized(x)
         return convolve(
             x,
-            *module.binarized(x),
+            signs,
+            operands,
             scheme=self,
             geometry=module.geometry,
             arithmetic=module.arithmetic,
@@ -266,10 +281,10 @@ class Scheme:
         )
 
     def convolve_float(self, module: Any, x):
-        """As `convolve`, where the weights stay float: in the first of two stages, or
-        as `binary_weights` says.
+        """`convolve` where the weights stay float.
 
-        A scheme whose parameters have a meaning without signs of the weights overrides
+        They do in the first of two stages, or as `binary_weights` of the module says. A
+        scheme whose parameters have a meaning without signs of the weights overrides
         this, too.
         """
         return float_weight_conv(
@@ -284,14 +299,14 @@ class Scheme:
 
 
 def finish(scheme: Scheme, y, scale, *, activation: bool):
-    """Times the input scale, where there is one, then the scheme's activation, where
-    wanted.
+    """y times the input scale, then the scheme's activation: in the shape of y.
 
-    Returns the shape of y.
-
-    scale: (N, H', W', ..., 1), or (N, H', W', groups, 1) for y (N, H', W', O).
+    y: (N, H', W', ..., O).
+    scale: (N, H', W', ..., 1), or (N, H', W', groups, 1) for y (N, H', W', O); None is
+        1.
+    activation: whether the activation follows.
     """
-    # A scale for each group of output channels, or one for all.
+    # K of Eq. (1): one for each group of output channels, or one for all of them.
     if scale is not None and scale.ndim > y.ndim:
         groups = y.reshape(*scale.shape[:-1], -1)  # (N, H', W', groups, O / groups)
         y = (groups * scale).reshape(y.shape)
@@ -304,9 +319,9 @@ def finish(scheme: Scheme, y, scale, *, activation: bool):
 
 @dataclasses.dataclass(frozen=True)
 class _After:
-    """`sign_conv`'s function of the sums for a single convolution.
+    """The function `after` of `sign_conv` for a single convolution.
 
-    Equal ones compare equal, so that tracing is cached.
+    A dataclass, because equal ones compare equal: tracing is cached.
     """
 
     scheme: Scheme
@@ -318,11 +333,13 @@ class _After:
 
 
 def binary_conv(x, latent, *, scheme: Scheme, **options: Any):
-    """Signs of x with signs of the latent weights, and what the scheme does after the
-    sums.
+    """The convolution of the signs of x and of the latent weights, (N, H', W', O).
 
-    x: normalised activations (N, H, W, C); latent: (kh, kw, C / groups, O). options:
-    the other arguments of `convolve_kernel`.
+    What the scheme does after the sums is part of it.
+
+    x: normalised activations (N, H, W, C).
+    latent: (kh, kw, C / groups, O).
+    options: the other arguments of `convolve_kernel`.
     """
     signs, operands = scheme.weights(latent)
     return convolve_kernel(x, signs, operands, scheme=scheme, **options)
@@ -339,10 +356,13 @@ def convolve_kernel(
     parameters: tuple = (),
     activation: bool = True,
 ):
-    """`binary_conv` with what `Scheme.weights` makes of the latent weights.
+    """`binary_conv` with the (signs, operands) that `Scheme.weights` returns.
 
-    kernel: signs (kh, kw, C / groups, O), perhaps packed. parameters: those of
-    `Scheme.parameters`.
+    x: normalised activations (N, H, W, C).
+    kernel: the signs (kh, kw, C / groups, O), perhaps packed.
+    operands: those of `Scheme.weights`.
+    parameters: those of `Scheme.parameters`.
+    activation: whether the scheme's activation follows.
     """
     scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)
     # All factors are operands of `after`, so that the products are of signs alone.
@@ -367,11 +387,16 @@ def convolve_signs(
     geometry: Geometry,
     arithmetic: Arithmetic,
 ):
-    """`sign_conv` of the signs x, (N, H, W, C), and w, (kh, kw, C / groups, O), in the
-    given arithmetic: what `after` makes of the sums. w may be packed.
+    """`sign_conv` in the form that the arithmetic and the kernel need.
+
+    after: a function of the sums (N, H', W', O) and of the operands.
+    x: signs (N, H, W, C).
+    w: signs (kh, kw, C / groups, O), perhaps packed.
     """
     if arithmetic.plain:
         return plain_sign_conv(after, geometry, x=x, w=w, operands=operands)
+
+    # A packed kernel has no gradient.
     convolve: Callable = sign_conv
     if isinstance(w, Kernel):
         convolve = packed_sign_conv
@@ -387,23 +412,22 @@ def convolve_signs(
 
 
 def convolve_module(module: Any, x, w, operands: tuple):
-    """The output of a `modules.Convolution` whose scheme makes the signs of x by
-    itself.
+    """The output of a `modules.Convolution` whose scheme makes the signs of x itself.
 
-    x: (N, H, W, C), signs where `module.binary_input`. w, operands: (kh, kw, C /
-    groups, O), and those of the scheme's `after`.
+    x: (N, H, W, C), signs where `module.binary_input`.
+    w: signs (kh, kw, C / groups, O).
+    operands: those of the scheme's `after`.
     """
     common: dict[str, Any] = {
         "scheme": module.scheme,
         "geometry": module.geometry,
         "arithmetic": module.arithmetic,
     }
+    activation = module.activates_sums
     if not module.binary_input:
-        return float_input_conv(
-            x, w, operands, activation=module.activates_sums, **common
-        )
-    after = _After(module.scheme, module.activates_sums)
-    # Without an input scale.
+        return float_input_conv(x, w, operands, activation=activation, **common)
+    # The operand in front is the input scale: none.
+    after = _After(module.scheme, activation)
     return convolve_signs(after, x=x, w=w, operands=(None, *operands), **common)
 
 
@@ -418,15 +442,16 @@ def float_input_conv(
     parameters: tuple = (),
     activation: bool = True,
 ):
-    """x as it is with signs of the weights: one of the inter-cell skips
-    (`reduction_skip="binary_weight"`).
+    """The convolution of x as it is with signs of the weights.
 
-    kernel, operands: see `convolve_kernel`.
+    For one form of the inter-cell skips (`reduction_skip="binary_weight"`).
+
+    kernel, operands, parameters, activation: see `convolve_kernel`.
     """
     signs = signs_of(kernel, x.dtype)
     dtype, plain = arithmetic.conv_dtype, arithmetic.plain
-    # The factors of the weights apply to sums of floats, too; K, which scales signs of
-    # x, does not.
+    # The factors of the weights apply to sums of floats, too. K does not: it scales
+    # signs of x.
     sums = conv(x, signs, geometry=geometry, dtype=dtype, plain=plain)
     y = scheme.after(sums, *operands, *parameters)
     return finish(scheme, y, scale=None, activation=activation)
@@ -442,8 +467,11 @@ def float_weight_conv(
     binary_input: bool,
     activation: bool = True,
 ):
-    """A float kernel on signs of x, as the released code's index error leaves some, or
-    on x as it is.
+    """The convolution of the signs of x, or of x as it is, with a float kernel.
+
+    The released code leaves some kernels float on signs of x, by an index error.
+
+    binary_input: whether the signs of x are taken.
     """
     dtype, plain = arithmetic.conv_dtype, arithmetic.plain
     # K scales signs of x; x as it is needs none.

@@ -20,20 +20,22 @@ def sign(x, sign_of_zero: int = 1):
 def straight_through(x, window, sign_of_zero: int = 1):
     """Forward sign(x); backward gradient * window(x). Of any shape.
 
-    window: a function of x, one of those below or any other of an array. Example:
-    `straight_through(x, open_clip)`.
+    window: a function of x, such as `open_clip`, `closed_clip` and `triangle` below.
+        Example: `straight_through(x, open_clip)`.
+    sign_of_zero: see `sign`.
     """
     return sign(x, sign_of_zero)
 
 
 def _forward(x, window, sign_of_zero):
-    # By itself, so that a second derivative goes straight through, too. x is stored
-    # anyway, for the gradient of the batch normalization that it comes from.
+    # Calls the function itself, so that a second derivative goes straight through, too.
+    # x is stored anyway: the batch normalization that it comes from keeps it for its
+    # gradient.
     return straight_through(x, window=window, sign_of_zero=sign_of_zero), x
 
 
 def _backward(window, sign_of_zero, x, gradient):
-    # The window can be booleans, or a slope.
+    # The window may be booleans (a clip) or floats (a slope).
     return (gradient * window(x).astype(gradient.dtype),)
 
 
@@ -46,14 +48,16 @@ def open_clip(x):
 
 
 def closed_clip(x):
-    """1[|x| <= 1]: of weights, which the projection leaves at 1 and -1, too;
-    BinaryNet's of activations (Eq. 4).
+    """1[|x| <= 1]: of weights, and of BinaryNet's activations (its Eq. 4).
+
+    Closed, because the projection of weights leaves some at exactly 1 and -1.
     """
     return jnp.abs(x) <= 1
 
 
 def triangle(x):
-    """2 - 2|x| where |x| < 1, else 0: the slope of a quadratic that follows the sign
-    (Bi-Real Net section 3.2).
+    """2 - 2|x| where |x| < 1, else 0 (Bi-Real Net section 3.2).
+
+    It is the slope of a piecewise quadratic that follows the sign.
     """
     return jnp.maximum(2 - 2 * jnp.abs(x), 0)

@@ -26,16 +26,18 @@ SCALED_GRADIENTS = ("bnas", "allenai")
 
 @dataclasses.dataclass(frozen=True)
 class Xnor(Scheme):
-    """y = K * beta * conv(sign x, sign W), with beta = mean |W| for each output channel
-    (section 4.1.1, Eq. 1).
+    """y = K * beta * conv(sign x, sign W) (section 4.1.1, Eq. 1).
+
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). beta = mean |W| of each
+    output channel; K is the mean magnitude of the inputs under the kernel. After each
+    update W is centred over the input channels and clipped to [-1, 1].
 
     weight_gradient: the rule for the gradient with respect to the latent weights W.
-    With G the gradient with respect to beta * sign(W) and n = kh * kw * ci, masks and
-    means over the kernel of an output channel:
+    With G the gradient with respect to beta * sign(W), n = kh * kw * ci, and the mean
+    over the kernel of an output channel:
 
     - `bnas`: c * (beta * 1[|W| <= 1] * G + sign(W) * mean(sign(W) * G)), the chain rule
-      times c; the BNAS release
-      (docs/schemes.md).
+      times c; the BNAS release (docs/schemes.md).
     - `paper`: G * (beta * 1[|W| < 1] + 1 / n), as printed in XNOR-Net section 3.1,
       without c.
     - `allenai`: the rule `paper` times c, as in XNOR-Net's Torch code.
@@ -44,10 +46,9 @@ class Xnor(Scheme):
     optimizer multiplies by it (`latents`), so that `jax.grad` gives these rules without
     c.
 
-    activation_scale: multiply by K, the mean magnitude of the inputs under the kernel.
-    No gradient flows through it.
+    activation_scale: multiply by K. No gradient flows through it.
     depthwise_center: also centre kernels of a single input channel, as the codes do.
-    That makes them zero, so that they never learn (docs/schemes.md).
+        That makes them zero, so that they never learn (docs/schemes.md).
 
     >>> signs, (beta,) = bnas.Xnor().weights(jax.numpy.array([0.5, -0.25]).reshape(1, 1, 2, 1))
     >>> signs.ravel().tolist(), beta.tolist()
@@ -70,6 +71,7 @@ class Xnor(Scheme):
 
     @property
     def latents(self) -> LatentRule:
+        # The factor c and the projection of W.
         factor, project = factor_of_centred, center_and_clip_unless_depthwise
         if self.depthwise_center:
             factor, project = gradient_factor, center_and_clip
@@ -81,12 +83,15 @@ class Xnor(Scheme):
         return self.depthwise_center and shape[2] == 1
 
     def weights(self, latent):
-        # The chain rule: beta is an operand, which gets the gradient of its sum.
+        # `bnas` is the chain rule. The signs give beta * 1[|W| <= 1] * G; beta, which
+        # is differentiated, gives sign(W) * mean(sign(W) * G).
         if self.weight_gradient == "bnas":
             signs = straight_through(
                 latent, window=closed_clip, sign_of_zero=self.sign_of_zero
             )
             return signs, (beta(latent),)
+
+        # `paper` and `allenai` have a gradient of their own.
         signs, scale = _signs_and_beta(latent, self.sign_of_zero)
         return signs, (scale,)
 
@@ -96,16 +101,15 @@ class Xnor(Scheme):
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
         if not self.activation_scale:
             return None
-        # Of the channels that a group sees: (N, H, W, groups, C / groups).
+        # One K for each group, of the channels that the group sees.
         if geometry.groups > 1:
+            # (N, H, W, groups, C / groups)
             x = x.reshape(*x.shape[:3], geometry.groups, -1)
         return mean_magnitude(x, kernel=kernel, geometry=geometry)
 
 
 def beta(latent):
-    """mean |W| for each output channel (Eq. 1). latent: (kh, kw, ci, co); returns
-    (co,).
-    """
+    """beta = mean |W| of each output channel (Eq. 1): (kh, kw, ci, co) to (co,)."""
     return kernel_scale(latent, axes=KERNEL_AXES)
 
 
@@ -123,12 +127,12 @@ def _forward(latent, sign_of_zero):
 def _backward(sign_of_zero, residuals, gradients):
     del sign_of_zero
     latent, scale = residuals
-    # What arrives at the signs is beta * G, as the sums are multiplied by beta
-    # afterwards.
-    at_signs = gradients[0]
-    at_binary = at_signs * inverse(scale)
+    # The gradient that arrives at the signs is beta * G, as the sums are multiplied by
+    # beta afterwards. The gradient of beta itself is not used.
+    at_signs = gradients[0]  # beta * G, (kh, kw, ci, co)
+    at_binary = at_signs * inverse(scale)  # G
 
-    # G * (beta * 1[|W| < 1] + 1 / n)
+    # G * (beta * 1[|W| < 1] + 1 / n), with n = kh * kw * ci (XNOR-Net section 3.1).
     size = latent.size // latent.shape[-1]
     return (at_signs * (jnp.abs(latent) < 1) + at_binary / size,)
 
@@ -137,16 +141,18 @@ _signs_and_beta.defvjp(_forward, _backward)
 
 
 def center_and_clip(latent):
-    """Latent weights, mean-centred over the input channels of each tap and clipped to
-    [-1, 1]. latent: (kh, kw, ci, co).
+    """Latent weights centred over the input channels and clipped to [-1, 1].
+
+    The mean is taken for each tap and output channel. latent: (kh, kw, ci, co).
     """
     centred = latent - jnp.mean(latent, axis=2, keepdims=True)
     return jnp.clip(centred, min=-1, max=1)
 
 
 def center_and_clip_unless_depthwise(latent):
-    """`center_and_clip`, but kernels of a single input channel, of which centring
-    leaves nothing, are clipped alone.
+    """`center_and_clip`, where kernels of a single input channel are clipped alone.
+
+    Centring would leave nothing of them.
     """
     if latent.shape[2] == 1:
         return jnp.clip(latent, min=-1, max=1)
@@ -154,16 +160,18 @@ def center_and_clip_unless_depthwise(latent):
 
 
 def gradient_factor(shape: tuple[int, ...]) -> float:
-    """c = (1 - 1/ci) * n of the XNOR-Net and BNAS codes, n = kh * kw * ci, for a kernel
-    of the shape (kh, kw, ci, co).
+    """c = (1 - 1 / ci) * n of the XNOR-Net and BNAS codes, with n = kh * kw * ci.
+
+    shape: (kh, kw, ci, co) of the kernel.
     """
     kh, kw, ci, _ = shape
     return (1 - 1 / ci) * kh * kw * ci
 
 
 def factor_of_centred(shape: tuple[int, ...]) -> float:
-    """`gradient_factor`, or 1 for kernels of a single input channel, which are not
-    centred and whose factor would be 0.
+    """`gradient_factor`, or 1 for kernels of a single input channel.
+
+    Those are not centred, and their factor would be 0.
     """
     if shape[2] == 1:
         return 1.0
@@ -171,21 +179,26 @@ def factor_of_centred(shape: tuple[int, ...]) -> float:
 
 
 def mean_magnitude(x, kernel: Pair, geometry: Geometry):
-    """K of Eq. (1): the mean magnitude of the inputs under the kernel, borders counting
-    as 0, without a gradient.
+    """K of Eq. (1): the mean magnitude of the inputs under the kernel.
 
-    x: (N, H, W, ..., C); kernel: (rows, columns). Returns (N, H', W', ..., 1).
+    Borders count as 0. No gradient flows through it.
+
+    x: (N, H, W, ..., C). Returns (N, H', W', ..., 1).
+    kernel: (rows, columns).
     """
-    # Over the channels first, so that the window runs over a single one.
+    # The mean over the channels first, so that the window runs over a single one:
+    # (N, H, W, ..., 1).
     magnitude = jnp.mean(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
+
+    # The sum under the kernel: (N, H', W', ..., 1).
     rows, columns = geometry.padding
     rest = x.ndim - 3
     ones = (1,) * rest
+    # NumPy's 0: with a traced one JAX would not see that this is a sum.
+    zero = np.zeros((), x.dtype)[()]
     total = jax.lax.reduce_window(
         magnitude,
-        np.zeros((), x.dtype)[
-            ()
-        ],  # NumPy's, as of a traced 0 JAX would not see that this is a sum
+        zero,
         jax.lax.add,
         window_dimensions=(1, *kernel, *ones),
         window_strides=(1, *geometry.stride, *ones),

@@ -1,6 +1,4 @@
-"""XNOR-Net++ (arXiv 1909.13863): one learned scale of the output in place of two
-computed ones.
-"""
+"""XNOR-Net++ (arXiv 1909.13863): one learned scale in place of two computed ones."""
 
 import dataclasses
 import math
@@ -18,7 +16,7 @@ from bnas_jax.core.schemes.straight_through import (
 )
 from bnas_jax.core.schemes.xnor import beta
 
-# {case of section 3.2: {factor of Gamma: which axes of an output (H', W', co) it has}}.
+# {case of section 3.2: {factor of Gamma: the axes of an output (H', W', co) it has}}.
 CASES: dict[int, dict[str, tuple[int, ...]]] = {
     1: {"alpha": (2,)},
     2: {"alpha": (0, 1, 2)},
@@ -29,34 +27,33 @@ CASES: dict[int, dict[str, tuple[int, ...]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class XnorPlusPlus(Scheme):
-    """y = Gamma * conv(sign x, sign W): (N, H, W, C) with W (kh, kw, ci, co) to (N, H',
-    W', co).
+    """y = Gamma * conv(sign x, sign W), with a learned Gamma.
 
-    Gamma is learned with the weights, without constraint, from ones (section 3.2).
-    case: its form,
-    by the parameters
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). Gamma is learned with the
+    weights, without constraint, from ones (section 3.2).
+
+    case: the form of Gamma, a product of parameters:
 
     - 1: `alpha` (co,): one number for each output channel;
     - 2: `alpha` (H', W', co): one for each output;
     - 3: `alpha` (co,) times `beta` (H', W');
     - 4: `alpha` (co,) times `beta` (H',) times `gamma` (W',), the paper's best.
 
-    All but case 1 tie a network to its size of images. Gradients: those with respect to
-    the signs pass where |x| < 1 and |W| < 1, as in the author's library; with
-    `closed_window` where
-    they are <= 1, as in the benchmark BiBench. W is not projected.
+    All but case 1 tie a network to its size of images.
 
+    closed_window: gradients pass the signs where |x| <= 1 and |W| <= 1, as in the
+        benchmark BiBench; False is |x| < 1 and |W| < 1, as in the author's library. W
+        is not projected.
     center: binarize W minus its mean over the input channels of each tap; depthwise
-    kernels, of a
-    single input channel, stay as they are. analytic_scale: multiply by mean |W| of each
-    output
-    channel, too. Both are differentiated; with case 1 they are the
-    recipe of that name in the author's library.
+        kernels, of a single input channel, stay as they are.
+    analytic_scale: multiply by mean |W| of each output channel, too.
+
+    `center` and `analytic_scale` are differentiated; with case 1 they are the recipe in
+    the author's library.
 
     How sure: cases 1 and 2 and the recipe agree with the author's library, case 4 with
-    BiBench. No
-    code of case 3 is published; it follows section 3.2. The ReLU is the other
-    schemes', our choice.
+    BiBench. No code of case 3 is published; it follows section 3.2. The ReLU is that of
+    the other schemes, our choice.
     """
 
     case: int = 4
@@ -80,8 +77,8 @@ class XnorPlusPlus(Scheme):
         return straight_through(x, window=self._window, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        # Centring is part of the function, so that it is differentiated, too. Of a
-        # single channel nothing would be left.
+        # Centring is part of the function, so that it is differentiated, too. It would
+        # leave nothing of a single channel.
         if self.center and latent.shape[2] > 1:
             latent = latent - jnp.mean(latent, axis=2, keepdims=True)
         signs = straight_through(
@@ -95,15 +92,15 @@ class XnorPlusPlus(Scheme):
         return sums * math.prod(scales)
 
     def parameters(self, module, output_shape):
-        """Gamma's factors, that multiply to (H', W', co)."""
-        sizes = output_shape[1:]
+        """The factors of Gamma, whose product is (H', W', co)."""
+        sizes = output_shape[1:]  # (H', W', co)
+        dtype = module.arithmetic.dtype
         factors = []
         for name, axes in CASES[self.case].items():
             shape = tuple(sizes[axis] for axis in axes)
             _check_shape(module, name=name, shape=shape)
-            factor = module.param(
-                name, nn.initializers.ones, shape, module.arithmetic.dtype
-            )
+            factor = module.param(name, nn.initializers.ones, shape, dtype)
+
             # As an array of three axes, which multiplies an output.
             missing = [axis for axis in range(3) if axis not in axes]
             factors.append(jnp.expand_dims(factor, missing))
@@ -113,6 +110,8 @@ class XnorPlusPlus(Scheme):
         """In the first of two stages Gamma multiplies sums with a float kernel."""
         if not module.binary_input:
             return super().convolve_float(module, x)
+
+        # The convolution without Gamma and without the activation.
         sums = float_weight_conv(
             x,
             module.float_kernel(x),
@@ -122,6 +121,7 @@ class XnorPlusPlus(Scheme):
             binary_input=True,
             activation=False,
         )
+        # Both behind it.
         gamma = self.parameters(module, module.output_shape(x))
         y = self.after(sums, *gamma)
         return finish(self, y, scale=None, activation=module.activates_sums)
@@ -132,9 +132,7 @@ class XnorPlusPlus(Scheme):
 
 
 def _check_shape(module, *, name: str, shape: tuple[int, ...]) -> None:
-    """`UserError` where the variables have a factor of Gamma for images of another
-    size.
-    """
+    """Raises `UserError` for a factor of Gamma that images of another size left."""
     if not module.has_variable("params", name):
         return
     found = module.get_variable("params", name).shape
@@ -142,8 +140,6 @@ def _check_shape(module, *, name: str, shape: tuple[int, ...]) -> None:
         path = "/".join((*module.path, name))
         raise UserError(
             f"{path} was learned for outputs of the size {found}, and these images "
-            f"give {shape}; use "
-            "images of the size that it was trained with, or train with "
-            "config.scheme.case=1, which "
-            "takes any"
+            f"give {shape}; use images of the size that it was trained with, or train "
+            "with config.scheme.case=1, which takes any"
         )

@@ -1,8 +1,8 @@
-"""`normalize` and its gradient on devices of this process: `normalize_on_devices.py
-CASES.npz RESULTS.npz`.
+"""`normalize` and its gradient on devices of this process.
 
-A case NAME has the arrays NAME.x and NAME.gradient, (N, H, W, C), and NAME.sizes,
-(devices, examples of a group or 0); its results are y, mean, var and the gradient at x.
+Called as `normalize_on_devices.py CASES.npz RESULTS.npz`. A case NAME has the arrays
+NAME.x and NAME.gradient, (N, H, W, C), and NAME.sizes, (devices, examples of a group or
+0). Its results are y, mean, var and the gradient at x.
 """
 
 import sys

@@ -1,5 +1,6 @@
-"""Batch normalization as a function: its closed gradient, its groups of examples, and
-its messages between devices.
+"""Batch normalization as a function.
+
+Its closed gradient, its groups of examples, and its messages between devices.
 """
 
 import functools
@@ -100,8 +101,9 @@ def test_batch_norm_keeps_several_statistics_of_one_input():
 
 @functools.partial(jax.jit, static_argnums=1)
 def plain_groups(x, examples):
-    """(y, means of the groups' means and variances) of x (N, H, W, C), as one writes it
-    first.
+    """(y, mean, var) of x (N, H, W, C) in groups, as one writes it first.
+
+    mean and var are the means of those of the groups.
     """
     groups = x.reshape(-1, examples, *x.shape[1:])
     mean = groups.mean((1, 2, 3), keepdims=True)
@@ -118,8 +120,9 @@ DEVICES = {SCALED: (1, 2, 4), FAR: (1, 8)}
 
 
 def images(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(x, the gradient at y): in float64, every example of another scale; or in
-    float32, with a mean of 1000 deviations.
+    """(x, the gradient at y).
+
+    In float64 every example has another scale; in float32 the mean is 1000 deviations.
     """
     if name == FAR:
         return 1000 + normal(32, 4, 4, 3), normal(32, 4, 4, 3, seed=1)
@@ -129,8 +132,9 @@ def images(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def on_devices(tmp_path_factory):
-    """(images, devices, examples) -> (y, mean, var, the gradient of x), each device
-    having its part of x.
+    """(images, devices, examples) -> (y, mean, var, the gradient of x).
+
+    Each device has its part of x.
     """
     folder = tmp_path_factory.mktemp("devices")
     arrays = {}
@@ -159,8 +163,10 @@ def on_devices(tmp_path_factory):
 
 @pytest.mark.parametrize("examples", GROUPS[SCALED])
 def test_groups_hold_the_same_examples_on_any_number_of_devices(examples, on_devices):
-    """Of 24 examples each device has 24, 12 or 6: groups of 8 lie across devices,
-    within one alone, or both; those of 12 are two devices of 6.
+    """Of 24 examples each device has 24, 12 or 6.
+
+    Groups of 8 lie across devices, within one alone, or both; groups of 12 are two
+    devices of 6.
     """
     x, gradient = images(SCALED)
     with jax.enable_x64(True):
@@ -218,8 +224,9 @@ def test_batch_norm_over_devices_sends_one_message_each_way_or_none(examples, me
 
 
 def test_groups_of_whole_devices_send_to_each_other_alone():
-    """Of 4 devices with 4 examples each, groups of 8 are the first two and the last
-    two.
+    """Groups of 8, on 4 devices with 4 examples each.
+
+    The groups are the first two devices and the last two.
     """
     x = jnp.ones((4, 2, 2, 3))
     forward = lambda x: normalize(x, "device", 8)[0].sum()
@@ -234,8 +241,9 @@ def test_groups_of_whole_devices_send_to_each_other_alone():
 
 @pytest.mark.parametrize("examples", [None, 8, 3])
 def test_several_tensors_share_messages_and_nothing_else(examples):
-    """Of other sizes and channels: each has the result and the gradient that it has
-    alone, bit for bit.
+    """Each has the result and the gradient that it has alone, bit for bit.
+
+    The tensors have other sizes and channels.
     """
     tensors = (normal(24, 2, 3, 4), 5 + normal(24, 4, 1, 2, seed=1))
     gradients = (normal(24, 2, 3, 4, seed=2), normal(24, 4, 1, 2, seed=3))

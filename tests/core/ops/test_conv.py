@@ -65,8 +65,9 @@ GROUPED = [
 def test_depthwise_and_grouped_convolutions_and_their_gradients(
     kernel, geometry, features
 ):
-    """A sum over taps and matrix products, which XLA's CPU compiler has no fast
-    convolution for.
+    """They are a sum over taps, and matrix products.
+
+    XLA's CPU compiler has no fast convolution for them.
     """
     x, w = normal(2, 7, 8, 4), normal(*kernel, 4 // geometry.groups, features, seed=1)
     gradient = normal(2, *geometry.output_size((7, 8), kernel), features, seed=2)
@@ -182,8 +183,9 @@ def test_bfloat16_is_close_to_float32(geometry):
 
 @pytest.mark.parametrize(("platform", "results"), [("cuda", "bf16"), ("tpu", "f32")])
 def test_short_factors_give_short_results_on_gpus_alone(platform, results):
-    """Forward, and at the image and the kernel: cuDNN has no convolution of short
-    factors with a longer result.
+    """Forward, and in the gradients at the image and the kernel.
+
+    cuDNN has no convolution of short factors with a longer result.
     """
     x, w = normal(2, 8, 8, 4), normal(3, 3, 4, 6, seed=1)
 

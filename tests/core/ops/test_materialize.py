@@ -1,5 +1,6 @@
-"""What is stored, or computed again, on purpose is the same value with the same
-gradient.
+"""A value that is stored, or computed again, on purpose is the same value.
+
+So is its gradient.
 """
 
 import re

@@ -31,8 +31,9 @@ from bnas_jax.core.schemes import Xnor
 def test_what_is_counted_is_the_convolution(
     channels, kernel, stride, padding, dilation
 ):
-    """Words of 8, 16 and 32 bits, full and not; unequal sides; borders, where nothing
-    counts.
+    """Words of 8, 16 and 32 bits, full and not, and unequal sides.
+
+    The borders count nothing.
     """
     x, weights = signs(2, 9, 7, channels), signs(kernel, kernel, channels, 3, seed=1)
     geometry = square(kernel, stride=stride, padding=padding, dilation=dilation)
@@ -65,8 +66,9 @@ def test_what_is_not_below_zero_stands_for_one():
 
 
 def counted(channels: int, platform: str, *, sign_of_zero: int = 1, **options) -> bool:
-    """Whether a layer's sums come from popcount on a platform, rather than from a
-    convolution.
+    """Whether a layer's sums come from popcount on a platform.
+
+    Else they come from a convolution.
     """
     scheme = Xnor(sign_of_zero=sign_of_zero)
     layer = BinaryConv(

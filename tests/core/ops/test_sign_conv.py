@@ -1,5 +1,6 @@
-"""The convolution of signs against the composition that JAX differentiates: its value,
-and every gradient.
+"""The convolution of signs against the composition that JAX differentiates.
+
+Its value, and every gradient.
 """
 
 import re
@@ -94,8 +95,9 @@ def scaled_by_place(sums, gamma):
 
 
 def test_a_learned_scale_of_each_place_gets_the_gradient_that_trains_it():
-    """As XNOR-Net++'s Gamma: its gradient is the sum of the output's gradient times the
-    integer sums.
+    """A scale such as XNOR-Net++'s Gamma.
+
+    Its gradient is the sum of the output's gradient times the integer sums.
     """
     x, w, gamma = signs(4, 5, 5, 8), signs(3, 3, 8, 3, seed=1), normal(5, 5, 3, seed=2)
     function = lambda gamma: sign_conv(scaled_by_place, square(3), x, w, (gamma,))

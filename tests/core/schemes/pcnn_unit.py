@@ -1,5 +1,6 @@
-"""How far a `PcnnUnit`, the block of PCNN's and CBCN's codes, is from its published
-numbers.
+"""How far a `PcnnUnit` is from its published numbers.
+
+It is the block of PCNN's and CBCN's codes.
 """
 
 import jax
@@ -31,12 +32,13 @@ _STATISTICS = {
 def relative_errors(
     scheme, theirs: dict, *, stride: int, latent=hwio, further: dict | None = None
 ) -> dict[str, float]:
-    """The relative error of outputs, gradients and running statistics after a step, by
-    name.
+    """The relative errors after a step, by name.
 
-    theirs: the published numbers, as far as there are some. latent: from the published
-    kernel, or its gradient, to the scheme's. further: parameters that the published
-    layer lacks.
+    They are those of outputs, gradients and running statistics.
+
+    theirs: the published numbers, as far as there are some.
+    latent: from the published kernel, or its gradient, to the scheme's.
+    further: parameters that the published layer lacks.
     """
     model = PcnnUnit(
         features=theirs["y_eval"].shape[1],
@@ -87,8 +89,9 @@ def relative_errors(
 
 
 def published_trees(theirs: dict, prefix: str, latent) -> tuple[dict, dict]:
-    """(parameters, running statistics) of a `PcnnUnit`, as far as the file has them
-    under a prefix.
+    """(parameters, running statistics) of a `PcnnUnit` under a prefix.
+
+    As far as the file has them.
     """
     trees = []
     for names in (_PARAMS, _STATISTICS):

@@ -1,5 +1,6 @@
-"""ABC-Net: sums of bases against their formulas in NumPy, gradients against autodiff,
-and a third party's bases.
+"""ABC-Net: sums of bases against their formulas in NumPy.
+
+Gradients are compared with autodiff, bases with those of a third party.
 """
 
 import dataclasses
@@ -67,8 +68,9 @@ def test_the_output_is_the_sum_over_all_pairs_of_bases(scheme, groups):
 
 
 def straight(scheme, params, x):
-    """As `by_hand`, differentiable: each basis passes its gradient on, alpha is a
-    constant.
+    """`by_hand`, differentiable.
+
+    Each basis passes its gradient on, alpha is a constant.
     """
     sg = jax.lax.stop_gradient
     w = params["latent"]
@@ -120,8 +122,9 @@ def test_float_inputs_meet_the_sum_of_the_weights_bases():
 @pytest.mark.parametrize("scheme", [SINGLE, SEVERAL, EACH])
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_a_kernel_of_equal_weights_gives_finite_numbers(scheme, value):
-    """Its bases are all the same, and the normal equations singular; of zeros nothing
-    remains.
+    """Its bases are all the same, and the normal equations singular.
+
+    Nothing remains of zeros.
     """
     x, model = normal(1, 6, 6, 16), layer(scheme, features=6)
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]
@@ -137,8 +140,9 @@ def test_a_kernel_of_equal_weights_gives_finite_numbers(scheme, value):
 
 @pytest.mark.parametrize("name", ["m1.k3", "m3.k3", "m3.k5"])
 def test_a_third_partys_bases_and_their_sum(reference, name):
-    """Of the published layer, BN -> convolutions -> ReLU of real inputs, with the
-    alphas that it found.
+    """The published layer: BN -> convolutions -> ReLU of real inputs.
+
+    With the alphas that it found.
     """
     arrays = np.load(reference / "schemes" / "abcnet_thirdparty.npz")
     theirs = {

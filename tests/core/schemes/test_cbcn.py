@@ -1,5 +1,6 @@
-"""CBCN: turned kernels against what turning means, and layers, gradients and blocks
-against the published code.
+"""CBCN: turned kernels against what turning means.
+
+Layers, gradients and blocks are compared with the published code.
 """
 
 import dataclasses
@@ -35,8 +36,9 @@ def latent_of(weight):
 
 
 def turned(x):
-    """Images turned by 90 degrees clockwise, their orientations shifted by one:
-    channels are feature * 4 + orientation.
+    """Images turned by 90 degrees clockwise, their orientations shifted by one.
+
+    Channels are feature * 4 + orientation.
     """
     x = np.rot90(x, -1, axes=(1, 2))
     return np.roll(x.reshape(*x.shape[:3], -1, 4), 1, axis=-1).reshape(x.shape)
@@ -53,8 +55,9 @@ def turned(x):
     ],
 )
 def test_what_sees_a_turned_image_gives_its_output_turned(kernel, options):
-    """The meaning of the scheme: a quarter turn of the input is one of the output, with
-    orientations one further.
+    """A quarter turn of the input is one of the output: the meaning of the scheme.
+
+    The orientations are one further.
     """
     model = layer(PLAIN, **{"features": 16, "kernel": kernel, **options})
     x = normal(2, 7, 7, 8)

@@ -1,6 +1,6 @@
-"""The schemes' convolutions on small arrays against sums written out here: output, and
-gradients at
-x, W and parameters.
+"""The schemes' convolutions on small arrays against sums written out here.
+
+These are the output, and the gradients at x, W and parameters.
 """
 
 import jax
@@ -23,9 +23,10 @@ OUTPUT = (3, 4, FEATURES)
 
 
 def example():
-    """x (2, 4, 6, 4), a latent kernel 2x3 and the gradient at the output (2, 3, 4, 3):
-    some entries
-    at the windows' borders.
+    """(x, a latent kernel 2x3, the gradient at the output).
+
+    x is (2, 4, 6, 4), the gradient (2, 3, 4, 3). Some entries are at the windows'
+    borders.
     """
     x, latent = normal(2, 4, 6, 4), normal(2, 3, 4, FEATURES, seed=1)
     for array in (x, latent):
@@ -34,9 +35,9 @@ def example():
 
 
 def run(scheme, params: dict, x, gradient, **options):
-    """(y, to_params, to_x) of the convolution without padding, its output, and the
-    gradients for
-    `gradient` there.
+    """(y, to_params, to_x) of the convolution without padding.
+
+    y is its output, the others are the gradients for `gradient` at the output.
     """
     layer = Convolution(
         features=FEATURES,
@@ -51,9 +52,9 @@ def run(scheme, params: dict, x, gradient, **options):
 
 
 def correlate(x, w):
-    """The convolution without padding, in float64: sums[n, i, j, o] = sum of x[n, i +
-    a, j + b, c]
-    * w[a, b, c, o].
+    """The convolution without padding, in float64.
+
+    sums[n, i, j, o] = sum of x[n, i + a, j + b, c] * w[a, b, c, o].
     """
     windows = np.lib.stride_tricks.sliding_window_view(
         np.float64(x), w.shape[:2], axis=(1, 2)
@@ -230,8 +231,9 @@ def test_gamma_begins_with_ones_and_belongs_to_a_size_of_images():
 
 
 def test_reactnet():
-    """Bi-Real's convolution of x + b0; b0's gradient sums that at x over images and
-    places.
+    """Bi-Real's convolution of x + b0.
+
+    The gradient of b0 sums that at x over images and pixels.
     """
     x, latent, gradient = example()
     shift = np.array([0.5, -0.25, 0, 1], np.float32)
@@ -276,8 +278,9 @@ def test_the_first_of_two_stages_has_float_kernels_and_the_learned_parameters():
 
 
 def test_xnor_pp_centres_no_depthwise_kernel():
-    """Of a single input channel the mean is the kernel itself, and nothing would be
-    left of it.
+    """The mean over a single input channel is the kernel itself.
+
+    Nothing would be left of it.
     """
     _, latent, _ = example()
     depthwise = latent[:, :, :1]

@@ -1,5 +1,6 @@
-"""What holds for every entry of `SCHEMES`, in a layer, in a network of cells and in a
-supernet.
+"""What holds for every entry of `SCHEMES`.
+
+In a layer, in a network of cells and in a supernet.
 """
 
 import dataclasses
@@ -40,8 +41,9 @@ IMAGES = (8, 8, 1)
 
 
 def gradients(scheme, *, plain: bool):
-    """(y, gradients of all parameters and of x) of a BN and a convolution from 8 to 8
-    features.
+    """(y, gradients of all parameters and of x) of a BN and a convolution.
+
+    The convolution is from 8 to 8 features.
     """
     layer = BinaryConv(
         features=8,
@@ -179,9 +181,9 @@ def test_a_network_of_cells_is_trained_and_counted(name):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_supernet_is_searched_and_counted(name):
-    """Its edges run side by side where the scheme has no parameters of its own, else
-    each has a
-    module.
+    """Edges run side by side where the scheme has no parameters of its own.
+
+    Else each edge has a module.
     """
     run = settings_of(
         search, name, num_cells=1, layer_types=("none", "max_pool_3x3", "bin_conv_3x3")
@@ -220,9 +222,9 @@ EPOCHS, STEPS = 8, 22
 @pytest.mark.long
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_network_learns_the_digits(name, tmp_path):
-    """Eight epochs with the preset's optimizer: most training images of the last one
-    are known;
-    chance is a tenth.
+    """Eight epochs with the preset's optimizer.
+
+    Most training images of the last epoch are known; chance is a tenth.
     """
     cell = tmp_path / "cell.json"
     cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))

@@ -1,5 +1,6 @@
-"""The scheme `float` gives the float twin of a network: the same stack with ordinary
-convolutions.
+"""The scheme `float` gives the float twin of a network.
+
+It is the same stack with ordinary convolutions.
 """
 
 import flax.linen as nn
@@ -29,8 +30,9 @@ LAYERS = {
 
 
 def plain_network(variables, images):
-    """Two cells of `CELL`, both of which reduce, with float convolutions alone, as one
-    writes it down.
+    """Two cells of `CELL` with float convolutions alone, as one writes it down.
+
+    Both cells reduce.
     """
     flat = {
         "/".join(path): value

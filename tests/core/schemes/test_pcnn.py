@@ -1,5 +1,6 @@
-"""PCNN: projections and closed forms against numbers by hand and autodiff of the loss,
-and the published block.
+"""PCNN: projections, closed forms and the published block.
+
+They are compared with numbers by hand and with autodiff of the loss.
 """
 
 import flax.linen as nn
@@ -47,8 +48,9 @@ def side_by_side(parts):
 
 
 def closed(scheme, c, w, deltas):
-    """(gradient of C, gradients of W_j) that the optimizer gets, from what the layer's
-    own gradients are.
+    """(gradient of C, gradients of W_j) that the optimizer gets.
+
+    They are made of the layer's own gradients.
     """
     params = {"latent": side_by_side([c] * len(w)), "planes": w}
     at_signs = side_by_side(deltas) * np.abs(c).mean()
@@ -64,8 +66,10 @@ def closed(scheme, c, w, deltas):
 
 @pytest.mark.parametrize("scheme", [SINGLE, SEVERAL])
 def test_the_closed_forms_are_the_gradients_of_both_losses(scheme):
-    """Of the projection loss by autodiff with delta and Q constant; of the
-    classification's through the masked product.
+    """The gradients of the projection loss and of the classification's.
+
+    The former is by autodiff with delta and Q constant, the latter through the masked
+    product.
     """
     c, w, deltas = example(scheme.planes)
     q = projections(c, w)
@@ -150,8 +154,9 @@ def test_a_kernel_of_zeros_gives_finite_numbers():
 
 @pytest.mark.parametrize(("name", "stride"), [("block.s1", 1), ("block.s2", 2)])
 def test_the_published_block(reference, name, stride):
-    """Its kernels are signs times a number already, so that the gradient at them is
-    delta.
+    """Its kernels are signs times a number already.
+
+    So the gradient at them is delta.
     """
     theirs = numbers(reference, "pcnn_test_code", name)
     assert len(np.unique(np.abs(theirs["state.conv.weight"]))) == 1
@@ -169,8 +174,9 @@ def test_the_published_block(reference, name, stride):
 
 
 def test_training_moves_kernels_and_planes_at_their_own_rates():
-    """Two steps of SGD: the schedule's rate enters the closed forms, and the planes
-    move at theirs.
+    """Two steps of SGD.
+
+    The schedule's rate enters the closed forms, and the planes move at their own.
     """
     scheme = Pcnn(planes=2, projection_loss=PULL, plane_rate=0.25)
     c, w, deltas = example(2)
@@ -231,8 +237,9 @@ class Small(nn.Module):
 
 
 def test_a_step_of_training_follows_the_closed_forms():
-    """From equal copies of the kernels to equal copies, with the gradients of the
-    network's own loss.
+    """From equal copies of the kernels to equal copies.
+
+    With the gradients of the network's own loss.
     """
     scheme = Pcnn(planes=2, projection_loss=PULL)
     step = TrainStep(

@@ -1,6 +1,6 @@
-"""The schemes' layers against numbers computed with published code
-(tests/reference/schemes), to
-rounding.
+"""The schemes' layers against numbers computed with published code, to rounding.
+
+The numbers are those of tests/reference/schemes.
 """
 
 import jax
@@ -58,9 +58,9 @@ def parameters(theirs: dict, kind: str) -> dict:
 @pytest.mark.parametrize("place", LAYERS, ids="-".join)
 @pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
 def test_layers(reference, place, plain):
-    """Output, and the gradients at the input and at every parameter; in the fast form
-    and in the
-    plain composition.
+    """The output, and the gradients at the input and at every parameter.
+
+    In the fast form and in the plain composition.
     """
     theirs = numbers(reference, *place)
     stride, size = 1 + place[1].endswith("s2"), theirs["state.weight"].shape[-1]
@@ -128,9 +128,9 @@ def test_weights_of_bireal_and_reactnet(reference, file, kernel):
 
 @pytest.mark.parametrize("kernel", ["k1", "k3", "k5", "k3_zeros"])
 def test_the_rules_of_xnor(reference, kernel):
-    """`bnas` with its factor is the rule of CIFAR's and MNIST's code; that of ImageNet
-    is 1e9 times
-    as much.
+    """`bnas` with its factor is the rule of CIFAR's and MNIST's code.
+
+    The rule of ImageNet's code is 1e9 times as much.
     """
     theirs = {
         name: hwio(array)

@@ -1,5 +1,6 @@
-"""XNOR-Net's weights, scales and gradient rules: against formulas written out here, and
-the released code's numbers.
+"""XNOR-Net's weights, scales and gradient rules.
+
+They are compared with formulas written out here, and the released code's numbers.
 """
 
 import itertools
@@ -41,8 +42,9 @@ def as_the_optimizer_sees(rule, gradient):
 
 
 def expected_gradient(rule, latent, gradient):
-    """What the optimizer receives, entry by entry, for the gradient at beta * sign(W):
-    methods A2, rule 4.
+    """The gradient that the optimizer receives, entry by entry.
+
+    gradient: that at beta * sign(W).
     """
     kh, kw, ci, co = latent.shape
     n = kh * kw * ci
@@ -63,8 +65,9 @@ def expected_gradient(rule, latent, gradient):
 
 
 def example(shape=(3, 3, 4, 5)):
-    """Latent weights with some at and beyond the borders of the masks, and a gradient
-    at the binary weights.
+    """(latent weights, a gradient at the binary weights).
+
+    Some latent weights are at and beyond the borders of the masks.
     """
     rng = np.random.default_rng(0)
     latent = rng.normal(size=shape).astype(np.float32) / 2
@@ -115,8 +118,9 @@ def test_the_rules_are_those_tested_here():
 
 
 def test_bnas_is_the_chain_rule_of_scale_times_sign():
-    """Autodiff of beta * sign with a straight-through sign and the scale
-    differentiated, too.
+    """Autodiff of beta * sign with a straight-through sign.
+
+    The scale is differentiated, too.
     """
     latent, gradient = example()
 
@@ -227,8 +231,9 @@ def test_projection_centres_over_input_channels_and_clips():
 
 
 def test_a_single_input_channel_is_projected_to_zero_where_it_is_centred():
-    """The trap of depthwise kernels: centred over one channel nothing is left, and the
-    factor stops all learning.
+    """The trap of depthwise kernels.
+
+    Centred over one channel nothing is left, and the factor stops all learning.
     """
     latent = np.full((3, 3, 1, 4), 0.3, np.float32)
     centred, plain = Xnor(depthwise_center=True).latents, Xnor().latents
