@@ -169,11 +169,14 @@ class MixedEdges(nn.Module):
 
         # The sums, (N, H', W', E, C), and each edge's statistics after the batch.
         compute: Callable = plain_edges
-        choices = None
         if self.edges == "chosen":
             compute = chosen_edges
-            choices = jnp.argmax(weights, axis=1)  # (E,)
         total, new = compute(x, weights, params=params, stats=stats, edges=edges)
+
+        # Only the statistics of layers that ran have moved.
+        choices = None
+        if self.edges == "chosen":
+            choices = jnp.argmax(weights, axis=1)  # (E,)
         if self._keeps_statistics(train):
             self._store_statistics(running, new=new, choices=choices)
         return total

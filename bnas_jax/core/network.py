@@ -103,12 +103,15 @@ class Network(nn.Module):
             cell = self._cell(place, float_convs=left_float[place.index])
             output = cell(before, previous, train=train, factors=factors[place.index])
             before, previous = previous, output
-            # Only the classifier reads the last output.
+
+            # Two cells read each output but the last, which only the classifier reads.
             if place.index + 1 < self.num_cells:
                 previous = self._shared(output, train=train)
-            # Behind the second reduction.
+
+            # The second classifier stands behind the second reduction.
             if self.auxiliary and place.index == reductions(self.num_cells)[-1]:
                 self._sow_auxiliary(output, train=train)
+
         return classify(
             form,
             value_of(previous),
@@ -212,8 +215,7 @@ def float_convs(network: Network) -> list[int]:
     if network.genotype.reduce == FIXED_REDUCTION:
         raise UserError(
             "config.network.float_head counts convolutions of the authors' cells, and "
-            f"{FIXED_REDUCTION!r} is none; "
-            "write config.network.float_head=False"
+            f"{FIXED_REDUCTION!r} is none; write config.network.float_head=False"
         )
 
     # (cell, is a skip) of each convolution, in the order of the release's modules.

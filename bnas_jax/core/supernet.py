@@ -152,6 +152,7 @@ class Supernet(nn.Module):
                     scalars=added,
                 )
             before, previous = previous, output
+
         return classify(
             form,
             previous,
