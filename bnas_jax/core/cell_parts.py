@@ -44,7 +44,8 @@ class Preprocess(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool):
-        # `before` has twice the size of `previous` if the previous cell is a reduction.
+        # `before` has twice the size of `previous` if the previous cell is a reduction:
+        # then its convolution is strided.
         if self.place.halved and self.factorized:
             first = self._input(FactorizedReduce, index=0)
         elif self.place.halved:
@@ -113,6 +114,7 @@ class ReductionSkip(nn.Module):
             name="conv",
         )
         y = conv(x)  # (N, H / 2, W / 2, features)
+        # A BN keeps the sum of skip and cell in range.
         if self.kind == "binary_bn":
             y = BatchNorm(self.arithmetic, name="bn_after")(y, train=train)
         return y
@@ -187,4 +189,6 @@ def drop_path(
     if axis:
         first = jax.lax.axis_index(axis) * batch  # this device's first example
         keep = jax.lax.dynamic_slice_in_dim(keep, first, slice_size=batch, axis=2)
+
+    # The factors of kept layers keep the expectation of the outputs.
     return jnp.where(keep, 1 / jnp.asarray(1 - rate, dtype), jnp.zeros((), dtype))

@@ -82,6 +82,7 @@ def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
     for node in range(INPUTS, INPUTS + NODES):
         # A stable sort: edges of equal strength keep their order.
         ranked = sorted(arriving(node), key=lambda edge: -strength[edge])
+        # The edges of the node as (layer type, source).
         pairs = []
         for edge in ranked:
             source, _ = EDGES[edge]

@@ -179,6 +179,7 @@ def _checked_cell(cell, name: str) -> Cell:
                 f"genotype: node {number} of the {name} cell adds up 1 to {number} "
                 f"[layer type, input] pairs; got {len(node)}"
             )
+        # The pairs are numbered through the cell.
         checked = []
         for pair in node:
             where = f"{name} pair {position}"

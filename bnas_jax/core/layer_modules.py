@@ -163,6 +163,7 @@ class MobiNet(nn.Module):
         channels = x.shape[-1]
         seen = _largest_divisor(channels // self.copies, at_most=self.inputs)
 
+        # Both convolutions: k x k in groups of `seen` channels, then 1 x 1.
         conv = functools.partial(
             BinaryConv,
             scheme=self.scheme,

@@ -300,6 +300,8 @@ class MixedEdges(nn.Module):
         index_of: (layer type, edge) to the index of its statistics in `value`.
         """
         value = jax.tree.map(jnp.asarray, value)
+
+        # Each edge and layer type has its own.
         if not self.shared_statistics:
             for edge, of_edge in enumerate(new):
                 for name in names:
@@ -308,7 +310,7 @@ class MixedEdges(nn.Module):
                         value[leaf] = value[leaf].at[index].set(moved)
             return value
 
-        # A row for each edge and layer type, (E * types, C).
+        # All edges share them. A row for each edge and layer type, (E * types, C).
         rows = {}
         for leaf in value:
             of_edges = []
@@ -361,12 +363,15 @@ class MixedEdges(nn.Module):
         """
         spec, dtype = self.spec, self.arithmetic.dtype
         kernels = {}
+        # For each convolution type, how many of the last edges stay float.
         counts = self.float_edges or (0,) * len(spec.convs)
         for name, floats in zip(spec.convs, counts, strict=True):
             size = spec.conv_type(name).kernel
             # The scheme `float` and the first of two stages leave all edges float.
             if not self.scheme.binary_weights:
                 floats = edges
+
+            # One array for all binary edges, and one for all float edges.
             for prefix, count in (("latent", edges - floats), ("kernel", floats)):
                 if count == 0:
                     continue
@@ -381,6 +386,7 @@ class MixedEdges(nn.Module):
         Returns {"bn", "pool_bn"}, as far as there are such layers.
         """
         spec = self.spec
+        # The shapes with statistics for each edge and type.
         shapes: dict[str, tuple[int, ...]] = {}
         if spec.convs:
             shapes["bn"] = (len(spec.convs), edges, channels)

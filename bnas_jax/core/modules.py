@@ -179,11 +179,12 @@ class Convolution(nn.Module):
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
+        # For each value of the output, a product for each value of its kernel.
         _, height, width, _ = y.shape
         taps = int(np.prod(self.kernel))
         inputs = x.shape[-1] // self.geometry.groups
         count = height * width * self.features * taps * inputs
-        # Binary only where both factors are.
+        # A product is binary only if both factors are.
         if self.has_latent and self.binary_input:
             return count, 0
         return 0, count
@@ -284,6 +285,7 @@ class BinaryConv(nn.Module):
 
         activation: whether the scheme's activation may follow the sums.
         """
+        # The size of the kernel, and how it moves.
         kernel, stride = _pair(self.kernel), _pair(self.stride)
         geometry = rectangle(
             kernel,

@@ -182,6 +182,7 @@ class Network(nn.Module):
 
         At its multiples all convolutions have whole groups.
         """
+        # What the form, the scheme, the reduction cell and each layer type need.
         steps = [form_of(self.form).channel_step, self.scheme.width_step]
         if self.genotype.reduce == FIXED_REDUCTION:
             # The first reduction doubles the channels. Each of its groups needs a

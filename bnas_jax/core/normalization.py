@@ -93,6 +93,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         """x: (N, H, W, C), or `Shared`."""
+        # What other layers that read x have computed already.
         normalized = None
         if isinstance(x, Shared):
             x, normalized, arithmetic = x

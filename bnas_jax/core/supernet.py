@@ -327,6 +327,8 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
     for _ in range(net.num_cells):
         dropped = order[max(len(order) - left, 0) :]
         left = max(left - len(order), 0)
+
+        # For each state, how many edges of each convolution type are among them.
         states = []
         for state in range(INPUTS + NODES - 1):
             counts = [dropped.count((state, name)) for name in types]
