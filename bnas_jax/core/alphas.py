@@ -1,5 +1,6 @@
-"""Architecture parameters alpha: a pytree beside the weights, relaxed by a softmax
-(DARTS Eq. 2) and kept diverse (Eq. 5).
+"""Architecture parameters alpha: a pytree beside the weights.
+
+A softmax relaxes them (DARTS Eq. 2), and a term of the loss keeps them diverse (Eq. 5).
 """
 
 from collections.abc import Mapping
@@ -11,13 +12,14 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES
 
 Alphas = Mapping[str, jax.Array]
-# Which edges the entropy of Eq. (5) is the mean of.
+# The edges that the entropy of Eq. (5) averages over, see `entropy`.
 ENTROPIES = ("all", "released")
 
 
 def init(key, num_types: int, dtype=jnp.float32) -> dict[str, jax.Array]:
-    """{"normal": (14, num_types), "reduce": (14, num_types)}, drawn from 1e-3 * N(0, 1)
-    as in DARTS.
+    """Alphas drawn from 1e-3 * N(0, 1), as in DARTS.
+
+    Returns {"normal": (14, num_types), "reduce": (14, num_types)}.
     """
     normal, reduce = jax.random.split(key)
     shape = (len(EDGES), num_types)
@@ -28,7 +30,9 @@ def init(key, num_types: int, dtype=jnp.float32) -> dict[str, jax.Array]:
 
 
 def relax(alphas: Alphas) -> dict[str, jax.Array]:
-    """The softmax over the layer types of each edge (DARTS Eq. 2); shapes as alpha.
+    """The softmax over the layer types of each edge (DARTS Eq. 2).
+
+    Returns the shapes of alpha.
 
     >>> from bnas_jax.core.alphas import relax
     >>> relax({"normal": jax.numpy.zeros((14, 4))})["normal"][0].tolist()
@@ -38,12 +42,15 @@ def relax(alphas: Alphas) -> dict[str, jax.Array]:
 
 
 def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
-    """H(alpha) of Eq. (5), a scalar: the entropy in nats of each edge's probabilities,
-    averaged over the edges of both cells, as far as they are searched.
+    """H(alpha) of Eq. (5), a scalar in nats.
 
-    edges: `all`; or `released`, the authors' loop over the reduction cell, which adds
-    its last edge fourteen times, so that its other edges have no term. `UserError` for
-    another word.
+    It is the entropy of each edge's probabilities, averaged over the edges of both
+    cells, as far as they are searched.
+
+    edges: `all`; or `released`, the authors' loop over the reduction cell. It adds the
+        last edge fourteen times, so that the other edges have no term.
+
+    Raises `UserError` for another word in `edges`.
 
     >>> from bnas_jax.core.alphas import entropy
     >>> even = {"normal": jax.numpy.zeros((14, 7)), "reduce": jax.numpy.zeros((14, 7))}
@@ -52,13 +59,15 @@ def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
     """
     if edges not in ENTROPIES:
         raise UserError(f"edges must be one of {', '.join(ENTROPIES)}, got {edges!r}")
-    # Two readings of the sum over the edges of the reduction cell.
+
+    # The released loop reads the reduction cell's last edge in place of each edge.
     values = dict(alphas)
     if edges == "released" and "reduce" in values:
         reduce = values["reduce"]
         values["reduce"] = jnp.broadcast_to(reduce[-1:], shape=reduce.shape)
+
+    # The entropy from logarithms: a probability that rounds to 0 adds 0 and no NaN.
     logits = jnp.concatenate([values[name] for name in sorted(values)])  # (28, types)
-    # From logarithms, so that probabilities that round to 0 add 0 and no NaN.
     log_p = jax.nn.log_softmax(logits, axis=-1)
     of_edges = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)  # (28,)
     return jnp.mean(of_edges)
@@ -67,10 +76,14 @@ def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
 def diversity(
     alphas: Alphas, epoch, *, weight: float, tau: float, edges: str = "all"
 ) -> jax.Array:
-    """The term that Eq. (5) adds to the search loss, a scalar: -lambda * H(alpha) *
-    exp(-epoch / tau).
+    """The term of Eq. (5) in the search loss: -lambda * H(alpha) * exp(-epoch / tau).
 
-    epoch: from 0. weight: lambda. tau: in epochs. edges: see `entropy`.
+    It is a scalar.
+
+    epoch: from 0.
+    weight: lambda.
+    tau: in epochs.
+    edges: see `entropy`.
 
     >>> from bnas_jax.core.alphas import diversity
     >>> even = {"normal": jax.numpy.zeros((14, 7)), "reduce": jax.numpy.zeros((14, 7))}

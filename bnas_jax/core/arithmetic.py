@@ -11,22 +11,21 @@ class Arithmetic:
     """Types of numbers, and the mapped axes of several devices.
 
     dtype: of parameters, batch statistics and losses: float32, or float64 for exact
-    checks.
-    conv_dtype: to which convolutions round their inputs and kernels, such as bfloat16;
-    they accumulate in `dtype`. None is
-        `dtype`. On NVIDIA's GPUs results are rounded to it, too.
-    activations: dtype of the tensors between layers, such as bfloat16; layers compute
-    in `dtype` within. None is `dtype`.
-    bn_axis: the mapped axis over which batch statistics are taken; None keeps them per
-    device.
-    bn_examples: how many examples are normalised together, neighbours in the batch over
-    all devices; None is all of them.
-    batch_axis: the mapped axis over which the batch is divided; random numbers that are
-    drawn for an example are then the
-        same on any number of devices.
-    plain: plain JAX operations and JAX's own gradients, the reference for the fast
-    ones; needed for second derivatives. Only
-        float convolutions with a `conv_dtype` keep their gradient.
+        checks.
+    conv_dtype: the type that convolutions round their inputs and kernels to, such as
+        bfloat16. They accumulate in `dtype`. None is `dtype`. On NVIDIA's GPUs their
+        results are rounded to it, too.
+    activations: of the tensors between layers, such as bfloat16. Within, layers compute
+        in `dtype`. None is `dtype`.
+    bn_axis: the mapped axis over which batch statistics are taken. None keeps them per
+        device.
+    bn_examples: how many examples are normalised together. They are neighbours in the
+        batch over all devices. None is all of them.
+    batch_axis: the mapped axis over which the batch is divided. Random numbers that are
+        drawn for an example are then the same on any number of devices.
+    plain: True uses plain JAX operations and JAX's own gradients. They are the
+        reference for the fast ones, and second derivatives need them. Only float
+        convolutions with a `conv_dtype` keep their gradient.
 
     Convolutions that multiply in bfloat16 and sum in float32:
 
@@ -43,5 +42,5 @@ class Arithmetic:
     plain: bool = False
 
     def between_layers(self, x):
-        """x, the output of a layer, in the dtype that `activations` says."""
+        """x, the output of a layer, in the dtype of `activations`."""
         return x.astype(self.activations or self.dtype)

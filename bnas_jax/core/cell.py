@@ -1,5 +1,6 @@
-"""The cell of a final network: the edges into each of its nodes, between preprocessing
-and skip (section 4.2, Figure 5b).
+"""The cell of a final network (section 4.2, Figure 5b).
+
+Its nodes add up their edges, between the preprocessing of both inputs and the skip.
 """
 
 import functools
@@ -23,15 +24,16 @@ from bnas_jax.core.stack import Place
 
 
 def num_layers(cell: Cell | str) -> int:
-    """Number of layers of a cell, which drop-path drops one by one."""
+    """The number of layers of a cell, which drop-path drops one by one."""
     if cell == FIXED_REDUCTION:
         return FixedReduction.LAYERS
     return len(edges(cell))
 
 
 def num_convs(cell: Cell | str, place: Place) -> int:
-    """Number of convolutions of a final cell with binary weights: preprocessing and
-    layers.
+    """The number of convolutions of a final cell with binary weights.
+
+    The convolutions of the preprocessing count, too.
     """
     count = INPUTS
     for edge in edges(cell):
@@ -41,13 +43,13 @@ def num_convs(cell: Cell | str, place: Place) -> int:
 
 
 class FinalCell(nn.Module):
-    """One cell of the final network: outputs of the two cells before to (N, H, W, 4 *
-    channels).
+    """One cell of the final network.
 
-    cell: the (layer type, input) pairs of its nodes. skip: whether the previous cell's
-    output is added.
-    float_convs: how many of its last convolutions keep float weights
-    (`network.float_convs`). form: see `forms.Form`.
+    cell: the (layer type, input) pairs of its nodes.
+    form: see `forms.Form`.
+    skip: whether the previous cell's output is added.
+    float_convs: how many of the cell's last convolutions keep float weights
+        (`network.float_convs`).
     """
 
     cell: Cell
@@ -61,17 +63,23 @@ class FinalCell(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
-        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`;
-        factors: None or this cell's `drop_path`, (layers, N).
+        """The cell's output, (N, H', W', 4 * channels).
+
+        before, previous: outputs of the two cells before, NHWC, perhaps `Shared`.
+        factors: None, or this cell's `drop_path`, (layers, N).
         """
         # The first convolutions are binary, the last ones may stay float.
         num_binary = num_convs(self.cell, self.place) - self.float_convs
         binary = self._binary_layers(num_binary)
+
+        # The states: both inputs, later the nodes. Layers that begin with a BN read
+        # them from `shared`.
         preprocess = self._preprocess(num_binary)
         states = list(preprocess(before, previous, train=train))
         shared = self._shared(states, train=train)
 
-        # Each node adds up its edges, whose layers are numbered through the cell.
+        # Each node adds up its edges. Layers are numbered through the cell; zeroise has
+        # a number, too, as in the authors' code.
         position = 0
         for node in self.cell:
             outputs = []
@@ -83,36 +91,40 @@ class FinalCell(nn.Module):
                         position=position,
                         binary_weights=binary[position],
                     )
-                    # A subclass may do something else with what it is given.
+                    # A subclass might not begin with a BN of what it is given.
                     x = shared[source] if type(layer) is BinaryConv else states[source]
-                    y = layer(x, train=train)
+                    y = layer(x, train=train)  # (N, H', W', channels)
                     # As in DARTS's code, an identity is never dropped.
                     if factors is not None and not isinstance(layer, Identity):
                         factor = factors[position][:, None, None, None]
                         y = self.arithmetic.between_layers(y * factor)
                     outputs.append(y)
-                # A zeroise layer has a number, too, as in the authors' code.
                 position += 1
+
+            # The node is a state of the later nodes.
             states.append(self._node(outputs, states[0]))
             shared |= self._shared(states[-1:], train=train, first=len(states) - 1)
-        output = jnp.concatenate(states[INPUTS:], axis=-1)
+
+        # The cell's output joins its nodes.
+        output = jnp.concatenate(states[INPUTS:], axis=-1)  # (N, H', W', 4 * channels)
         return with_skip(self, output, previous, train=train)
 
     def _binary_layers(self, num_binary: int) -> list[bool]:
-        """Whether the weights of each layer are binary: those of the cell's first
-        `num_binary` convolutions are.
+        """For each layer, whether its weights are binary.
+
+        num_binary: how many of the cell's first convolutions have binary weights.
         """
-        binary, conv = [], INPUTS  # the preprocessing's come first
+        binary, conv = [], INPUTS  # the preprocessing's convolutions come first
         for edge in edges(self.cell):
             binary.append(conv < num_binary)
-            conv += layer_type(edge.layer_type).num_convs(
-                self.place.stride(edge.source)
-            )
+            stride = self.place.stride(edge.source)
+            conv += layer_type(edge.layer_type).num_convs(stride)
         return binary
 
     def _node(self, outputs: list, state):
-        """The sum of a node's layers, and zeros where all of them are zeroise. state:
-        an input state of the cell.
+        """The sum of a node's layers; zeros where all of them are zeroise.
+
+        state: an input state of the cell, (N, H, W, channels).
         """
         if outputs:
             return functools.reduce(operator.add, outputs)
@@ -120,11 +132,11 @@ class FinalCell(nn.Module):
         return jnp.zeros_like(state[:, ::stride, ::stride])
 
     def _preprocess(self, num_binary: int) -> Preprocess:
+        """The preprocessing, which has the first two of the cell's convolutions."""
         return Preprocess(
             place=self.place,
             scheme=self.scheme,
             arithmetic=self.arithmetic,
-            # The first two of the cell's convolutions.
             binary_weights=(num_binary > 0, num_binary > 1),
             affine=(self.form.affine_resize or not self.place.halved, True),
             factorized=self.form.factorized,
@@ -134,6 +146,10 @@ class FinalCell(nn.Module):
     def _layer(
         self, name: str, *, source: int, position: int, binary_weights: bool
     ) -> nn.Module:
+        """The module of a layer type on an edge from the state `source`.
+
+        position: of the layer in the cell.
+        """
         return layer_module(
             name,
             bn_of_pools=self.form.bn_of_pools,
@@ -147,14 +163,16 @@ class FinalCell(nn.Module):
         )
 
     def _shared(self, states: list, *, train: bool, first: int = 0) -> dict[int, Any]:
-        """Number of a state, from `first` on -> the state, `Shared` where several
-        layers begin with a BN of it.
+        """{number: state}, `Shared` where several layers begin with a BN of the state.
+
+        first: the number of the first of the states.
         """
-        # The states that are read by layers that begin with a BN.
+        # The source of each layer that begins with a BN.
         readers = []
         for edge in edges(self.cell):
             if type(layer_type(edge.layer_type)) is BinaryConvType:
                 readers.append(edge.source)
+
         # Over several devices one collective gathers the statistics of all these
         # states: that pays for a single reader, too.
         least_readers = 2
@@ -164,6 +182,7 @@ class FinalCell(nn.Module):
         chosen = [number for number in found if readers.count(number) >= least_readers]
         if not chosen:
             return found
+
         shared = share_all(
             [found[number] for number in chosen],
             scheme=self.scheme,

@@ -1,5 +1,6 @@
-"""What all cells have beside their edges: preprocessing, the inter-cell skip and
-drop-path (section 4.2, Figure 5b).
+"""What all cells have beside their edges (section 4.2, Figure 5b).
+
+These are the preprocessing, the inter-cell skip and drop-path.
 """
 
 from typing import Any
@@ -24,10 +25,12 @@ REDUCTION_SKIPS = ("float", "binary_weight", "binary", "binary_bn")
 class Preprocess(nn.Module):
     """Brings the outputs of the two cells before to this cell's channels and size.
 
-    (N, 2H or H, 2W or W, C1) and (N, H, W, C2) to two input states (N, H, W, channels).
+    It maps (N, 2H or H, 2W or W, C1) and (N, H, W, C2) to two input states (N, H, W,
+    channels).
 
-    binary_weights: of its two convolutions. affine: of their two BN. binary_input:
-    False keeps the activations float.
+    binary_weights: for both convolutions, whether their weights are binary.
+    affine: for both convolutions, whether their BN has scale and shift.
+    binary_input: False keeps the activations float.
     factorized: see `forms.Form`.
     """
 
@@ -41,8 +44,8 @@ class Preprocess(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool):
-        # The output of the cell before the previous one has twice the size where the
-        # previous one is a reduction.
+        # `before` has twice the size of `previous` if the previous cell is a reduction:
+        # then its convolution is strided.
         if self.place.halved and self.factorized:
             first = self._input(FactorizedReduce, index=0)
         elif self.place.halved:
@@ -53,6 +56,7 @@ class Preprocess(nn.Module):
         return first(before, train=train), second(previous, train=train)
 
     def _input(self, module: type[nn.Module], *, index: int, **sizes) -> nn.Module:
+        """The convolution of input `index`. sizes: the fields that inputs differ in."""
         return module(
             **sizes,
             features=self.place.channels,
@@ -66,10 +70,10 @@ class Preprocess(nn.Module):
 
 
 class ReductionSkip(nn.Module):
-    """The inter-cell skip across a reduction cell: a 2x2 convolution of stride 2, (N,
-    H, W, C) to (N, H / 2, W / 2, features).
+    """The inter-cell skip across a reduction cell: a 2x2 convolution of stride 2.
 
-    kind, one of `REDUCTION_SKIPS`:
+    It maps (N, H, W, C) to (N, H / 2, W / 2, features). The values of `kind`, which are
+    `REDUCTION_SKIPS`:
 
     - `float`, the released code's: BN, float convolution with bias.
     - `binary_weight`: the same with binary weights.
@@ -77,7 +81,7 @@ class ReductionSkip(nn.Module):
     - `binary_bn`, the default: the same and a BN, which keeps the sum of skip and cell
       in range.
 
-    `UserError` for another one.
+    Raises `UserError` for another kind.
     """
 
     kind: str
@@ -93,6 +97,8 @@ class ReductionSkip(nn.Module):
                 f"config.network.reduction_skip must be one of {known}, got "
                 f"{self.kind!r}"
             )
+
+        # BN -> sign, if the kind is binary -> convolution.
         binary = self.kind in ("binary", "binary_bn")
         x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
         conv = Convolution(
@@ -103,19 +109,21 @@ class ReductionSkip(nn.Module):
             arithmetic=self.arithmetic,
             binary_weights=self.kind != "float",
             binary_input=binary,
-            activation=False,  # what is added has both signs
+            activation=False,  # so that the skip adds values of both signs
             bias=not binary,
             name="conv",
         )
         y = conv(x)  # (N, H / 2, W / 2, features)
+        # A BN keeps the sum of skip and cell in range.
         if self.kind == "binary_bn":
             y = BatchNorm(self.arithmetic, name="bn_after")(y, train=train)
         return y
 
 
 class InterCellSkip(nn.Module):
-    """Adds the output of the previous cell to this one's; across a reduction cell
-    through a `ReductionSkip` (Figure 5b).
+    """Adds the output of the previous cell to this cell's (Figure 5b).
+
+    Across a reduction cell it goes through a `ReductionSkip`.
     """
 
     reduction: bool
@@ -125,7 +133,8 @@ class InterCellSkip(nn.Module):
 
     @nn.compact
     def __call__(self, output, previous, *, train: bool):
-        # Half the size and twice the channels need a convolution.
+        # A reduction halves the size and doubles the channels: the skip needs a
+        # convolution.
         if self.reduction:
             skip = ReductionSkip(
                 kind=self.kind,
@@ -135,7 +144,7 @@ class InterCellSkip(nn.Module):
                 name="reduction",
             )
             previous = skip(previous, train=train)
-        # The sum runs through the whole network, and every cell reads it.
+        # Every later sum contains this one: XLA should store it, not compute it again.
         total = output + value_of(previous)
         if self.arithmetic.plain:
             return total
@@ -143,12 +152,12 @@ class InterCellSkip(nn.Module):
 
 
 def with_skip(cell: Any, output, previous, *, train: bool):
-    """The output of a cell with the skip of section 4.2 over the whole cell; as it is
-    where the cell has none.
+    """A cell's output plus the skip over the whole cell, if it has one (section 4.2).
 
-    cell: the module whose `__call__` this is part of, with the fields `place`, `skip`,
-    `reduction_skip`, `scheme` and `arithmetic`. output: its own, (N, H, W, 4 *
-    channels); previous: that of the cell before it.
+    cell: the module that calls this in its `__call__`. It has the fields `place`,
+        `skip`, `reduction_skip`, `scheme` and `arithmetic`.
+    output: the cell's, (N, H, W, 4 * channels).
+    previous: the output of the cell before it, NHWC.
     """
     if not cell.skip or not cell.place.follows_a_cell:
         return output
@@ -165,18 +174,21 @@ def with_skip(cell: Any, output, previous, *, train: bool):
 def drop_path(
     key, rate, *, cells: int, layers: int, batch: int, arithmetic: Arithmetic
 ) -> jax.Array:
-    """Drop-path: what to multiply the outputs of layers with, for each cell, layer and
-    example, (cells, layers, N).
+    """The factors of drop-path for each cell, layer and example, (cells, layers, N).
 
-    0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). What
-    is drawn for an example does not depend on how many devices `Arithmetic.batch_axis`
-    divides the batch over. batch: N, the examples of this device.
+    They multiply the outputs of layers. A factor is 0 with probability `rate`, else
+    1 / (1 - rate) (FractalNet; DARTS section A.2). An example's factors do not depend
+    on how many devices `Arithmetic.batch_axis` divides the batch over.
+
+    batch: N, the examples of this device.
     """
     axis, dtype = arithmetic.batch_axis, arithmetic.dtype
-    # Drawn for the whole batch, of which a device takes its part.
+    # All devices draw for the whole batch, and each takes its own examples.
     shards = jax.lax.axis_size(axis) if axis else 1
     keep = jax.random.bernoulli(key, p=1 - rate, shape=(cells, layers, shards * batch))
     if axis:
-        first = jax.lax.axis_index(axis) * batch
+        first = jax.lax.axis_index(axis) * batch  # this device's first example
         keep = jax.lax.dynamic_slice_in_dim(keep, first, slice_size=batch, axis=2)
+
+    # The factors of kept layers keep the expectation of the outputs.
     return jnp.where(keep, 1 / jnp.asarray(1 - rate, dtype), jnp.zeros((), dtype))

@@ -1,8 +1,7 @@
-"""Where the paper's text and the authors' code differ in a network: three conventions
-by name.
+"""Where the paper's text and the authors' code differ in a network.
 
-`paper` is the text, `release` the authors' code as it runs, `meant` that code without
-its index errors (docs/conventions.md).
+There are three conventions: `paper` is the text, `release` is the authors' code as it
+runs, and `meant` is that code without its index errors (docs/conventions.md).
 """
 
 import dataclasses
@@ -13,8 +12,10 @@ from bnas_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Conventions:
-    """The settings in which they differ. scheme: fields of `schemes.Xnor`. network:
-    fields of `Network` and `Supernet`.
+    """The settings in which the conventions differ.
+
+    scheme: fields of `schemes.Xnor`.
+    network: fields of `Network` and `Supernet`.
     """
 
     scheme: dict[str, Any]
@@ -26,8 +27,8 @@ CONVENTIONS = {
         scheme={"activation_scale": True, "sign_of_zero": 1},
         network={"reduction_skip": "binary_bn", "float_head": False},
     ),
-    # No K, PyTorch's sign, float skips, and convolutions that an index error leaves
-    # float.
+    # Without K, with PyTorch's sign, float skips, and the convolutions that an index
+    # error leaves float.
     "release": Conventions(
         scheme={"activation_scale": False, "sign_of_zero": 0},
         network={"reduction_skip": "float", "float_head": True},
@@ -40,7 +41,7 @@ CONVENTIONS = {
 
 
 def conventions(name: str) -> Conventions:
-    """The conventions of that name; `UserError` for another."""
+    """The conventions of that name; raises `UserError` for another name."""
     if name not in CONVENTIONS:
         raise UserError(
             f"conventions must be one of {', '.join(CONVENTIONS)}, got {name!r}"

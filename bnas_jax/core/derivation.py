@@ -1,5 +1,6 @@
-"""The derivation of a cell from the relaxed architecture parameters, with Zeroise kept
-(Eq. 4) or left out.
+"""The derivation of a cell from the relaxed architecture parameters.
+
+Zeroise is kept (Eq. 4) or left out.
 """
 
 import numpy as np
@@ -21,19 +22,21 @@ def derive(
 ) -> Cell:
     """One cell from the relaxed architecture parameters of its edges.
 
+    Each node keeps its two strongest edges, the strongest first. The strength of an
+    edge is the largest probability of its layer types, Zeroise among them where it is
+    kept. Each edge takes its most probable type (docs/conventions.md; DARTS section
+    2.4).
+
     weights: (14, len(layer_types)) softmax probabilities, rows in the order of `EDGES`.
-    gamma: divides the probability of Zeroise (Eq. 4), so larger values pick it less
-    often; must be > 0.
+    gamma: divides the probability of Zeroise (Eq. 4), so that larger values pick it
+        less often; must be > 0.
     keep_zeroise: False leaves Zeroise out, as published float searches do.
-    Each node keeps its two edges with the largest probability over all candidate layer
-    types (Zeroise among them where it is kept), strongest first, and on each the most
-    probable type (docs/conventions.md; DARTS section 2.4).
 
     The released code divides all layer types of edge 0 by gamma instead. That edge
     leads into the first node, which keeps both of its edges, and its strongest type
-    stays the same: at most the two pairs swap places, so no setting has it.
+    stays the same. At most the two pairs swap places, so no setting reproduces it.
 
-    `UserError` for another shape, and for a gamma that is not greater than 0.
+    Raises `UserError` for another shape, and for a gamma that is not greater than 0.
 
     >>> from bnas_jax.core.derivation import derive
     >>> weights = jax.numpy.full((14, 2), 0.5).at[:, 1].add(0.1)
@@ -50,7 +53,8 @@ def derive(
             f"alphas must have the shape {(len(EDGES), len(layer_types))}, got "
             f"{weights.shape}"
         )
-    # Zeroise by Eq. (4), or never.
+
+    # Zeroise with its probability divided by gamma (Eq. 4), or never.
     if ZEROISE in layer_types:
         zeroise = layer_types.index(ZEROISE)
         if keep_zeroise:
@@ -58,22 +62,27 @@ def derive(
         else:
             weights[:, zeroise] = -np.inf
 
+    # Two edges a node.
     nodes = all_edges(weights, layer_types)
     return tuple(node[:2] for node in nodes)
 
 
 def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
-    """The cell of all edges, each with its strongest layer type, each node's strongest
-    edge first (SNAS).
+    """The cell of all edges, each with its strongest layer type (SNAS).
 
-    weights: (14, len(layer_types)). Of equal weights the first is taken, as in DARTS's
-    code.
+    Each node's strongest edge comes first. Of equal weights the first is taken, as in
+    DARTS's code.
+
+    weights: (14, len(layer_types)).
     """
     strength = weights.max(axis=1)  # (14,)
     best = weights.argmax(axis=1)  # (14,)
+
     nodes = []
     for node in range(INPUTS, INPUTS + NODES):
+        # A stable sort: edges of equal strength keep their order.
         ranked = sorted(arriving(node), key=lambda edge: -strength[edge])
+        # The edges of the node as (layer type, source).
         pairs = []
         for edge in ranked:
             source, _ = EDGES[edge]

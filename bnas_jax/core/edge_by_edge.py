@@ -1,8 +1,8 @@
-"""The edges that leave one state, one by one: the plain sum of DARTS Eq. 2, and the
-form in which only the chosen layer runs.
+"""The edges that leave one state, computed one by one.
 
-Both compute a layer of an edge by `layer_of_edge`, from that edge's part of the
-variables that lie side by side.
+`plain_edges` is the plain sum of DARTS Eq. 2. `chosen_edges` runs only the layer that
+was chosen on each edge. Both compute a layer of an edge by `Edges.layer`, from the
+edge's part of the variables that lie side by side.
 """
 
 import dataclasses
@@ -30,8 +30,9 @@ Statistics = dict[str, Any]
 class Edges:
     """The layers of the edges that leave a state.
 
-    spec: what the edges have in common. modules: one edge's module of each layer type
-    that has one, unbound.
+    spec: what the edges have in common.
+    modules: {layer type: its module for one edge, unbound}, for the layer types that
+        run as modules.
     train: whether BN takes the batch's statistics.
     """
 
@@ -42,14 +43,19 @@ class Edges:
     def layer(
         self, name: str, x, params: Params, stats: Statistics
     ) -> tuple[jax.Array, Statistics]:
-        """(a layer type's output for an edge, (N, H', W', C); the edge's running
-        statistics after it).
+        """A layer type on one edge.
+
+        Returns (its output, (N, H', W', C); the edge's running statistics after it).
+
+        x: the state, (N, H, W, C).
+        params, stats: of the edge.
         """
         how = self.spec.batching(name)
-        # Layers that run from their part of the arrays that all edges share.
         if how == NOTHING:
             stride = self.spec.stride
             return jnp.zeros_like(x[:, ::stride, ::stride]), stats
+
+        # Layers that run on their part of the arrays of all edges.
         if how == CONVOLUTION:
             normal, moved = self._normal(x, stats[name])
             y = self._conv(name, normal=normal, kernel=params[name])
@@ -61,7 +67,7 @@ class Edges:
             y, moved = self._normal(y, stats[name])
             return y, {**stats, name: moved}
 
-        # All others run as the module that the final network has, too.
+        # All other layers run as the module that the final network has, too.
         variables = {"params": params[name], "batch_stats": stats[name]}
         module: Any = self.modules[name]
         y, moved = module.apply(variables, x, train=self.train, mutable=["batch_stats"])
@@ -74,10 +80,9 @@ class Edges:
         return batch_norm(x, running, arithmetic=self.spec.arithmetic, train=self.train)
 
     def _conv(self, name: str, *, normal, kernel: dict):
-        """The convolution of a normalised state, (N, H, W, C): (N, H', W', C).
+        """The convolution of a normalised state: (N, H, W, C) to (N, H', W', C).
 
-        kernel: {"latent": (k, k, C, C)} or, where it stays float, {"kernel": (k, k, C,
-        C)}.
+        kernel: {"latent": (k, k, C, C)} or, where it stays float, {"kernel": ...}.
         """
         common: dict[str, Any] = {
             "scheme": self.spec.scheme,
@@ -92,63 +97,69 @@ class Edges:
 def plain_edges(
     x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges
 ):
-    """(each edge's sum of weight * layer(x) over the layer types, (N, H', W', E, C);
-    each edge's statistics after it).
+    """Each edge's sum of weight * layer(x) over the layer types (DARTS Eq. 2).
 
-    x: the state, (N, H, W, C). weights: (E, types). params, stats: of each edge.
+    Returns (the sums, (N, H', W', E, C); each edge's running statistics after them).
+
+    x: the state, (N, H, W, C).
+    weights: (E, layer types).
+    params, stats: of each edge.
     """
     mixed, new = [], []
-    for edge, of_edge in enumerate(
-        stats
-    ):  # the statistics of an edge, which move with each layer
-        # DARTS Eq. 2.
+    for edge, edge_stats in enumerate(stats):
+        # DARTS Eq. 2. Each layer moves its part of the edge's statistics.
         total = jnp.zeros((), x.dtype)
         for column, name in enumerate(edges.spec.layer_types):
             if edges.spec.batching(name) == NOTHING:
                 continue
-            y, of_edge = edges.layer(name, x, params=params[edge], stats=of_edge)
+            y, edge_stats = edges.layer(name, x, params=params[edge], stats=edge_stats)
             total = total + weights[edge, column] * y
 
-        # Without a layer that adds anything, zeros of the output's shape.
+        # A scalar: no layer added anything, so it becomes zeros of the output's shape.
         if total.ndim == 0:
             total, _ = edges.layer(ZEROISE, x, params={}, stats={})
         mixed.append(total)
-        new.append(of_edge)
+        new.append(edge_stats)
     return jnp.stack(mixed, axis=3), new
 
 
 def chosen_edges(
     x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges
 ):
-    """`plain_edges` where each row of weights has at most one entry that is not 0; only
-    the layer of that one runs (GDAS).
+    """`plain_edges` for one-hot weights: only the layer of the largest weight runs.
 
-    The output of an edge is w_k * layer_k(x), where k is the layer type of its largest
-    weight. The other weights get no gradient, and the running statistics of the other
-    layers stay as they are. Shapes are those of `plain_edges`. `UserError` where some
-    edges have float weights and others binary ones, as one loop runs all edges.
+    GDAS has such weights: each row has at most one entry that is not 0. The output of
+    an edge is w_k * layer_k(x), where k is the layer type of the largest weight. The
+    other weights get no gradient, and the running statistics of the other layers stay
+    as they are. Arguments and results are those of `plain_edges`.
+
+    Raises `UserError` where some edges have float weights and others binary ones, since
+    one loop runs all edges.
     """
+    # One loop needs parameters of the same names on all edges.
     for of_edge in params:
         if any(set(of_edge[name]) != set(params[0][name]) for name in of_edge):
             raise UserError(
                 "config.network.edges=chosen runs edges of the same kind, and "
-                "config.network.float_head leaves some"
-                " float; write config.network.float_head=False"
+                "config.network.float_head leaves some float; write "
+                "config.network.float_head=False"
             )
+
+    # `run` computes the chosen layer of an edge.
     spec = edges.spec
     layers = [functools.partial(edges.layer, name) for name in spec.layer_types]
     run = only(layers, plain=spec.arithmetic.plain)
 
     def run_edge(_, edge):
-        """A step of `lax.scan` without a carry."""
+        """A step of `lax.scan`, without a carry."""
         row, edge_params, edge_stats = edge
         choice = jnp.argmax(row)
         y, moved = run(choice, x, params=edge_params, stats=edge_stats)
         # The weight is 1, but it has a gradient.
-        weighted = row[choice] * y
+        weighted = row[choice] * y  # (N, H', W', C)
         return None, (weighted, moved)
 
-    # A loop over the edges, so that their layers are compiled once for all of them.
+    # A loop over the edges, so that XLA compiles their layers once for all of them.
     all_params = jax.tree.map(_stacked, *params)
     all_stats = jax.tree.map(_stacked, *stats)
     _, (mixed, new) = jax.lax.scan(
@@ -160,6 +171,7 @@ def chosen_edges(
 
 
 def _stacked(*leaves):
+    """One array of the leaves, along a new first axis."""
     return jnp.stack(leaves)
 
 
@@ -169,13 +181,13 @@ def _of_index(tree, index: int):
 
 
 def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
-    """A function `run(choice, x, params, stats)` that computes `layers[choice](x,
-    params, stats)` and no other layer.
+    """A function `run(choice, x, params, stats)` that computes one layer alone.
 
-    JAX's own gradient of `lax.switch` stores the intermediate values of all layers,
-    with zeros for those that did not run. Here the backward pass stores the inputs
-    alone and computes the chosen layer again. plain: JAX's own gradient, which has
-    derivatives of any order.
+    It returns `layers[choice](x, params, stats)`. JAX's own gradient of `lax.switch`
+    stores the intermediate values of all layers, with zeros for those that did not run.
+    Here the backward pass stores the inputs alone and computes the chosen layer again.
+
+    plain: True takes JAX's own gradient, which has derivatives of any order.
     """
 
     def switch(choice, x, params, stats):
@@ -183,6 +195,8 @@ def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
 
     if plain:
         return switch
+
+    # The gradient of each layer, from its inputs and its output's gradient.
     gradients = [functools.partial(_gradient, layer) for layer in layers]
 
     @jax.custom_vjp
@@ -194,7 +208,7 @@ def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
 
     def backward(residuals, gradient):
         choice, *inputs = residuals
-        # Running statistics have no gradient, nor has the choice.
+        # Neither the running statistics nor the choice have a gradient.
         of_output, _ = gradient
         to_x, to_params = jax.lax.switch(choice, gradients, *inputs, of_output)
         return None, to_x, to_params, None
@@ -204,8 +218,9 @@ def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
 
 
 def _gradient(layer: Callable, x, params, stats, gradient):
-    """The gradients with respect to x and to a layer's parameters, from that with
-    respect to its output.
+    """The gradients with respect to x and to a layer's parameters.
+
+    gradient: with respect to the layer's output.
     """
 
     def output(x, params):

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and the text of the others."""
+"""The one exception for mistakes that a user can mend, and the text of the others."""
 
 
 class UserError(ValueError):
@@ -9,6 +9,6 @@ class UserError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or the name of its type where it has no text."""
+    """The first line of an error's text, or the name of its type if it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]

@@ -20,18 +20,24 @@ from bnas_jax.core.stack import Place
 class FixedReduction(nn.Module):
     """GDAS's hand-made reduction cell (arXiv 1910.04465; `genotype.FIXED_REDUCTION`).
 
-    Each preprocessed input goes through a 1x3 and a 3x1 convolution in 8 groups, each
-    strided along its axis, and a 1x1 one; and through a 3x3 max pooling of stride 2
-    with a BN behind it. The output joins both convolutions, then both poolings: (N, H /
-    2, W / 2, 4 * channels). `UserError` where the groups do not divide the channels.
+    Each preprocessed input takes two ways:
 
-    search: in the supernet, where BN has no scale and shift and the preprocessing stays
-    float unless `binary_preprocess`.
+    - A 1x3 and a 3x1 convolution in 8 groups, each strided along its axis, then a 1x1
+      convolution.
+    - A 3x3 max pooling of stride 2, then a BN.
+
+    The output joins the convolutions of both inputs, then both poolings: (N, H / 2,
+    W / 2, 4 * channels).
+
+    Raises `UserError` where the groups do not divide the channels.
+
+    search: True in the supernet, where BN has no scale and shift and the preprocessing
+        stays float unless `binary_preprocess`.
     """
 
-    # The groups of both crossed convolutions.
+    # The groups of the 1x3 and the 3x1 convolution.
     GROUPS: ClassVar[int] = 8
-    # What drop-path drops: two chains of convolutions and two poolings.
+    # What drop-path drops one by one: two chains of convolutions and two poolings.
     LAYERS: ClassVar[int] = 4
 
     place: Place
@@ -45,14 +51,16 @@ class FixedReduction(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
-        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`;
-        factors: None or `drop_path`, (at least 4, N).
+        """The cell's output, (N, H / 2, W / 2, 4 * channels).
+
+        before, previous: outputs of the two cells before, NHWC, perhaps `Shared`.
+        factors: None, or this cell's `drop_path`, (at least 4, N).
         """
         check_groups(self.place.channels)
-        affine = not self.search
-        affine_resize = self.form.affine_resize or not self.place.halved
 
         # Both inputs: (N, H, W, channels).
+        affine = not self.search
+        affine_resize = self.form.affine_resize or not self.place.halved
         preprocess = Preprocess(
             place=self.place,
             scheme=self.scheme,
@@ -65,7 +73,8 @@ class FixedReduction(nn.Module):
         )
         states = preprocess(before, previous, train=train)
 
-        # Two convolutions, then two poolings: (N, H / 2, W / 2, channels) each.
+        # The convolutions of both inputs, then both poolings: (N, H / 2, W / 2,
+        # channels) each.
         outputs = []
         for index, state in enumerate(states):
             outputs.append(self._convs(index, state, train=train))
@@ -79,17 +88,17 @@ class FixedReduction(nn.Module):
                 name=f"pool{index}",
             )
             outputs.append(pooling(state, train=train))
-        # There are as many factors as the cell with the most layers needs.
+
+        # Drop-path. The cell with the most layers may need more factors than this one.
         if factors is not None:
             for index, (y, factor) in enumerate(zip(outputs, factors, strict=False)):
-                outputs[index] = self.arithmetic.between_layers(
-                    y * factor[:, None, None, None]
-                )
-        output = jnp.concatenate(outputs, axis=-1)
+                dropped = y * factor[:, None, None, None]
+                outputs[index] = self.arithmetic.between_layers(dropped)
+        output = jnp.concatenate(outputs, axis=-1)  # (N, H / 2, W / 2, 4 * channels)
         return with_skip(self, output, previous, train=train)
 
     def _convs(self, index: int, x, *, train: bool):
-        """1x3 and 3x1, then 1x1: (N, H, W, channels) to (N, H / 2, W / 2, channels)."""
+        """1x3, 3x1 and 1x1: (N, H, W, channels) to (N, H / 2, W / 2, channels)."""
         common: dict[str, Any] = {
             "features": self.place.channels,
             "scheme": self.scheme,
@@ -105,18 +114,20 @@ class FixedReduction(nn.Module):
             **common,
         )
         pointwise = BinaryConv(kernel=1, name=f"pointwise{index}", **common)
-        return pointwise(crossed(x, train=train), train=train)
+        y = crossed(x, train=train)  # (N, H / 2, W / 2, channels)
+        return pointwise(y, train=train)
 
 
 def check_groups(channels: int) -> None:
-    """`UserError` unless the groups of GDAS's fixed reduction divide the channels of
-    its nodes.
+    """Raises `UserError` unless the groups of `FixedReduction` divide the channels.
+
+    channels: of the cell's nodes.
     """
     groups = FixedReduction.GROUPS
     if channels % groups:
         raise UserError(
             f"the reduction cell {FIXED_REDUCTION!r} has convolutions in {groups} "
-            f"groups, which do not divide its {channels}"
-            f" channels; write a multiple of {groups // 2} for "
-            "config.network.channels, which the first reduction doubles"
+            f"groups, which do not divide its {channels} channels; write a multiple of "
+            f"{groups // 2} for config.network.channels, which the first reduction "
+            "doubles"
         )

@@ -1,8 +1,8 @@
-"""What networks of cells differ in beside their cells: `FORMS`, the one table of it.
+"""How networks of cells differ beside their cells: `FORMS`, the one table of it.
 
-A form is the stem, what brings a larger input to a cell's size, which poolings have a
-BN, and what comes before the classifier. The order of BN, convolution and activation is
-the scheme's (`Float.order`).
+A form says what the stem is, what brings a larger input to a cell's size, which
+poolings have a BN, and what comes before the classifier. The order of BN, convolution
+and activation is the scheme's (`Float.order`).
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from bnas_jax.core.normalization import BatchNorm
 
 
 class CifarStem(nn.Module):
-    """BN -> 3x3 convolution to 3C channels -> ReLU; both inputs of the first cell.
+    """Float BN -> 3x3 convolution to 3C channels -> ReLU.
 
-    Float.
+    It returns its output twice, for both inputs of the first cell: (N, H, W, 3C).
     """
 
     channels: int
@@ -38,10 +38,9 @@ class CifarStem(nn.Module):
 
 
 class DartsStem(nn.Module):
-    """3x3 convolution to 3C channels -> BN, without ReLU; both inputs of the first
-    cell.
+    """Float 3x3 convolution to 3C channels -> BN, without ReLU (DARTS's code).
 
-    Float (DARTS's code).
+    It returns its output twice, for both inputs of the first cell: (N, H, W, 3C).
     """
 
     channels: int
@@ -55,13 +54,16 @@ class DartsStem(nn.Module):
             arithmetic=self.arithmetic,
             name="conv",
         )
-        x = BatchNorm(self.arithmetic, name="bn")(conv(images), train=train)
+        bn = BatchNorm(self.arithmetic, name="bn")
+        x = bn(conv(images), train=train)
         return x, x
 
 
 class ImageNetStem(nn.Module):
-    """Three float 3x3 convolutions of stride 2: outputs at a quarter and an eighth of
-    the image (docs/conventions.md).
+    """Three float 3x3 convolutions of stride 2 (docs/conventions.md).
+
+    It returns the inputs of the first cell at a quarter and an eighth of the image:
+    (N, H / 4, W / 4, C) and (N, H / 8, W / 8, C).
     """
 
     channels: int
@@ -70,17 +72,18 @@ class ImageNetStem(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool):
         # To a quarter of the image.
-        x = self._conv(self.channels // 2, "conv0")(images)
+        x = self._conv(self.channels // 2, "conv0")(images)  # (N, H / 2, W / 2, C / 2)
         x = BatchNorm(self.arithmetic, name="bn0")(x, train=train)
-        x = self._conv(self.channels, "conv1")(nn.relu(x))
+        x = self._conv(self.channels, "conv1")(nn.relu(x))  # (N, H / 4, W / 4, C)
         before = BatchNorm(self.arithmetic, name="bn1")(x, train=train)
 
-        # To an eighth. No ReLU follows: the cells begin with a BN and a sign.
-        x = self._conv(self.channels, "conv2")(nn.relu(before))
+        # To an eighth. No ReLU follows, since the cells begin with a BN and a sign.
+        x = self._conv(self.channels, "conv2")(nn.relu(before))  # (N, H / 8, W / 8, C)
         previous = BatchNorm(self.arithmetic, name="bn2")(x, train=train)
         return before, previous
 
     def _conv(self, features: int, name: str) -> FloatConv:
+        """A 3x3 convolution of stride 2."""
         return FloatConv(
             features=features,
             kernel=3,
@@ -94,16 +97,18 @@ class ImageNetStem(nn.Module):
 class Form:
     """What differs between networks of cells, see `FORMS`.
 
-    stem: its module. halved: whether it gives the first cell two sizes, as if a
-    reduction lay between them.
-    image_stride: by which number the stem divides the size of images.
-    channel_step: of which number the channels are a multiple.
-    factorized: whether the larger of a cell's inputs is halved by a `FactorizedReduce`,
-    else by a 3x3 convolution of stride 2.
-    affine_resize: whether the BN of that has scale and shift in the final network.
-    bn_of_pools_in_search, bn_of_pools: whether poolings have a BN behind them in the
-    search's network and in the final one.
-    last_bn: whether there are BN and ReLU before the global pooling.
+    stem: the class of its module.
+    halved: whether the stem gives the first cell two sizes, as if a reduction lay
+        between them.
+    image_stride: the number by which the stem divides the size of images.
+    channel_step: the number that the channels have to be a multiple of.
+    factorized: True halves the larger of a cell's inputs by a `FactorizedReduce`, False
+        by a 3x3 convolution of stride 2.
+    affine_resize: whether the BN of this halving has scale and shift in the final
+        network.
+    bn_of_pools_in_search: whether a BN follows poolings in the search's network.
+    bn_of_pools: whether a BN follows poolings in the final network.
+    last_bn: whether BN and ReLU come before the global pooling.
     """
 
     stem: type[CifarStem | DartsStem | ImageNetStem]
@@ -117,8 +122,8 @@ class Form:
     last_bn: bool = False
 
 
-# cifar, imagenet: the BNAS authors' code (section 5.1). darts, snas, gdas: the codes of
-# these searches (docs/searchers.md).
+# cifar and imagenet follow the BNAS authors' code (section 5.1); darts, snas and gdas
+# the codes of these searches (docs/searchers.md).
 FORMS: dict[str, Form] = {
     "cifar": Form(stem=CifarStem, affine_resize=False),
     "imagenet": Form(stem=ImageNetStem, halved=True, image_stride=8, channel_step=2),
@@ -131,7 +136,7 @@ FORMS: dict[str, Form] = {
 
 
 def form_of(name: str) -> Form:
-    """The entry of `FORMS`; `UserError` for a name without one."""
+    """The entry of `FORMS`; raises `UserError` for a name without one."""
     if name not in FORMS:
         raise UserError(
             f"config.network.form must be one of {', '.join(FORMS)}, got {name!r}"
@@ -140,12 +145,16 @@ def form_of(name: str) -> Form:
 
 
 def classify(form: Form, x, *, num_classes: int, arithmetic: Arithmetic, train: bool):
-    """Logits (N, num_classes) from the last cell's output, (N, H, W, C), by modules of
-    the network that calls it.
+    """Logits (N, num_classes) from the last cell's output.
+
+    Call it within a network's `__call__`: the network owns the modules that it makes.
+
+    x: (N, H, W, C).
     """
-    # GDAS's networks alone end like that.
+    # Only GDAS's networks end with a BN and a ReLU.
     if form.last_bn:
-        x = nn.relu(BatchNorm(arithmetic, name="last_bn")(x, train=train))
+        last_bn = BatchNorm(arithmetic, name="last_bn")
+        x = nn.relu(last_bn(x, train=train))
     classifier = Classifier(
         num_classes=num_classes, arithmetic=arithmetic, name="classifier"
     )
@@ -153,14 +162,13 @@ def classify(form: Form, x, *, num_classes: int, arithmetic: Arithmetic, train: 
 
 
 class AuxiliaryHead(nn.Module):
-    """DARTS's second classifier, on the output of the second reduction cell in
-    training: (N, 8, 8, C) to logits.
+    """DARTS's second classifier, which reads the second reduction cell in training.
 
-    Float.
+    It is float and maps (N, 8, 8, C) to logits (N, num_classes): ReLU -> 5x5 average
+    pooling of stride 3 -> 1x1 convolution to 128 -> BN -> ReLU -> 2x2 convolution to
+    768 -> BN -> ReLU -> linear.
 
-    ReLU -> 5x5 average pooling of stride 3 -> 1x1 convolution to 128 -> BN -> ReLU ->
-    2x2 convolution to 768 -> BN -> ReLU -> linear. `UserError` for another size than
-    8x8, which images of 32x32 give.
+    Raises `UserError` for another size than 8x8, which images of 32x32 give.
     """
 
     num_classes: int
@@ -168,15 +176,17 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        # The pooling and the 2x2 convolution leave a single pixel of that size.
+        # At this size the pooling and the 2x2 convolution leave a single pixel.
         if x.shape[1:3] != (8, 8):
             raise UserError(
                 "the auxiliary head takes 8x8 features, which images of 32x32 pixels "
-                "give; it gets"
-                f" {x.shape[1]}x{x.shape[2]}: write config.network.auxiliary=False"
+                f"give; it gets {x.shape[1]}x{x.shape[2]}: write "
+                "config.network.auxiliary=False"
             )
         x = nn.avg_pool(nn.relu(x), (5, 5), strides=(3, 3))  # (N, 2, 2, C)
-        sizes = ((128, 1), (768, 2))  # (features, kernel) of both convolutions
+
+        # Two convolutions, (features, kernel): (N, 2, 2, 128), then (N, 1, 1, 768).
+        sizes = ((128, 1), (768, 2))
         for index, (features, kernel) in enumerate(sizes):
             conv = FloatConv(
                 features=features,
@@ -184,8 +194,9 @@ class AuxiliaryHead(nn.Module):
                 arithmetic=self.arithmetic,
                 name=f"conv{index}",
             )
-            x = BatchNorm(self.arithmetic, name=f"bn{index}")(conv(x), train=train)
-            x = nn.relu(x)
+            bn = BatchNorm(self.arithmetic, name=f"bn{index}")
+            x = nn.relu(bn(conv(x), train=train))
+
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,

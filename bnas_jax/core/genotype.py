@@ -1,10 +1,10 @@
 """Genotypes: the cell that a search returns, as a validated, frozen value.
 
-A cell has two inputs (0: output of the cell before the previous one, 1: of the previous
-one) and four nodes (2 to 5). Each node adds up its edges, two in most searches; an edge
-is a layer type applied to an input or to an earlier node. The cell's output is the
-concatenation of its four nodes (DARTS, arXiv 1806.09055, section 2.1; the BNAS paper,
-section 4.2).
+A cell has two inputs and four nodes. Input 0 is the output of the cell before the
+previous one, input 1 the output of the previous one. The nodes are numbered 2 to 5.
+Each node adds up its edges, two in most searches. An edge is a layer type applied to an
+input or to an earlier node. The cell's output is the concatenation of its four nodes
+(DARTS, arXiv 1806.09055, section 2.1; the BNAS paper, section 4.2).
 """
 
 import dataclasses
@@ -60,8 +60,10 @@ Cell = tuple[Node, ...]  # its four nodes
 
 
 class Edge(NamedTuple):
-    """An edge of a cell: a layer type from an input or node, `source`, to a node, both
-    numbered as above.
+    """An edge of a cell: a layer type applied to a source, for a node to add up.
+
+    source: the number of an input or of an earlier node, 0 to 4.
+    node: the number of the node, 2 to 5.
     """
 
     layer_type: str
@@ -71,12 +73,14 @@ class Edge(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Genotype:
-    """A normal and a reduction cell: for each of the four nodes the (layer type, input)
-    pairs that it adds up.
+    """A normal and a reduction cell.
 
-    A cell may also be given as eight pairs, two for each node in turn, or as fourteen,
-    of which the nodes have 2, 3, 4 and 5. `reduce` may be `FIXED_REDUCTION`, the
-    hand-made cell of GDAS. Raises `UserError` when the value is not a cell.
+    A cell has for each of its four nodes the (layer type, input) pairs that the node
+    adds up. A cell may also be given as eight pairs, two for each node in turn, or as
+    fourteen pairs, where the nodes have 2, 3, 4 and 5. `reduce` may be
+    `FIXED_REDUCTION`, the hand-made cell of GDAS.
+
+    Raises `UserError` when the value is not a cell.
 
     >>> pairs = [("bin_conv_3x3", 0), ("max_pool_3x3", 1)]
     >>> genotype = bnas.Genotype(normal=pairs * 4, reduce=pairs * 4)
@@ -88,20 +92,23 @@ class Genotype:
     reduce: Cell | str
 
     def __post_init__(self):
-        # How a frozen dataclass brings its fields into one form.
+        # A frozen dataclass can only set its fields like this.
         object.__setattr__(self, "normal", _checked_cell(self.normal, "normal"))
         if self.reduce != FIXED_REDUCTION:
             object.__setattr__(self, "reduce", _checked_cell(self.reduce, "reduce"))
 
     def cell(self, reduction: bool) -> Cell | str:
-        """The nodes of the reduction cell, or of the normal one; `FIXED_REDUCTION`
-        where that is the reduction cell.
+        """The nodes of the reduction cell, or of the normal one.
+
+        `FIXED_REDUCTION`, if that is the reduction cell.
         """
         return self.reduce if reduction else self.normal
 
     def to_dict(self) -> dict:
-        """What JSON can represent: eight pairs where every node of a cell has two, else
-        a list of pairs a node.
+        """The genotype as lists and names, for JSON.
+
+        A cell is eight pairs if each of its nodes has two, else a list of pairs for
+        each node.
         """
         return {"normal": _plain(self.normal), "reduce": _plain(self.reduce)}
 
@@ -111,7 +118,7 @@ class Genotype:
 
 
 def edges(cell: Cell | str) -> tuple[Edge, ...]:
-    """The edges of a cell, node by node; none of `FIXED_REDUCTION`."""
+    """The edges of a cell, node by node; `FIXED_REDUCTION` has none."""
     if isinstance(cell, str):
         return ()
     found = []
@@ -122,8 +129,9 @@ def edges(cell: Cell | str) -> tuple[Edge, ...]:
 
 
 def check_two_a_node(genotype: Genotype, what: str) -> None:
-    """`UserError` unless all cells are of eight pairs, two a node, as `what` needs
-    them.
+    """Raises `UserError` unless both cells have eight pairs, two a node.
+
+    what: the noun, in the plural, that needs such cells, for the message.
     """
     for name in ("normal", "reduce"):
         cell = getattr(genotype, name)
@@ -132,7 +140,8 @@ def check_two_a_node(genotype: Genotype, what: str) -> None:
                 f"{what} need a {name} cell of eight pairs, two a node; {cell!r} has "
                 "none"
             )
-        sizes = [len(node) for node in cell]
+
+        sizes = [len(node) for node in cell]  # pairs of each node
         if any(size != 2 for size in sizes):
             needed = f"{what} need a {name} cell of eight pairs, two a node"
             listed = ", ".join(map(str, sizes))
@@ -143,12 +152,14 @@ def check_two_a_node(genotype: Genotype, what: str) -> None:
 
 
 def _plain(cell: Cell | str) -> str | list:
-    """A cell of lists and names, as JSON has them."""
+    """A cell as lists and names, for JSON."""
     if isinstance(cell, str):
         return cell
     nodes: list[list] = [[list(pair) for pair in node] for node in cell]
     if any(len(node) != 2 for node in nodes):
         return nodes
+
+    # Eight pairs, without their nodes.
     pairs: list[list] = []
     for node in nodes:
         pairs += node
@@ -156,8 +167,9 @@ def _plain(cell: Cell | str) -> str | list:
 
 
 def _checked_cell(cell, name: str) -> Cell:
-    """The cell in its one form; `UserError` where it is none. name: of the cell, for
-    messages.
+    """The cell as tuples of pairs; raises `UserError` if it is none.
+
+    name: of the cell, for messages.
     """
     nodes = []
     position = 0  # of a pair in the whole cell, for messages
@@ -167,6 +179,7 @@ def _checked_cell(cell, name: str) -> Cell:
                 f"genotype: node {number} of the {name} cell adds up 1 to {number} "
                 f"[layer type, input] pairs; got {len(node)}"
             )
+        # The pairs are numbered through the cell.
         checked = []
         for pair in node:
             where = f"{name} pair {position}"
@@ -177,8 +190,13 @@ def _checked_cell(cell, name: str) -> Cell:
 
 
 def _nodes(cell, name: str) -> list:
-    """The pairs of each node, of whatever form the cell has."""
-    # Cut off, as what a file has there can be as long and as deep as it likes.
+    """The pairs of each node, for each form that a cell may be given in.
+
+    Raises `UserError` for another form.
+
+    name: of the cell, for messages.
+    """
+    # Cut off, since the value in a file may be very long or deep.
     got = reprlib.repr(cell)
     if isinstance(cell, (list, tuple)):
         # A list of pairs for each node.
@@ -187,7 +205,7 @@ def _nodes(cell, name: str) -> list:
         # Two pairs a node.
         if len(cell) == 2 * NODES:
             return [cell[first : first + 2] for first in range(0, len(cell), 2)]
-        # All edges: as many pairs as a node has states in front of it.
+        # All edges: a node has as many pairs as there are states in front of it.
         if len(cell) == len(EDGES):
             nodes, first = [], 0
             for number in range(INPUTS, INPUTS + NODES):
@@ -197,33 +215,37 @@ def _nodes(cell, name: str) -> list:
         got = str(len(cell))
     raise UserError(
         f"genotype: the {name} cell needs {2 * NODES} [layer type, input] pairs, two a "
-        f"node, {len(EDGES)} for all edges, "
-        f"or a list of pairs for each of its {NODES} nodes; got {got}"
+        f"node, {len(EDGES)} for all edges, or a list of pairs for each of its {NODES} "
+        f"nodes; got {got}"
     )
 
 
 def _is_node(value) -> bool:
-    """Whether it is a list of pairs; a pair begins with a name."""
+    """Whether a value is a list of pairs, and not a pair, which begins with a name."""
     if not isinstance(value, (list, tuple)):
         return False
     return not (value and isinstance(value[0], str))
 
 
 def _checked_pair(pair, *, name: str, node: int) -> Pair:
-    """The pair as (str, int); `UserError` where it is none. name: of the pair, for
-    messages. node: that adds it up.
+    """The pair as (str, int); raises `UserError` if it is none.
+
+    name: of the pair, for messages.
+    node: the node that adds the pair up.
     """
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise UserError(
             f"genotype: {name} must be [layer type, input], got {reprlib.repr(pair)}"
         )
+
     layer, source = pair
     if not isinstance(layer, str):
         raise UserError(
             f"genotype: the layer type of {name} must be a name, got "
             f"{reprlib.repr(layer)}"
         )
-    # True and False are integers to Python.
+
+    # True and False are integers to Python, but no inputs.
     number = isinstance(source, (int, np.integer))
     if isinstance(source, bool) or not number or not 0 <= source < node:
         raise UserError(
@@ -234,7 +256,8 @@ def _checked_pair(pair, *, name: str, node: int) -> Pair:
 
 
 def of_cells(cells: Mapping[str, Cell]) -> Genotype:
-    """The genotype of the cells {"normal", "reduce"}; without `reduce`, with
-    `FIXED_REDUCTION`.
+    """The genotype of the cells {"normal", "reduce"}.
+
+    Without `reduce`, its reduction cell is `FIXED_REDUCTION`.
     """
     return Genotype(normal=cells["normal"], reduce=cells.get("reduce", FIXED_REDUCTION))

@@ -1,5 +1,6 @@
-"""The modules of layer types, beside those of `modules`: (N, H, W, C) to (N, H /
-stride, W / stride, features).
+"""The modules of the layer types, beside those of `modules`.
+
+Each maps (N, H, W, C) to (N, H / stride, W / stride, features).
 """
 
 import functools
@@ -16,17 +17,18 @@ from bnas_jax.core.schemes.scheme import Scheme
 
 
 class Separable(nn.Module):
-    """A depthwise and a pointwise convolution (section 4.1.2, Eq. 3), `times` in a row,
-    the first depthwise one strided.
+    """A depthwise and a pointwise convolution (section 4.1.2, Eq. 3), `times` in a row.
 
-    Each of them is BN -> sign -> convolution -> activation; in a float scheme's order
-    `relu_first` each pair is ReLU -> depthwise -> pointwise -> BN.
+    Only the first depthwise convolution is strided. Each convolution is BN -> sign ->
+    convolution -> activation. In a float scheme's order `relu_first`, each pair is
+    ReLU -> depthwise -> pointwise -> BN.
 
-    Trap: a depthwise kernel has a single input channel, so that centring the latent
-    weights over input channels, as XNOR-Net does, makes them zero: the layer gives
-    zeros and never learns (`Xnor.depthwise_center`).
+    Trap: a depthwise kernel has a single input channel. XNOR-Net centres latent weights
+    over the input channels, which makes a depthwise kernel zero: the layer gives zeros
+    and never learns (`Xnor.depthwise_center`).
 
-    copies: how many of these run side by side, each with its part of the channels.
+    times: how many pairs of convolutions follow each other.
+    copies: how many such layers run side by side, each with its part of the channels.
     """
 
     features: int
@@ -49,10 +51,13 @@ class Separable(nn.Module):
             binary_weights=self.binary_weights,
             affine=self.affine,
         )
-        # Only the first strides, and only the last changes the number of channels.
+        # Only the first pair strides; only the last changes the number of channels.
         channels = x.shape[-1]
         strides = [self.stride] + [1] * (self.times - 1)
         features = [channels] * (self.times - 1) + [self.features]
+
+        # In the order `relu_first` a pair is one chain, with a single ReLU and BN:
+        # `first` and `last` say where the chain begins and ends.
         for time in range(self.times):
             depthwise = conv(
                 features=channels,
@@ -71,13 +76,17 @@ class Separable(nn.Module):
                 first=False,
                 name=f"pointwise{time}",
             )
-            x = pointwise(depthwise(x, train=train), train=train)
+            y = depthwise(x, train=train)  # (N, H', W', C)
+            x = pointwise(y, train=train)  # (N, H', W', features[time])
         return x
 
 
 class Crossed(nn.Module):
-    """A 1 x k convolution that strides along the columns, then a k x 1 one that strides
-    along the rows. groups: of both.
+    """A 1 x k convolution, then a k x 1 one.
+
+    The first strides along the columns, the second along the rows.
+
+    groups: of both convolutions.
     """
 
     features: int
@@ -99,7 +108,8 @@ class Crossed(nn.Module):
             affine=self.affine,
             groups=self.groups,
         )
-        # In the order `relu_first` both are one chain, with a single ReLU and BN.
+        # In the order `relu_first` both are one chain, with a single ReLU and BN:
+        # `first` and `last` say where the chain begins and ends.
         across = conv(
             features=x.shape[-1],
             kernel=(1, self.kernel),
@@ -115,22 +125,26 @@ class Crossed(nn.Module):
             name="down",
         )
         y = across(x, train=train)  # (N, H, W / stride, C)
-        return down(y, train=train)
+        return down(y, train=train)  # (N, H / stride, W / stride, features)
 
 
 def _largest_divisor(number: int, *, at_most: int) -> int:
+    """The largest divisor of `number` up to a limit."""
     return max(n for n in range(1, at_most + 1) if number % n == 0)
 
 
 class MobiNet(nn.Module):
-    """h = s(x) + conv(x), whose outputs see up to `inputs` channels each through k x k
-    kernels, then d(h) + pointwise(h).
+    """MoBiNet's block: h = s(x) + conv(x), then d(h) + pointwise(h).
 
-    s: the identity, or an average pooling where strided. d: the identity, or the
-    channels repeated until there are as many as features; left out where those are no
-    multiple. Both convolutions are `BinaryConv`s. copies: as for `Separable`. Where
-    `inputs` does not divide the channels, outputs see as many as the largest number
-    below it that does.
+    conv: a k x k `BinaryConv`, whose outputs see up to `inputs` channels each.
+    pointwise: a 1 x 1 `BinaryConv`.
+    s: the identity; with a stride, an average pooling.
+    d: the channels of h, repeated until there are as many as features. Left out where
+        features is no multiple of the channels.
+
+    inputs: where it does not divide the channels, each output sees as many channels as
+        the largest number below it that does.
+    copies: how many such blocks run side by side, each with its part of the channels.
     """
 
     features: int
@@ -145,8 +159,11 @@ class MobiNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        # How many channels an output of the k x k convolution sees.
         channels = x.shape[-1]
         seen = _largest_divisor(channels // self.copies, at_most=self.inputs)
+
+        # Both convolutions: k x k in groups of `seen` channels, then 1 x 1.
         conv = functools.partial(
             BinaryConv,
             scheme=self.scheme,
@@ -173,17 +190,16 @@ class MobiNet(nn.Module):
         if self.stride > 1:
             window = (self.stride, self.stride)
             shortcut = nn.avg_pool(x, window, strides=window)
-        h = shortcut + spatial(x, train=train)
+        h = shortcut + spatial(x, train=train)  # (N, H', W', C)
 
-        # d(h) + pointwise(h)
-        y = pointwise(h, train=train)
+        # d(h) + pointwise(h); the channels are repeated within each copy.
+        y = pointwise(h, train=train)  # (N, H', W', features)
         if self.features % channels:
             return y
         times = self.features // channels
-        copies = h.reshape(
-            *h.shape[:3], self.copies, -1
-        )  # (N, H', W', copies, C / copies)
-        repeated = jnp.tile(copies, (1, 1, 1, 1, times))
+        image = h.shape[:3]
+        copies = h.reshape(*image, self.copies, -1)  # (N, H', W', copies, C / copies)
+        repeated = jnp.tile(copies, (1, 1, 1, 1, times))  # (..., features / copies)
         return y + repeated.reshape(y.shape)
 
 
@@ -196,8 +212,11 @@ class Identity(nn.Module):
 
 
 class Pooling(nn.Module):
-    """A pooling, and a BN behind it where wanted. affine: whether that has scale and
-    shift.
+    """A pooling and, where `batch_norm`, a BN behind it.
+
+    function: of (x, stride).
+    batch_norm: `forms.Form` says which networks have one.
+    affine: whether the BN has scale and shift.
     """
 
     function: Callable[[jax.Array, int], jax.Array]
@@ -211,14 +230,14 @@ class Pooling(nn.Module):
         # An average sums in float32, whatever the type between layers.
         y = self.function(x.astype(self.arithmetic.dtype), self.stride)
         y = self.arithmetic.between_layers(y)
-        # Which forms have one: `forms.Form`.
         if not self.batch_norm:
             return y
-        return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(y, train=train)
+        bn = BatchNorm(self.arithmetic, affine=self.affine, name="bn")
+        return bn(y, train=train)
 
 
 class Zeroise(nn.Module):
-    """Zeros, (N, H, W, C) to (N, H / stride, W / stride, C), rounded up."""
+    """Zeros: (N, H, W, C) to (N, H / stride, W / stride, C), rounded up."""
 
     stride: int
 

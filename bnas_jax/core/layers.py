@@ -1,9 +1,7 @@
 """The layer types that an edge can be: `LAYERS`, the one table of them.
 
-A new layer type is a new entry.
-
-An entry makes the module of an edge and says how many convolutions that has. Its cost
-needs no entry: see `cost.walk`.
+A new layer type is a new entry. The entry makes the module of an edge and says how many
+convolutions the module has. The cost needs no entry: see `cost.walk`.
 """
 
 import dataclasses
@@ -28,28 +26,30 @@ from bnas_jax.core.modules import BinaryConv, FactorizedReduce
 from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
 from bnas_jax.core.schemes.scheme import Scheme
 
-# How the edges that leave one state are computed together, those of one layer type at a
-# time (`LayerType.batching`).
+# How a supernet computes the edges of one layer type that leave one state; see
+# `LayerType.batching`.
 CONVOLUTION, POOLING, NOTHING, COPIES = "convolution", "pooling", "nothing", "copies"
 
 
 class LayerType(Protocol):
     """An entry of `LAYERS`.
 
-    learnable: whether it has weights to learn (section 4.3). batching: how the edges
-    that leave one state are computed together in a supernet, if all are of this type
-    (`shared_edges`):
+    learnable: whether it has weights to learn (section 4.3).
+    batching: how a supernet computes this layer type on all E edges that leave one
+        state together (`shared_edges`).
 
-    - `CONVOLUTION`: as one convolution with the channels of all edges; its module is
-      `BinaryConvType`'s.
-    - `POOLING`: as one pooling, whose output each edge weights; its module is
-      `PoolingType`'s.
-    - `NOTHING`: not at all, as its output is zeros.
+    The values of `batching`:
+
+    - `CONVOLUTION`: as one convolution with the channels of all edges. The type's
+      module must be that of `BinaryConvType`.
+    - `POOLING`: as one pooling, whose output each edge weights. The type's module must
+      be that of `PoolingType`.
+    - `NOTHING`: not at all, since the output is zeros.
     - `COPIES`: as one module, `module(copies=E)`, which reads and writes E times the
-      channels; the edges share nothing.
-    - None: not together; each edge has a module of its own, which always works.
+      channels. The edges share nothing.
+    - None: not together. Each edge has a module of its own; this always works.
 
-    An entry may have a `channel_step`, see `channel_step_of`.
+    An entry may also have a `channel_step`, see `channel_step_of`.
 
     >>> bnas.LAYERS["bin_dil_conv_5x5"]
     BinaryConvType(kernel=5, dilation=2)
@@ -64,7 +64,7 @@ class LayerType(Protocol):
     def batching(self) -> str | None: ...
 
     def num_convs(self, stride: int) -> int:
-        """The number of its convolutions with weights."""
+        """The number of convolutions with weights in the module."""
 
     def module(
         self,
@@ -77,19 +77,24 @@ class LayerType(Protocol):
         binary_weights: bool,
         name: str,
     ) -> nn.Module:
-        """The module of an edge: `module(x, train=train)`, (N, H, W, C) to (N, H /
-        stride, W / stride, features).
+        """The module of an edge, called as `module(x, train=train)`.
 
-        search: in the supernet, where BN has no scale and shift, so that edges stay
-        comparable. binary_weights: False keeps them float, as the released code's index
-        error does. name: the module's.
+        It maps (N, H, W, C) to (N, H / stride, W / stride, features).
+
+        search: True in the supernet, where BN has no scale and shift, so that edges
+            stay comparable.
+        binary_weights: False keeps the weights float, as the released code's index
+            error does.
+        name: of the module.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class BinaryConvType:
-    """BN -> sign -> k x k convolution, dilated or not (Table 3). kernel: k. dilation:
-    in pixels.
+    """BN -> sign -> k x k convolution, dilated or not (Table 3).
+
+    kernel: k.
+    dilation: in pixels.
     """
 
     kernel: int
@@ -114,10 +119,11 @@ class BinaryConvType:
 
 @dataclasses.dataclass(frozen=True)
 class PoolingType:
-    """3x3 pooling, in the search with a BN behind it (docs/searchers.md).
+    """3x3 pooling; in the search, a BN follows it (docs/searchers.md).
 
-    function: of (x, stride). plain: the same for `Arithmetic.plain`, where the function
-    has a custom gradient.
+    function: of (x, stride).
+    plain: the same function for `Arithmetic.plain`, where `function` has a custom
+        gradient.
     """
 
     function: Callable[[jax.Array, int], jax.Array]
@@ -131,7 +137,7 @@ class PoolingType:
         return 0
 
     def form(self, arithmetic: Arithmetic) -> Callable[[jax.Array, int], jax.Array]:
-        """The function of (x, stride) in that arithmetic."""
+        """The function of (x, stride) to use in this arithmetic."""
         if arithmetic.plain and self.plain is not None:
             return self.plain
         return self.function
@@ -146,8 +152,11 @@ class PoolingType:
         batch_norm: bool | None = None,
         **fields,
     ):
-        """A `Pooling`. batch_norm: whether with a BN, by default in the search alone."""
-        # It has no weights, so that features, scheme and binary_weights say nothing.
+        """A `Pooling`.
+
+        batch_norm: whether a BN follows; by default in the search alone.
+        """
+        # A pooling has no weights: features, scheme and binary_weights do not matter.
         del fields
         if batch_norm is None:
             batch_norm = search
@@ -175,15 +184,20 @@ class ZeroiseType:
 
     def module(self, *, stride, name, **fields):
         """A `Zeroise`."""
-        # Nothing of what it reads reaches its output.
+        # Zeros depend on none of the other fields.
         del fields
         return Zeroise(stride=stride, name=name)
 
 
 @dataclasses.dataclass(frozen=True)
 class SeparableType:
-    """A depthwise k x k convolution, dilated or not, and a pointwise one, `times` in a
-    row (DARTS's code: twice its separable and once its dilated convolutions).
+    """A depthwise k x k convolution and a pointwise one, `times` in a row.
+
+    As in DARTS's code, which repeats separable convolutions twice and has dilated ones
+    once.
+
+    kernel: k.
+    dilation: in pixels, of the depthwise convolution.
     """
 
     kernel: int
@@ -193,7 +207,7 @@ class SeparableType:
     batching: ClassVar[str | None] = COPIES
 
     def num_convs(self, stride: int) -> int:
-        """Two for each time."""
+        """Two for each repetition."""
         del stride
         return 2 * self.times
 
@@ -212,8 +226,9 @@ class SeparableType:
 
 @dataclasses.dataclass(frozen=True)
 class CrossedType:
-    """A 1 x k convolution and a k x 1 one behind it, strided along the columns and the
-    rows (NASNet's, in DARTS's code).
+    """A 1 x k convolution, then a k x 1 one (NASNet's, in DARTS's code).
+
+    The first strides along the columns, the second along the rows.
     """
 
     kernel: int
@@ -238,12 +253,12 @@ class CrossedType:
 
 @dataclasses.dataclass(frozen=True)
 class SkipType:
-    """The identity; where it is strided a factorized reduce (DARTS's code).
+    """The identity; with a stride, a factorized reduce (DARTS's code).
 
-    There is no BN behind the identity.
+    No BN follows the identity.
     """
 
-    # As the identity is; only where it is strided it has weights.
+    # The type counts as an identity, although a strided one has weights.
     learnable: ClassVar[bool] = False
     batching: ClassVar[str | None] = COPIES
 
@@ -255,7 +270,6 @@ class SkipType:
         """An `Identity` or a `FactorizedReduce`."""
         if stride == 1:
             return Identity(name=name)
-        # It halves the image without losing pixels.
         return FactorizedReduce(
             features=features * copies,
             affine=not search,
@@ -267,14 +281,17 @@ class SkipType:
 
 @dataclasses.dataclass(frozen=True)
 class MobiNetType:
-    """MoBiNet's separable block (arXiv 1907.12629), each of its convolutions with a
-    shortcut.
+    """MoBiNet's separable block (arXiv 1907.12629).
 
-    inputs: K of the K-dependency, how many channels an output of the k x k convolution
-    sees; 1 is depthwise. Where K does not divide the channels, as of a colour image,
-    the largest number below it that does.
-    The BNAS paper compares with it (appendix E.1, Table 12).
-    How sure: weak. No code was published; the form follows the paper's abstract and the
+    Each of its convolutions has a shortcut. The BNAS paper compares with this block
+    (appendix E.1, Table 12).
+
+    kernel: k of the k x k convolution.
+    inputs: K of the K-dependency: how many channels an output of the k x k convolution
+        sees; 1 is depthwise. Where K does not divide the channels, as of a colour
+        image, the largest number below K that does.
+
+    How sure: weak. No code was published. The form follows the paper's abstract and the
     BNAS paper's description (`MobiNet`).
     """
 
@@ -285,7 +302,7 @@ class MobiNetType:
 
     @property
     def channel_step(self) -> int:
-        """K, as it is used only where it divides the channels."""
+        """K, since the convolution uses K only where K divides the channels."""
         return self.inputs
 
     def num_convs(self, stride: int) -> int:
@@ -316,7 +333,7 @@ LAYERS: dict[str, LayerType] = {
     "bin_conv_5x5": BinaryConvType(kernel=5),
     "bin_dil_conv_3x3": BinaryConvType(kernel=3, dilation=2),
     "bin_dil_conv_5x5": BinaryConvType(kernel=5, dilation=2),
-    # Those of the float searches: DARTS, SNAS, GDAS.
+    # The layer types of the float searches: DARTS, SNAS, GDAS.
     "skip_connect": SkipType(),
     "sep_conv_3x3": SeparableType(kernel=3),
     "sep_conv_5x5": SeparableType(kernel=5),
@@ -324,14 +341,14 @@ LAYERS: dict[str, LayerType] = {
     "dil_conv_3x3": SeparableType(kernel=3, dilation=2, times=1),
     "dil_conv_5x5": SeparableType(kernel=5, dilation=2, times=1),
     "conv_7x1_1x7": CrossedType(kernel=7),
-    # Of hand-made binary networks.
+    # The blocks of a hand-made binary network, MoBiNet.
     "mobinet_3x3": MobiNetType(kernel=3),
     "mobinet_k4_3x3": MobiNetType(kernel=3, inputs=4),
 }
 
 
 def layer_type(name: str) -> LayerType:
-    """The entry of `LAYERS`; `UserError` for another name."""
+    """The entry of `LAYERS`; raises `UserError` for another name."""
     if name not in LAYERS:
         raise UserError(
             f"layer type {name!r} has no layer in this version; use a genotype of "
@@ -341,32 +358,36 @@ def layer_type(name: str) -> LayerType:
 
 
 def channel_step_of(name: str) -> int:
-    """The number of which channels are a multiple where the layer type has the same
-    groups at every width; by default 1.
+    """The number that channels should be a multiple of; by default 1.
 
-    Its cost is then a quadratic of the width. Other numbers of channels work, too.
+    At such widths the groups of the layer type have the same size, so that its cost is
+    a quadratic of the width. Other numbers of channels work, too.
     """
     return getattr(layer_type(name), "channel_step", 1)
 
 
 def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Module:
-    """The module of an edge of the layer type `name`; `UserError` where there is none
-    of that name.
+    """The module of an edge of the layer type `name`.
 
-    layer: the module's name. bn_of_pools: whether a pooling has a BN, see `forms.Form`.
+    Raises `UserError` for a name that is not in `LAYERS`.
+
+    layer: the module's name.
+    bn_of_pools: whether a BN follows a pooling, see `forms.Form`.
     fields: the other arguments of `LayerType.module`.
     """
     kind = layer_type(name)
-    # An argument that poolings alone take.
+    # Only poolings take this argument.
     if kind.batching == POOLING:
         fields["batch_norm"] = bn_of_pools
     return kind.module(name=layer, **fields)
 
 
-# Read by the cost walk and the optimizer, which know a parameter by its name alone.
+# The cost walk and the optimizer call it: they know a parameter by its name alone.
 def is_latent(name: str) -> bool:
-    """Whether a parameter of this name is latent weights: `latent`, or `latent_TYPE` of
-    edges side by side.
+    """Whether a parameter of this name holds latent weights.
+
+    The names are `latent`, and `latent_TYPE` where the kernels of several edges lie
+    side by side.
     """
     if name == "latent":
         return True
@@ -374,8 +395,9 @@ def is_latent(name: str) -> bool:
 
 
 def learnable_share(genotype: Genotype) -> float:
-    """Share of the layers of both cells that have weights to learn (section 4.3), from
-    0 to 1.
+    """The share of layers in both cells that have weights to learn (section 4.3).
+
+    Returns a number from 0 to 1.
     """
     picked: list[Edge] = []
     for reduction in (False, True):

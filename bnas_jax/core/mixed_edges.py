@@ -1,11 +1,12 @@
-"""All edges that leave one state of the search's network: their variables, and the
-choice among the forms that compute them.
+"""All edges that leave one state of the search's network, as one module.
 
-The variables are the same whatever the form (`Supernet.edges`), so that a checkpoint
-fits all of them.
+The module makes the variables of these edges and chooses the form that computes them
+(`Supernet.edges`). The variables are the same in every form, so that a checkpoint fits
+all of them.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -23,19 +24,27 @@ from bnas_jax.core.shared_edges import EdgeSpec, shared_edges
 
 
 class MixedEdges(nn.Module):
-    """All edges that leave one state: each the weighted sum of its layer types'
-    outputs.
+    """Each edge that leaves a state: the weighted sum of its layer types' outputs.
 
-    Kernels of all edges lie side by side in one array a type, (k, k, C, E * C); so do
-    all variables of layer types that run in `COPIES`, in a module of the type's name.
-    Layer types whose edges are not computed together have a module for each edge,
-    `edgeE_TYPE`.
-    float_edges: for each convolution of `layer_types`, how many of the last edges have
-    float weights.
+    The variables of E edges, where C are the channels and TYPE is a layer type:
+
+    - Convolutions: `latent_TYPE` and, for edges that stay float, `kernel_TYPE`. The
+      kernels of all edges lie side by side, (k, k, C, E * C).
+    - Layer types that run in `COPIES`: one module `TYPE`, whose variables lie side by
+      side in the same way.
+    - Layer types whose edges are not computed together: a module for each edge,
+      `edgeE_TYPE`.
+    - The running statistics `bn`, of the convolutions' input, and `pool_bn`, of the
+      poolings.
+
+    channels: of the state and of each edge's output.
+    float_edges: for each convolution type of `layer_types`, how many of the last edges
+        have float weights.
+
     The other fields are those of `supernet.Supernet`.
     """
 
-    channels: int  # of the state and of each edge's output
+    channels: int
     stride: int
     layer_types: tuple[str, ...]
     scheme: Scheme
@@ -47,22 +56,22 @@ class MixedEdges(nn.Module):
 
     @nn.compact
     def __call__(self, x, weights, *, train: bool):
-        """x: (N, H, W, C); weights: (E, layer types). Returns (N, H', W', E, C)."""
+        """The weighted sum on each edge, (N, H', W', E, C).
+
+        x: the state, (N, H, W, C).
+        weights: (E, layer types).
+        """
         weights = weights.astype(self.arithmetic.dtype)
-        kernels = self._kernels(x.shape[-1], len(weights))
-        running = self._running(x.shape[-1], len(weights))
-        # Whatever the form, the shared one makes all variables, so that checkpoints fit
-        # all of them.
+        channels, edges = x.shape[-1], len(weights)
+        kernels = self._make_kernels(channels, edges)
+        running = self._make_statistics(channels, edges)
+
+        # At the start the shared form makes all variables, whatever the form is, so
+        # that checkpoints fit all forms.
         compute = self._edge_by_edge
         if self.edges == "shared" or self.is_initializing():
             compute = self._shared
-        return compute(
-            x,
-            weights,
-            kernels=kernels,
-            running=running,
-            train=train,
-        )
+        return compute(x, weights, kernels=kernels, running=running, train=train)
 
     @property
     def spec(self) -> EdgeSpec:
@@ -76,16 +85,17 @@ class MixedEdges(nn.Module):
         )
 
     def macs(self, x, y) -> tuple[int, int]:
-        """(binary, float) multiply-accumulates of one image, of the convolutions that
-        lie side by side.
+        """(binary, float) multiply-accumulates of one image.
+
+        Only the convolutions that lie side by side count: the modules within have rows
+        of the cost table for themselves.
         """
+        _, height, width, *_ = y.shape
         binary = floats = 0
         for name, kernel in self.variables.get("params", {}).items():
-            # The parameters of a module within, which has a row of the cost table for
-            # itself.
+            # The parameters of a module within are a dict.
             if not hasattr(kernel, "shape"):
                 continue
-            _, height, width, *_ = y.shape
             count = height * width * kernel.size
             if is_latent(name):
                 binary += count
@@ -93,128 +103,134 @@ class MixedEdges(nn.Module):
                 floats += count
         return binary, floats
 
+    # The shared form.
+
     def _shared(self, x, weights, *, kernels: dict, running: dict, train: bool):
-        """`shared_edges` of the convolutions and poolings, and the modules of all other
-        layer types.
-        """
+        """`shared_edges` for convolutions and poolings, modules for the other types."""
         spec, edges = self.spec, len(weights)
-        # Convolutions and poolings.
+
+        # Convolutions and poolings, (N, H', W', E, C).
         values = {name: variable.value for name, variable in running.items()}
         total, new = shared_edges(x, weights, kernels, values, spec=spec, train=train)
         if self._keeps_statistics(train):
             for name, variable in running.items():
                 variable.value = new[name]
 
-        # All others, which are modules.
+        # All other layer types run as modules.
         for index, name in enumerate(self.layer_types):
             how = spec.batching(name)
-            column = weights[:, index]
+            column = weights[:, index]  # (E,)
             if how == COPIES:
-                # One module for all edges, each of which reads its copy of the state
-                # and writes its part.
-                copies = self._module(name, name=name, copies=edges)
-                tiled = jnp.tile(x, (1, 1, 1, edges))  # (N, H, W, E * C)
-                y = copies(tiled, train=train)
-                y = y.reshape(*y.shape[:3], edges, -1)  # (N, H', W', E, C)
+                y = self._copies(name, x, edges=edges, train=train)
                 total = total + y * column[:, None]
             elif how is None:
-                outputs = []
-                for edge in range(edges):
-                    layer = self._module(name, name=f"edge{edge}_{name}")
-                    outputs.append(layer(x, train=train))
-                y = jnp.stack(outputs, axis=3)
+                y = self._one_by_one(name, x, edges=edges, train=train)
                 total = total + y * column[:, None]
 
-        # With zeroise alone nothing was added up.
+        # A scalar: with zeroise alone nothing was added up.
         if total.ndim == 0:
             zeros = jnp.zeros_like(x[:, :: self.stride, :: self.stride])
             total = jnp.stack([zeros] * edges, axis=3)
         return total
 
+    def _copies(self, name: str, x, *, edges: int, train: bool):
+        """A layer type on all edges by one module, (N, H', W', E, C).
+
+        Each edge reads its copy of the state and writes its part of the channels.
+        """
+        copies = self._module(name, name=name, copies=edges)
+        tiled = jnp.tile(x, (1, 1, 1, edges))  # (N, H, W, E * C)
+        y = copies(tiled, train=train)
+        return y.reshape(*y.shape[:3], edges, -1)
+
+    def _one_by_one(self, name: str, x, *, edges: int, train: bool):
+        """A layer type on all edges by a module for each, (N, H', W', E, C)."""
+        outputs = []
+        for edge in range(edges):
+            layer = self._module(name, name=f"edge{edge}_{name}")
+            outputs.append(layer(x, train=train))
+        return jnp.stack(outputs, axis=3)
+
+    # The plain and the chosen form, which compute one edge after the other.
+
     def _edge_by_edge(self, x, weights, *, kernels: dict, running: dict, train: bool):
         """`plain_edges` or `chosen_edges`, on each edge's part of the variables."""
         spec, count = self.spec, len(weights)
-        # Modules made here for their fields, and unbound, as they run on parts of the
-        # variables.
+
+        # The modules are made here for their fields. They are unbound, since they run
+        # on parts of this module's variables.
         modules = {}
         for name in self.layer_types:
             if spec.batching(name) in (COPIES, None):
                 bound = self._module(name, name=f"one_{name}")
                 modules[name] = bound.clone(parent=None, name=None)
         edges = Edges(spec=spec, modules=modules, train=train)
-        params, stats = self._of_edges(kernels, running, count=count)
+        params, stats = self._split_variables(kernels, running, count=count)
 
+        # The sums, (N, H', W', E, C), and each edge's statistics after the batch.
+        compute: Callable = plain_edges
         if self.edges == "chosen":
-            total, new = chosen_edges(
-                x,
-                weights,
-                params=params,
-                stats=stats,
-                edges=edges,
-            )
-            choices = jnp.argmax(weights, axis=1)
-        else:
-            total, new = plain_edges(
-                x,
-                weights,
-                params=params,
-                stats=stats,
-                edges=edges,
-            )
-            choices = None
+            compute = chosen_edges
+        total, new = compute(x, weights, params=params, stats=stats, edges=edges)
+
+        # Only the statistics of layers that ran have moved.
+        choices = None
+        if self.edges == "chosen":
+            choices = jnp.argmax(weights, axis=1)  # (E,)
         if self._keeps_statistics(train):
-            self._keep(running, new=new, choices=choices)
+            self._store_statistics(running, new=new, choices=choices)
         return total
 
-    def _of_edges(
+    def _split_variables(
         self, kernels: dict, running: dict, *, count: int
     ) -> tuple[list[dict], list[dict]]:
-        """Of each edge, {layer type: parameters} and {layer type: running statistics}."""
+        """The variables edge by edge, for `count` edges.
+
+        Returns two lists with an entry for each edge: {layer type: parameters} and
+        {layer type: running statistics}.
+        """
         params: list[dict] = [{} for _ in range(count)]
         stats: list[dict] = [{} for _ in range(count)]
         for edge in range(count):
             for name in self.layer_types:
                 how = self.spec.batching(name)
-                # Parts of arrays that this module has itself.
+                # Parts of the arrays that this module itself has.
                 if how == CONVOLUTION:
-                    params[edge][name] = self._kernel(
-                        kernels,
-                        name=name,
-                        edge=edge,
-                        count=count,
+                    params[edge][name] = self._edge_kernel(
+                        kernels, name=name, edge=edge, count=count
                     )
                     index = self._conv_statistics(name, edge)
-                    stats[edge][name] = _at(running["bn"].value, index)
+                    stats[edge][name] = _statistics_at(running["bn"].value, index)
                 elif how == POOLING and self.bn_of_pools:
                     index = self._pool_statistics(name, edge)
-                    stats[edge][name] = _at(running["pool_bn"].value, index)
+                    stats[edge][name] = _statistics_at(running["pool_bn"].value, index)
                 # Variables of modules.
                 elif how in (COPIES, None):
-                    part = functools.partial(
-                        self._of_module,
-                        name=name,
-                        edge=edge,
-                        count=count,
+                    variables = functools.partial(
+                        self._module_variables, name=name, edge=edge, count=count
                     )
-                    params[edge][name] = part("params")
-                    stats[edge][name] = part("batch_stats")
+                    params[edge][name] = variables("params")
+                    stats[edge][name] = variables("batch_stats")
         return params, stats
 
-    def _of_module(self, collection: str, *, name: str, edge: int, count: int) -> dict:
+    def _module_variables(
+        self, collection: str, *, name: str, edge: int, count: int
+    ) -> dict:
         """An edge's part of the variables of a layer type that runs as a module."""
         variables: Any = unfreeze(dict(self.variables)).get(collection, {})
         if self.spec.batching(name) is None:
             return variables.get(f"edge{edge}_{name}", {})
-        # Modules without such variables are not in the collection.
+        # A module without variables is not in the collection.
         side_by_side = variables.get(name, {})
         return jax.tree.map(lambda leaf: _part(leaf, edge, count=count), side_by_side)
 
-    def _kernel(self, kernels: dict, *, name: str, edge: int, count: int) -> dict:
-        """An edge's part of `latent_TYPE`, those of the first edges, or of
-        `kernel_TYPE`, those of the last.
+    def _edge_kernel(self, kernels: dict, *, name: str, edge: int, count: int) -> dict:
+        """An edge's kernel of a convolution type, (k, k, C, C), under its kind.
+
+        The first edges have theirs in `latent_TYPE`, the last ones in `kernel_TYPE`.
         """
         latent = kernels.get(f"latent_{name}")
-        binary = 0
+        binary = 0  # how many edges have binary weights
         if latent is not None:
             binary = latent.shape[-1] // self.channels
         if edge < binary:
@@ -222,14 +238,17 @@ class MixedEdges(nn.Module):
         floats = kernels[f"kernel_{name}"]
         return {"kernel": _part(floats, edge - binary, count=count - binary)}
 
-    def _keep(self, running: dict, *, new: list[dict], choices) -> None:
-        """Keeps the statistics that moved. choices: the layer that each edge chose;
-        None where all of them ran.
+    def _store_statistics(self, running: dict, *, new: list[dict], choices) -> None:
+        """Stores the running statistics that the plain or the chosen form moved.
+
+        new: for each edge, {layer type: its statistics}.
+        choices: (E,), the index of the layer type that ran on each edge; None where all
+            layer types ran.
         """
         spec = self.spec
-        # In the arrays that this module has itself.
+        # The statistics that this module itself has.
         if spec.convs:
-            running["bn"].value = self._kept(
+            running["bn"].value = self._with_moved(
                 running["bn"].value,
                 new=new,
                 names=spec.convs,
@@ -239,7 +258,7 @@ class MixedEdges(nn.Module):
         if spec.pools and self.bn_of_pools:
             value = running["pool_bn"].value
             for name in spec.pools:
-                value = self._kept(
+                value = self._with_moved(
                     value,
                     new=new,
                     names=[name],
@@ -248,7 +267,7 @@ class MixedEdges(nn.Module):
                 )
             running["pool_bn"].value = value
 
-        # In the modules of layer types.
+        # The statistics of the modules within.
         for name in self.layer_types:
             how = spec.batching(name)
             if how == COPIES and new[0][name]:
@@ -261,18 +280,28 @@ class MixedEdges(nn.Module):
                         path = f"edge{edge}_{name}"
                         self.put_variable("batch_stats", path, value=of_edge[name])
 
-    def _kept(
-        self, value: dict, *, new: list[dict], names: list[str], choices, index_of
+    def _with_moved(
+        self,
+        value: dict,
+        *,
+        new: list[dict],
+        names: list[str],
+        choices,
+        index_of: Callable,
     ) -> dict:
-        """The statistics `value` of these layer types with what moved.
+        """The running statistics `value` with what moved for some layer types.
 
-        Where edges share them, those of any edge that ran.
+        Where the edges share their statistics, those of any edge that ran are taken.
 
-        value: {"mean", "var"}. new: of each edge, {layer type: its {"mean", "var"}}.
-        index_of: (layer type, edge) to where its statistics lie in the arrays of
-        `value`.
+        value: {"mean", "var"}, of all edges and types.
+        new: for each edge, {layer type: its {"mean", "var"}}.
+        names: the layer types.
+        choices: see `_store_statistics`.
+        index_of: (layer type, edge) to the index of its statistics in `value`.
         """
         value = jax.tree.map(jnp.asarray, value)
+
+        # Each edge and layer type has its own.
         if not self.shared_statistics:
             for edge, of_edge in enumerate(new):
                 for name in names:
@@ -281,7 +310,7 @@ class MixedEdges(nn.Module):
                         value[leaf] = value[leaf].at[index].set(moved)
             return value
 
-        # Of each edge and type, (E * types, C).
+        # All edges share them. A row for each edge and layer type, (E * types, C).
         rows = {}
         for leaf in value:
             of_edges = []
@@ -289,8 +318,7 @@ class MixedEdges(nn.Module):
                 of_edges += [of_edge[name][leaf] for name in names]
             rows[leaf] = jnp.stack(of_edges)
 
-        # The first that ran; where none did, the first of all, whose statistics are the
-        # old ones.
+        # The first row that moved; if none did, row 0, which has the old statistics.
         ran = jnp.zeros((), jnp.int32)
         if choices is not None:
             columns = jnp.array([self.layer_types.index(name) for name in names])
@@ -302,14 +330,15 @@ class MixedEdges(nn.Module):
         return value
 
     def _conv_statistics(self, name: str, edge: int) -> tuple:
-        """Where an edge's statistics lie in `running["bn"]`: (C,), or (types, E, C)."""
+        """The index of an edge's statistics in `bn`: (C,), or (types, E, C)."""
         if self.shared_statistics:
             return (...,)
         return self.spec.convs.index(name), edge
 
     def _pool_statistics(self, name: str, edge: int) -> tuple:
-        """Where an edge's statistics lie in `running["pool_bn"]`: (types * C,), or (E,
-        types * C).
+        """The index of an edge's statistics in `pool_bn`.
+
+        `pool_bn` is (types * C,), or (E, types * C).
         """
         first = self.spec.pools.index(name) * self.channels
         part = slice(first, first + self.channels)
@@ -317,24 +346,32 @@ class MixedEdges(nn.Module):
             return (part,)
         return edge, part
 
+    # The variables and modules.
+
     def _keeps_statistics(self, train: bool) -> bool:
-        # As in `normalization.BatchNorm`.
+        """Whether the running statistics move, as in `normalization.BatchNorm`."""
         return (
             train
             and not self.is_initializing()
             and self.is_mutable_collection("batch_stats")
         )
 
-    def _kernels(self, channels: int, edges: int) -> dict:
-        """The parameters `latent_TYPE` and, for edges that stay float, `kernel_TYPE`."""
+    def _make_kernels(self, channels: int, edges: int) -> dict:
+        """The parameters `latent_TYPE` of binary edges and `kernel_TYPE` of float ones.
+
+        channels: of the state.
+        """
         spec, dtype = self.spec, self.arithmetic.dtype
         kernels = {}
+        # For each convolution type, how many of the last edges stay float.
         counts = self.float_edges or (0,) * len(spec.convs)
         for name, floats in zip(spec.convs, counts, strict=True):
             size = spec.conv_type(name).kernel
-            # Under the scheme `float`, and in a first stage of two, all of them.
+            # The scheme `float` and the first of two stages leave all edges float.
             if not self.scheme.binary_weights:
                 floats = edges
+
+            # One array for all binary edges, and one for all float edges.
             for prefix, count in (("latent", edges - floats), ("kernel", floats)):
                 if count == 0:
                     continue
@@ -343,16 +380,19 @@ class MixedEdges(nn.Module):
                 kernels[parameter] = self.param(parameter, uniform_fan_in, shape, dtype)
         return kernels
 
-    def _running(self, channels: int, edges: int) -> dict:
-        """The running statistics `bn` of the convolutions' input and `pool_bn` of the
-        poolings.
+    def _make_statistics(self, channels: int, edges: int) -> dict:
+        """The running statistics of the convolutions' input and of the poolings.
+
+        Returns {"bn", "pool_bn"}, as far as there are such layers.
         """
         spec = self.spec
+        # The shapes with statistics for each edge and type.
         shapes: dict[str, tuple[int, ...]] = {}
         if spec.convs:
             shapes["bn"] = (len(spec.convs), edges, channels)
         if spec.pools and self.bn_of_pools:
             shapes["pool_bn"] = (edges, len(spec.pools) * channels)
+
         running = {}
         for name, shape in shapes.items():
             # All edges see the same batches, so that one copy is enough.
@@ -364,7 +404,7 @@ class MixedEdges(nn.Module):
         return running
 
     def _module(self, kind: str, *, name: str, **options) -> nn.Module:
-        """The module of a layer type of one edge, or of `copies` edges."""
+        """The module of a layer type on one edge, or on as many as option `copies`."""
         return layer_type(kind).module(
             features=self.channels,
             stride=self.stride,
@@ -378,7 +418,7 @@ class MixedEdges(nn.Module):
 
 
 def _part(leaf, index: int, *, count: int):
-    """The part of an array whose last axis has `count` equal ones."""
+    """Part `index` of an array whose last axis has `count` equal parts."""
     size = leaf.shape[-1] // count
     return leaf[..., index * size : (index + 1) * size]
 
@@ -388,6 +428,6 @@ def _side_by_side(*leaves):
     return jnp.concatenate(leaves, axis=-1)
 
 
-def _at(running: dict, index: tuple) -> dict:
-    """{"mean", "var"} of an edge."""
+def _statistics_at(running: dict, index: tuple) -> dict:
+    """{"mean", "var"} at an index of the arrays of all edges."""
     return {name: value[index] for name, value in running.items()}

@@ -4,6 +4,7 @@ Images are NHWC, kernels (kh, kw, ci, co).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,25 +17,27 @@ from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
 from bnas_jax.core.schemes.scheme import ACTIVATIONS, BN_FIRST, Scheme
 
-# The collection of variables that a packed network has in place of latent weights; see
+# A packed network has this collection of variables in place of latent weights; see
 # `Convolution.binarized`.
 PACKED = "packed"
 
 
 def uniform_fan_in(key, shape, dtype):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear
-    layers.
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for kernels.
 
-    shape: that of a kernel, (kh, kw, ci, co) or (ci, co); fan_in is the product of all
-    but the last.
+    It is the default of convolutions and linear layers.
+
+    shape: of a kernel, (kh, kw, ci, co) or (ci, co); fan_in is the product of all axes
+        but the last.
     """
     bound = 1 / np.sqrt(np.prod(shape[:-1]))
     return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
 
 def bias_init(fan_in: int) -> Callable:
-    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias, with the fan_in of the
-    kernel beside it.
+    """The initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias.
+
+    fan_in: of the kernel that the bias belongs to.
     """
     bound = 1 / np.sqrt(fan_in)
 
@@ -45,8 +48,9 @@ def bias_init(fan_in: int) -> Callable:
 
 
 class PRelu(nn.Module):
-    """x where it is positive, else slope * x, with a slope for each channel that is
-    learned (arXiv 1502.01852).
+    """x where it is positive, else slope * x (arXiv 1502.01852).
+
+    The slope of each channel is learned.
     """
 
     arithmetic: Arithmetic
@@ -62,9 +66,9 @@ class PRelu(nn.Module):
 def activated(x, activation: str, *, arithmetic: Arithmetic):
     """x behind an activation, one of `scheme.ACTIVATIONS`.
 
-    Called within a module's `__call__`, whose part a PReLU becomes.
+    Call it within a module's `__call__`: a PReLU becomes a submodule of that module.
     """
-    # The one activation that learns.
+    # The one activation with a parameter.
     if activation == "prelu":
         return PRelu(arithmetic, name="prelu")(x)
     return ACTIVATIONS[activation](x)
@@ -73,12 +77,13 @@ def activated(x, activation: str, *, arithmetic: Arithmetic):
 class Convolution(nn.Module):
     """A scheme's convolution alone: (N, H, W, C) to (N, H', W', features).
 
-    Its weights are the parameter `latent` where they are binarized and `kernel` where
-    they stay float; the optimizer treats parameters of the name `latent` as
-    `Scheme.latents` says. What it computes is `Scheme.convolve` or `convolve_float`.
+    It computes `Scheme.convolve` or `Scheme.convolve_float`. The weights are the
+    parameter `latent` if they are binarized, and `kernel` if they stay float. The
+    optimizer treats parameters of the name `latent` as `Scheme.latents` says.
 
-    binary_weights, binary_input: False keeps that side float. activation: the scheme's,
-    behind the sums and the bias.
+    binary_weights: False keeps the weights float.
+    binary_input: False keeps the activations float.
+    activation: whether the scheme's activation follows the sums and the bias.
     """
 
     features: int
@@ -94,86 +99,92 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = x.astype(self.arithmetic.dtype)
-        # The scheme makes the parameters `latent` or `kernel`, and others that it
-        # needs.
+
+        # The scheme makes the parameter `latent` or `kernel`, and others if it needs
+        # them.
         if self.has_latent:
             y = self.scheme.convolve(self, x)
         else:
-            y = self.scheme.convolve_float(self, x)
+            y = self.scheme.convolve_float(self, x)  # (N, H', W', features)
         if self.bias:
-            fan_in = int(np.prod(self.kernel_shape(x)[:-1]))
+            fan_in = int(np.prod(self.kernel_shape(x)[:-1]))  # kh * kw * C / groups
             init = bias_init(fan_in)
             y = y + self.param("bias", init, (self.features,), self.arithmetic.dtype)
-        # What the scheme has left to do: a PReLU, and any activation behind a bias.
+
+        # Still to do: a PReLU, and any activation that follows a bias.
         if self.activation and (self.bias or self.scheme.activation == "prelu"):
             y = activated(y, self.scheme.activation, arithmetic=self.arithmetic)
         return self.arithmetic.between_layers(y)
 
     def binarized(self, x) -> tuple:
-        """(signs, operands) of its weights: `Scheme.kernel`'s, or those of a packed
-        network.
+        """(signs, operands) of the weights, as `Scheme.kernel` gives them.
 
-        Called within `__call__`.
+        A packed network has them stored. Call it within `__call__`.
         """
         if self.has_variable(PACKED, "kernel"):
-            stored: tuple = tuple(
-                self.get_variable(PACKED, name) for name in ("kernel", "operands")
-            )
-            return stored
+            signs: Any = self.get_variable(PACKED, "kernel")
+            operands: Any = self.get_variable(PACKED, "operands")
+            return signs, operands
         return self.scheme.kernel(self, x)
 
     def float_kernel(self, x, features: int | None = None):
-        """The float kernel (kh, kw, C / groups, features), by default as many as the
-        outputs.
+        """The float kernel, (kh, kw, C / groups, features).
 
-        Called within `__call__`.
+        Call it within `__call__`.
+
+        features: None is the number of output channels.
         """
         return self._kernel("kernel", x, features=features)
 
     def latent(self, x, features: int | None = None):
-        """The latent weights (kh, kw, C / groups, features), by default as many as the
-        outputs.
+        """The latent weights, (kh, kw, C / groups, features).
 
-        Called within `__call__`.
+        Call it within `__call__`.
+
+        features: None is the number of output channels.
         """
         return self._kernel("latent", x, features=features)
 
     def _kernel(self, name: str, x, *, features: int | None):
+        """The parameter `name`, (kh, kw, C / groups, features)."""
         shape = self.kernel_shape(x)
         if features is not None:
             shape = (*shape[:-1], features)
         return self.param(name, uniform_fan_in, shape, self.arithmetic.dtype)
 
     def kernel_shape(self, x) -> tuple[int, int, int, int]:
-        """(kh, kw, C / groups, features)."""
+        """The shape of a kernel for x: (kh, kw, C / groups, features)."""
         return (*self.kernel, x.shape[-1] // self.geometry.groups, self.features)
 
     @property
     def activates_sums(self) -> bool:
-        """Whether the scheme's activation follows its sums at once, as it does without
-        a bias.
+        """Whether the scheme's activation follows its sums at once.
+
+        With a bias, the activation follows the bias instead.
         """
         return self.activation and not self.bias
 
     @property
     def has_latent(self) -> bool:
-        """Whether its weights are binarized: the parameter is `latent`, in floating
-        point, in place of `kernel`.
+        """Whether the weights are binarized.
+
+        Then the parameter is `latent`, in floating point, in place of `kernel`.
         """
         return self.binary_weights and self.scheme.binary_weights
 
     def output_shape(self, x) -> tuple[int, ...]:
-        """(N, H', W', features)."""
+        """The shape of the output for x: (N, H', W', features)."""
         size = self.geometry.output_size(x.shape[1:3], self.kernel)
         return (x.shape[0], *size, self.features)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
+        # For each value of the output, a product for each value of its kernel.
         _, height, width, _ = y.shape
         taps = int(np.prod(self.kernel))
         inputs = x.shape[-1] // self.geometry.groups
         count = height * width * self.features * taps * inputs
-        # Binary only where both factors are.
+        # A product is binary only if both factors are.
         if self.has_latent and self.binary_input:
             return count, 0
         return 0, count
@@ -188,17 +199,21 @@ def in_order(
     first: bool = True,
     last: bool = True,
 ):
-    """x through `convolve(x, activation)` and `normalize(x)` in `Scheme.order`: the one
-    place that knows what the orders are.
+    """x through a convolution and its batch norm, in `Scheme.order`.
 
-    first, last: whether the convolution begins and ends a chain of several. In the
-    order `relu_first` a chain has one ReLU and one BN; in the order `bn_first` each
-    convolution has both.
+    This is the one place that knows what the orders are. In the order `bn_first` each
+    convolution has a BN and an activation of its own. In the order `relu_first` a chain
+    of convolutions has one ReLU and one BN.
+
+    convolve: of (x, activation); activation says whether the scheme's follows the sums.
+    normalize: of x.
+    first, last: whether the convolution begins and ends a chain of several.
     """
+    # BN -> convolution -> activation.
     if scheme.order == BN_FIRST:
         return convolve(normalize(x), True)
-    # ReLU -> convolution -> BN, the ReLU in front instead of the convolution's
-    # activation.
+
+    # ReLU -> convolution -> BN: the ReLU replaces the activation behind the sums.
     if first:
         x = nn.relu(x)
     y = convolve(x, False)
@@ -210,14 +225,21 @@ def in_order(
 class BinaryConv(nn.Module):
     """BN -> sign -> convolution, scaled -> activation (section 4.1; XNOR-Net's order).
 
-    With the order `relu_first` of a float scheme: ReLU -> convolution -> BN; first,
-    last: see `in_order`.
-    kernel, stride: in pixels, or (rows, columns). bias: False leaves out that of
-    `Scheme.bias`. binary_weights=False keeps float weights behind binary activations,
-    as the released code does by its index error; binary_input=False keeps the
-    activations float, too, as in the preprocessing convolutions of its search.
-    padding: None keeps the image's size at stride 1. groups: of input and output
-    channels; `UserError` where they do not divide both.
+    A float scheme may have the order `relu_first`: ReLU -> convolution -> BN.
+
+    Raises `UserError` where the groups do not divide the input and output channels.
+
+    kernel, stride: in pixels, or (rows, columns).
+    padding: None keeps the image's size at stride 1.
+    groups: of input and output channels.
+    binary_weights: False keeps float weights behind binary activations, as the released
+        code does by its index error.
+    binary_input: False keeps the activations float, too, as in the preprocessing
+        convolutions of the released search.
+    affine: whether the BN has scale and shift.
+    activation: False leaves out the scheme's activation.
+    bias: False leaves out the bias of `Scheme.bias`.
+    first, last: see `in_order`.
     """
 
     features: int
@@ -241,14 +263,13 @@ class BinaryConv(nn.Module):
         if x.shape[-1] % self.groups or self.features % self.groups:
             raise UserError(
                 f"{self.groups} groups of a convolution do not divide its "
-                f"{x.shape[-1]} input and {self.features} output"
-                f" channels; choose config.network.channels so that they do"
+                f"{x.shape[-1]} input and {self.features} output channels; choose "
+                "config.network.channels so that they do"
             )
 
         def normalize(x):
-            return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(
-                x, train=train
-            )
+            bn = BatchNorm(self.arithmetic, affine=self.affine, name="bn")
+            return bn(x, train=train)
 
         return in_order(
             self.scheme,
@@ -260,6 +281,11 @@ class BinaryConv(nn.Module):
         )
 
     def _convolve(self, x, activation: bool):
+        """The convolution alone.
+
+        activation: whether the scheme's activation may follow the sums.
+        """
+        # The size of the kernel, and how it moves.
         kernel, stride = _pair(self.kernel), _pair(self.stride)
         geometry = rectangle(
             kernel,
@@ -277,7 +303,7 @@ class BinaryConv(nn.Module):
             binary_weights=self.binary_weights,
             binary_input=self.binary_input,
             activation=self.activation and activation,
-            # A BN with a shift needs no bias beside it.
+            # A BN with a shift makes the bias superfluous.
             bias=self.bias and self.scheme.bias and not self.affine,
             name="conv",
         )
@@ -285,20 +311,21 @@ class BinaryConv(nn.Module):
 
 
 def _pair(size: int | Pair) -> Pair:
+    """(rows, columns) of a size, which may be one number for both."""
     if isinstance(size, int):
         return size, size
     return size
 
 
 class FactorizedReduce(nn.Module):
-    """Halves the image without losing pixels: (N, H, W, C) to (N, H / 2, W / 2,
-    features), rounded up (DARTS's code).
+    """Halves the image without losing pixels (DARTS's code).
 
-    Two 1x1 convolutions of stride 2, the second a pixel on in both axes, have half of
-    the features each. BN and activation around them as for `BinaryConv`.
+    It maps (N, H, W, C) to (N, H / 2, W / 2, features), rounded up. Two 1x1
+    convolutions of stride 2 give half of the features each; the second one is shifted
+    by a pixel in both axes. BN and activation are placed as in `BinaryConv`.
 
-    copies: how many of them run side by side, each with its part of the input channels
-    and of the features.
+    copies: how many such layers run side by side, each with its part of the input
+        channels and of the features.
     """
 
     features: int
@@ -312,21 +339,27 @@ class FactorizedReduce(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         def normalize(x):
-            return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(
-                x, train=train
-            )
+            bn = BatchNorm(self.arithmetic, affine=self.affine, name="bn")
+            return bn(x, train=train)
 
         return in_order(self.scheme, x, convolve=self._convolve, normalize=normalize)
 
     def _convolve(self, x, activation: bool):
-        # A row and a column of zeros, which odd sizes need.
-        padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
-        shifted = padded[:, 1:, 1:]
+        """Both convolutions, (N, H', W', features).
+
+        activation: whether the scheme's activation follows the sums.
+        """
+        # The image a pixel on. Odd sizes need a row and a column of zeros at the end.
+        padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))  # (N, H + 1, W + 1, C)
+        shifted = padded[:, 1:, 1:]  # (N, H, W, C)
 
         # If the number of features is odd, the second convolution has one more.
         features = self.features // self.copies
         first = features // 2
-        convolutions = (("conv0", x, first), ("conv1", shifted, features - first))
+        second = features - first
+        convolutions = (("conv0", x, first), ("conv1", shifted, second))
+
+        # Each convolution makes its part of the features of all copies.
         parts = []
         for name, image, part in convolutions:
             convolution = Convolution(
@@ -341,17 +374,18 @@ class FactorizedReduce(nn.Module):
                 bias=self.scheme.bias and not self.affine,
                 name=name,
             )
-            y = convolution(image)
+            y = convolution(image)  # (N, H', W', copies * part)
             parts.append(y.reshape(*y.shape[:3], self.copies, part))
-        # The features of a copy lie together: first those of `conv0`, then those of
-        # `conv1`.
+
+        # The features of a copy lie together, `conv0`'s before `conv1`'s.
         y = jnp.concatenate(parts, axis=-1)  # (N, H', W', copies, features / copies)
         return y.reshape(*y.shape[:3], self.features)
 
 
 class FloatConv(nn.Module):
-    """A float convolution without bias, (N, H, W, C) to (N, H / stride, W / stride,
-    features): those of the stem.
+    """A float convolution without bias, as stems have it.
+
+    It maps (N, H, W, C) to (N, H / stride, W / stride, features).
     """
 
     features: int
@@ -381,8 +415,9 @@ class FloatConv(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Global average pooling and a float linear layer: (N, H, W, C) to logits (N,
-    num_classes).
+    """Global average pooling, then a float linear layer.
+
+    It maps (N, H, W, C) to logits (N, num_classes).
     """
 
     num_classes: int
@@ -392,10 +427,9 @@ class Classifier(nn.Module):
     def __call__(self, x):
         channels, dtype = x.shape[-1], self.arithmetic.dtype
         x = jnp.mean(x.astype(dtype), axis=(1, 2))  # (N, C)
-        kernel = self.param(
-            "kernel", uniform_fan_in, (channels, self.num_classes), dtype
-        )
-        y = x @ kernel
+        shape = (channels, self.num_classes)
+        kernel = self.param("kernel", uniform_fan_in, shape, dtype)
+        y = x @ kernel  # (N, num_classes)
         return y + self.param("bias", bias_init(channels), (self.num_classes,), dtype)
 
     def macs(self, x, y) -> tuple[int, int]:

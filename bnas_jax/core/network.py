@@ -1,6 +1,4 @@
-"""The final network: the searched cell, stacked to a budget, in one of its forms
-(section 5.1, Table 5).
-"""
+"""The final network: the searched cells, stacked to a budget (section 5.1, Table 5)."""
 
 import math
 from typing import Any
@@ -22,17 +20,21 @@ from bnas_jax.core.stack import Place, check_image_size, reductions, stack
 
 
 class Network(nn.Module):
-    """The final network: `apply(variables, images, train=False)`, NHWC images to logits
-    (N, num_classes).
+    """The final network, called as `apply(variables, images, train=False)`.
 
-    num_cells, channels: of Table 5. channels is the width C of the nodes in front of
-    the first reduction; Table 5 says "of the first convolution", but the stem has 3 C,
-    in the form imagenet C / 2. form: what differs beside the cells, a name of
-    `forms.FORMS`. skip: the inter-cell skips; reduction_skip: their convolution, see
-    `cell_parts.ReductionSkip`. float_head: leave the last convolutions float, as the
-    released code does, see `float_convs`.
-    auxiliary: a second classifier behind the second reduction, in training alone; its
-    logits are sown as `logits` of the collection `auxiliary`.
+    It maps images (N, H, W, channels of an image) to logits (N, num_classes).
+
+    num_cells: of Table 5.
+    channels: of Table 5: the width C of the nodes in front of the first reduction.
+        Table 5 says "of the first convolution", but the stem has 3 C, in the form
+        imagenet C / 2.
+    form: what differs beside the cells, a name of `forms.FORMS`.
+    skip: whether there are inter-cell skips.
+    reduction_skip: the convolution of these skips, see `cell_parts.ReductionSkip`.
+    float_head: True leaves the last convolutions float, as the released code does, see
+        `float_convs`.
+    auxiliary: True adds a second classifier behind the second reduction, in training
+        alone. Its logits are sown as `logits` of the collection `auxiliary`.
 
     BNAS-A of Table 5:
 
@@ -55,7 +57,7 @@ class Network(nn.Module):
     arithmetic: Arithmetic = Arithmetic()
 
     def __post_init__(self):
-        # Such as the name of one.
+        # The mistake to expect is the name of a genotype.
         if not isinstance(self.genotype, Genotype):
             raise UserError(
                 f"genotype must be a Genotype, got {self.genotype!r}; "
@@ -65,13 +67,17 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
-        """images: (N, H, W, channels of an image). drop_path_rate: None or a scalar, of
-        use in training alone; needs the rng `drop_path`.
+        """Logits (N, num_classes).
 
-        `UserError` for a size of images that cannot be halved at each reduction.
+        Raises `UserError` for a size of images that cannot be halved at each reduction.
+
+        images: (N, H, W, channels of an image).
+        drop_path_rate: None, or the rate at which layers are dropped in training; needs
+            the rng `drop_path`.
         """
         images = images.astype(self.arithmetic.dtype)
-        # One for each cell: (layers, N).
+
+        # The factors of drop-path for each cell: (layers, N), or None in an evaluation.
         factors: list | jax.Array = [None] * self.num_cells
         if train and drop_path_rate is not None:
             factors = self._drop_path(drop_path_rate, batch=len(images))
@@ -83,7 +89,9 @@ class Network(nn.Module):
         )
         before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells)
-        # CIFAR's stem gives the same to both, ImageNet's two sizes.
+
+        # Both cells that read an output share its batch norm. CIFAR's stem gives the
+        # first cell one output twice, ImageNet's gives it two of different sizes.
         same = before is previous
         previous = self._shared(previous, train=train)
         if same:
@@ -95,12 +103,15 @@ class Network(nn.Module):
             cell = self._cell(place, float_convs=left_float[place.index])
             output = cell(before, previous, train=train, factors=factors[place.index])
             before, previous = previous, output
-            # The classifier reads the last one alone.
+
+            # Two cells read each output but the last, which only the classifier reads.
             if place.index + 1 < self.num_cells:
                 previous = self._shared(output, train=train)
-            # Behind the second reduction.
+
+            # The second classifier stands behind the second reduction.
             if self.auxiliary and place.index == reductions(self.num_cells)[-1]:
                 self._sow_auxiliary(output, train=train)
+
         return classify(
             form,
             value_of(previous),
@@ -110,8 +121,9 @@ class Network(nn.Module):
         )
 
     def _drop_path(self, rate, *, batch: int) -> jax.Array:
-        """The factors of all layers, (cells, layers, N), with as many layers as the
-        larger cell has.
+        """The factors of all layers, (cells, layers, N).
+
+        There are as many layers as the larger cell has.
         """
         cells = [self.genotype.cell(place.reduction) for place in self.places]
         return drop_path(
@@ -124,12 +136,13 @@ class Network(nn.Module):
         )
 
     def _shared(self, output, *, train: bool):
-        """What both next cells read: a cell's output, or the stem's."""
+        """A cell's output, or the stem's, for both next cells to read."""
         return share(
             output, scheme=self.scheme, arithmetic=self.arithmetic, train=train
         )
 
     def _cell(self, place: Place, *, float_convs: int) -> FinalCell | FixedReduction:
+        """The cell of a place. float_convs: its entry of the function `float_convs`."""
         cell = self.genotype.cell(place.reduction)
         # The fields that both kinds of cells have.
         common: dict[str, Any] = {
@@ -141,16 +154,17 @@ class Network(nn.Module):
             "reduction_skip": self.reduction_skip,
             "name": place.name,
         }
-        # A cell by its name alone, `FIXED_REDUCTION`.
+        # A cell that stands in the genotype by its name, `FIXED_REDUCTION`.
         if isinstance(cell, str):
             return FixedReduction(search=False, **common)
         return FinalCell(cell=cell, float_convs=float_convs, **common)
 
     def _sow_auxiliary(self, x, *, train: bool) -> None:
-        """The second classifier's logits, in training; its variables are there from the
-        start.
+        """Sows the second classifier's logits in training.
+
+        x: the output of the second reduction cell, NHWC.
         """
-        # An evaluation does without it.
+        # An evaluation does without it; the initialisation makes its variables.
         if not train and not self.is_initializing():
             return
         head = AuxiliaryHead(
@@ -164,13 +178,15 @@ class Network(nn.Module):
 
     @property
     def channel_step(self) -> int:
-        """The number that `channels` has to be a multiple of, so that all convolutions
-        have whole groups.
+        """The number that `channels` has to be a multiple of.
+
+        At its multiples all convolutions have whole groups.
         """
+        # What the form, the scheme, the reduction cell and each layer type need.
         steps = [form_of(self.form).channel_step, self.scheme.width_step]
         if self.genotype.reduce == FIXED_REDUCTION:
-            # The first reduction doubles the channels, and each of its groups needs
-            # what the scheme does.
+            # The first reduction doubles the channels. Each of its groups needs a
+            # multiple of the scheme's step.
             steps.append(FixedReduction.GROUPS // 2 * self.scheme.width_step)
         for reduction in (False, True):
             for edge in edges(self.genotype.cell(reduction)):
@@ -184,22 +200,23 @@ class Network(nn.Module):
 
 
 def float_convs(network: Network) -> list[int]:
-    """For each cell, how many of its last convolutions the released code leaves float
-    by an index error (`float_head`).
+    """How many of each cell's last convolutions stay float (`float_head`).
 
-    It has the number of the convolutions that it means to binarize, but walks over all
-    of them, the skips' included, so the last ones fall out: as many as there are skips
-    (docs/conventions.md). `UserError` for a genotype with `FIXED_REDUCTION`, which the
-    released code cannot build.
+    The released code leaves them float by an index error. It counts the convolutions
+    that it means to binarize, without the skips. But then it walks over all
+    convolutions, with the skips. So it does not reach the last ones, as many as there
+    are skips (docs/conventions.md).
+
+    Raises `UserError` for a genotype with `FIXED_REDUCTION`, which the released code
+    cannot build.
     """
     if not network.float_head:
         return [0] * network.num_cells
-    # The authors' code has no other cell than its own template.
+    # The authors' code builds only cells of its own template.
     if network.genotype.reduce == FIXED_REDUCTION:
         raise UserError(
             "config.network.float_head counts convolutions of the authors' cells, and "
-            f"{FIXED_REDUCTION!r} is none;"
-            " write config.network.float_head=False"
+            f"{FIXED_REDUCTION!r} is none; write config.network.float_head=False"
         )
 
     # (cell, is a skip) of each convolution, in the order of the release's modules.
@@ -211,7 +228,8 @@ def float_convs(network: Network) -> list[int]:
         layers = num_convs(network.genotype.cell(place.reduction), place) - INPUTS
         convs += [(place.index, False)] * layers
 
-    # The last ones, of which the skips are float anyway.
+    # The last convolutions, as many as there are skips. Skips among them are float
+    # anyway and do not count.
     num_skips = sum(is_skip for _, is_skip in convs)
     dropped = convs[len(convs) - num_skips :]
     return [dropped.count((index, False)) for index in range(network.num_cells)]

@@ -1,4 +1,4 @@
-"""What a network is to the settings, and the stack of searched cells.
+"""How settings become a network: the base of all networks, and the stack of cells.
 
 The table of networks is `bnas_jax.networks`.
 """
@@ -20,10 +20,10 @@ from bnas_jax.core.schemes import Scheme
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """The base of all entries of `NETWORKS`: its fields are settings,
-    `config.network.*`, and it builds the module.
+    """The base of all entries of `NETWORKS`.
 
-    A subclass raises `UserError` for a setting that cannot be.
+    Its fields are settings, `config.network.*`, and it builds the module. A subclass
+    raises `UserError` for a setting that cannot be.
 
     >>> settings = bnas.NETWORKS["cells"](bnas.load_genotype("latest_cell"), num_cells=5, channels=8)
     >>> network = settings.build(num_classes=10, scheme=bnas.Xnor(), arithmetic=bnas.Arithmetic())
@@ -37,10 +37,10 @@ class NetworkSettings:
     def build(
         self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
     ) -> nn.Module:
-        """The module, with fields `scheme` and `arithmetic`: `apply(variables, images,
-        train=...)`, NHWC images to logits.
+        """The module, which has the fields `scheme` and `arithmetic`.
 
-        Where `config.optimizer.drop_path` is not 0, it is also called with
+        It is called as `apply(variables, images, train=...)` and maps NHWC images to
+        logits. If `config.optimizer.drop_path` is not 0, it is also called with
         `drop_path_rate` and the rng `drop_path`.
         """
         raise NotImplementedError
@@ -50,10 +50,13 @@ class NetworkSettings:
 class Cells(NetworkSettings):
     """A stack of searched cells (Table 5), see `network.Network`.
 
-    genotype: the cells. num_cells, channels: the size; channels are those of the first
-    cell's nodes. form: what differs beside the cells, of `forms.FORMS`: cifar and
-    imagenet (BNAS), darts, snas, gdas. skip, reduction_skip: the inter-cell skips.
-    float_head: the released code's index error. auxiliary: DARTS's auxiliary head.
+    genotype: the cells.
+    num_cells, channels: the size; channels are those of the first cell's nodes.
+    form: what differs beside the cells, of `forms.FORMS`: cifar and imagenet (BNAS),
+        darts, snas, gdas.
+    skip, reduction_skip: the inter-cell skips.
+    float_head: whether to reproduce the released code's index error.
+    auxiliary: whether there is DARTS's auxiliary head.
     """
 
     genotype: Genotype
@@ -66,7 +69,7 @@ class Cells(NetworkSettings):
     auxiliary: bool = False
 
     def __post_init__(self):
-        # First the words among the settings, then the numbers.
+        # The settings that are words.
         form_of(self.form)
         if self.reduction_skip not in REDUCTION_SKIPS:
             known = ", ".join(REDUCTION_SKIPS)
@@ -74,21 +77,24 @@ class Cells(NetworkSettings):
                 f"config.network.reduction_skip must be one of {known}, got "
                 f"{self.reduction_skip!r}"
             )
+
+        # The settings that are numbers.
         for name in ("num_cells", "channels"):
             value = getattr(self, name)
             if value < 1:
                 raise UserError(
                     f"config.network.{name} must be at least 1, got {value}"
                 )
-        # What only some forms and cells need of the width.
+
+        # Some forms and cells need a width with certain divisors.
         step = form_of(self.form).channel_step
         if self.channels % step:
             raise UserError(
                 f"config.network.channels must be a multiple of {step} in the form "
                 f"{self.form}, got {self.channels}"
             )
-        # The first reduction cell doubles it.
         if self.genotype.reduce == FIXED_REDUCTION:
+            # The first reduction cell doubles the channels.
             check_groups(2 * self.channels)
 
     def build(

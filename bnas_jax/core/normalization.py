@@ -1,5 +1,4 @@
-"""Batch norm as a module, and what layers that read the same state have in common of
-it.
+"""Batch norm as a module, and how layers that read the same state share its work.
 
 Images are NHWC.
 """
@@ -23,12 +22,16 @@ from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 
 class Shared(NamedTuple):
-    """A tensor that several layers read, with what their batch norms have in common in
-    training, computed once.
+    """A tensor that several layers read, and its normalised values.
 
-    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result, in this
-    arithmetic and with the usual epsilon. Over several devices all of them then take
-    one collective in the forward and one in the backward pass.
+    In training the batch norms of these layers have the normalised values in common, so
+    they are computed once. Over several devices all these batch norms then take one
+    collective in the forward and one in the backward pass.
+
+    value: (N, H, W, C).
+    normalized: the result of `ops.batch_norm.normalize`, with the usual epsilon:
+        (normalised values, mean, variance).
+    arithmetic: in which `normalized` was computed.
     """
 
     value: jax.Array
@@ -42,8 +45,9 @@ class Shared(NamedTuple):
 
 
 def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
-    """x for layers that begin with a batch norm of it: `Shared` in training, x itself
-    where nothing is in common.
+    """x for layers that begin with a batch norm of it, as `Shared` in training.
+
+    Where the batch norms have nothing in common, x itself.
     """
     return share_all([x], scheme=scheme, arithmetic=arithmetic, train=train)[0]
 
@@ -51,7 +55,10 @@ def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
 def share_all(
     xs: Sequence, *, scheme: Scheme, arithmetic: Arithmetic, train: bool
 ) -> list:
-    """`share` of each, with the same messages for all."""
+    """`share` of each tensor, with the same messages between devices for all.
+
+    xs: tensors, (N, H, W, C) each.
+    """
     if not train or arithmetic.plain or scheme.order != BN_FIRST:
         return list(xs)
     normalized = normalize_all(tuple(xs), arithmetic.bn_axis, arithmetic.bn_examples)
@@ -62,18 +69,19 @@ def share_all(
 
 
 def value_of(x):
-    """The tensor itself, of one that may be `Shared`."""
+    """The tensor of x, which may be `Shared`."""
     if isinstance(x, Shared):
         return x.value
     return x
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization with its running statistics, and scale and shift where
-    `affine`: (N, H, W, C) to the same shape.
+    """Batch normalization with running statistics: (N, H, W, C) to the same shape.
 
-    epsilon, momentum: see `ops.batch_norm`. least_scale: the scale is clipped to this
-    from below, straight through: the gradient passes as if it were not.
+    affine: whether it has scale and shift.
+    epsilon, momentum: see `ops.batch_norm`.
+    least_scale: the scale is clipped to this from below, straight through: the gradient
+        passes as if the scale were not clipped.
     """
 
     arithmetic: Arithmetic
@@ -85,15 +93,16 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         """x: (N, H, W, C), or `Shared`."""
+        # What other layers that read x have computed already.
         normalized = None
         if isinstance(x, Shared):
             x, normalized, arithmetic = x
-            # What was shared is of another batch norm than this one.
+            # A batch norm with other settings than the shared ones computes its own.
             if self.epsilon != EPSILON or arithmetic != self.arithmetic:
                 normalized = None
         dtype, channels = self.arithmetic.dtype, x.shape[-1]
 
-        # Running statistics, at first those of no batch.
+        # Running statistics, at first the values before any batch.
         start = initial_statistics((channels,), dtype)
         running = {}
         for name, value in start.items():
@@ -102,6 +111,7 @@ class BatchNorm(nn.Module):
             )
         values = {name: variable.value for name, variable in running.items()}
 
+        # The normalised values, (N, H, W, C), and the statistics after this batch.
         y, new = batch_norm(
             x,
             values,
@@ -111,8 +121,9 @@ class BatchNorm(nn.Module):
             momentum=self.momentum,
             normalized=normalized,
         )
-        # Not kept where an evaluation takes the batch's statistics, which it does with
-        # `batch_stats` immutable.
+
+        # An evaluation that takes the batch's statistics has `batch_stats` immutable,
+        # and so does not store them.
         if (
             train
             and not self.is_initializing()
@@ -120,18 +131,20 @@ class BatchNorm(nn.Module):
         ):
             for name, variable in running.items():
                 variable.value = new[name]
-        # Scale and shift, from 1 and 0.
+
+        # Scale and shift, which start at 1 and 0.
         if self.affine:
             y = y * self._scale(channels)
             y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
         return self.arithmetic.between_layers(y)
 
     def _scale(self, channels: int):
+        """The scale, (C,), clipped from below where `least_scale`."""
         scale = self.param(
             "scale", nn.initializers.ones, (channels,), self.arithmetic.dtype
         )
         if self.least_scale is None:
             return scale
-        # The value of the maximum, the gradient of the scale.
+        # The value is the maximum's, the gradient the scale's.
         missing = jnp.maximum(scale, self.least_scale) - scale
         return scale + jax.lax.stop_gradient(missing)

@@ -1,10 +1,10 @@
-"""The edges that leave one state, with their work shared: the same function as
-`edge_by_edge.plain_edges`.
+"""The edges that leave one state, with their work shared.
 
-In the search BN has no scale and shift, so the normalised state, its signs and its
-poolings are the same for all edges that leave a state, and the convolutions of one type
-run side by side as one with more output channels. That is a quarter of the operations
-to compile; a test compares both forms.
+`shared_edges` is the same function as `edge_by_edge.plain_edges`. In the search BN has
+no scale and shift. Therefore the normalised state, its signs and its poolings are the
+same for all edges that leave a state. The convolutions of one type run side by side, as
+one convolution with more output channels. That is a quarter of the operations to
+compile; a test compares both forms.
 """
 
 import dataclasses
@@ -35,10 +35,11 @@ from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme, convolve_signs, finis
 class EdgeSpec:
     """What the edges that leave a state have in common.
 
-    layer_types: in the order of the columns of the weights. stride: of every edge.
-    bn_of_pools: whether poolings have a BN.
-
     It is hashable, and so a static argument of `shared_edges`.
+
+    layer_types: in the order of the columns of the weights.
+    stride: of every edge.
+    bn_of_pools: whether a BN follows the poolings.
     """
 
     layer_types: tuple[str, ...]
@@ -48,14 +49,12 @@ class EdgeSpec:
     bn_of_pools: bool = True
 
     def batching(self, name: str) -> str | None:
-        """How the edges of a layer type are computed together under the scheme: see the
-        function `batching`.
-        """
+        """The function `batching` under this scheme."""
         return batching(name, self.scheme)
 
     @property
     def convs(self) -> list[str]:
-        """The layer types that run as one convolution."""
+        """The layer types that run as one convolution each."""
         return [name for name in self.layer_types if self.batching(name) == CONVOLUTION]
 
     @property
@@ -64,8 +63,9 @@ class EdgeSpec:
         return [name for name in self.layer_types if self.batching(name) == POOLING]
 
     def geometry(self, name: str, groups: int = 1) -> Geometry:
-        """How a convolution's kernel moves. groups: 1, or the number of edges where
-        each reads other input channels.
+        """How the kernel of a convolution type moves.
+
+        groups: 1, or the number of edges where each edge reads other input channels.
         """
         kind = self.conv_type(name)
         return square(
@@ -83,20 +83,21 @@ class EdgeSpec:
         return kind
 
     def pool(self, name: str, x):
-        """x through a layer type that is a pooling."""
+        """x through a layer type that is a pooling: (N, H, W, C) to (N, H', W', C)."""
         kind = layer_type(name)
         _check_module(name, kind, PoolingType)
         assert isinstance(kind, PoolingType)
-        return kind.form(self.arithmetic)(x, self.stride)
+        pooling = kind.form(self.arithmetic)
+        return pooling(x, self.stride)
 
 
 def batching(name: str, scheme: Scheme) -> str | None:
-    """`LayerType.batching` of a layer type, or None where its edges cannot be computed
-    together under the scheme.
+    """`LayerType.batching` of a layer type, as far as the scheme allows it.
+
+    None where the edges of this type cannot be computed together under the scheme.
     """
     how = layer_type(name).batching
-    # Edges share the normalised state only where BN comes first, and have no biases
-    # then.
+    # Edges share the normalised state only if BN comes first. They have no biases.
     if how == CONVOLUTION and (scheme.order != BN_FIRST or scheme.bias):
         return None
     # Parameters of a scheme belong to one convolution, not to several side by side.
@@ -118,14 +119,14 @@ def has_parameters(scheme: Scheme) -> bool:
 def _check_module(
     name: str, kind: LayerType, usual: type[BinaryConvType | PoolingType]
 ) -> None:
-    """`UserError` for a layer type whose edges would be computed together although it
-    defines another module than `usual`.
+    """Raises `UserError` for a layer type with a module that would not be called.
+
+    usual: the type whose module the edges that are computed together stand for.
     """
     if not isinstance(kind, usual) or type(kind).module is not usual.module:
         raise UserError(
             f"the layer type {name!r} has a module of its own, which edges that are "
-            "computed together would not call; "
-            "write batching = None in its class"
+            "computed together would not call; write batching = None in its class"
         )
 
 
@@ -135,57 +136,42 @@ def _check_module(
 def shared_edges(
     x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, train: bool
 ):
-    """(each edge's weighted sum over the convolutions and poolings, (N, H', W', E, C);
-    running statistics after it).
+    """Each edge's weighted sum over the convolutions and poolings (DARTS Eq. 2).
 
-    x: the state, (N, H, W, C). weights: (E, types).
-    kernels: `latent_TYPE` and `kernel_TYPE`, (k, k, C, edges * C): those of the first
-    edges, binary, and of the last ones,
-        which stay float (`supernet.float_edges`).
+    Returns (the sums, (N, H', W', E, C); running statistics after them). Without
+    convolutions and poolings the sum is a scalar, 0.
+
+    x: the state, (N, H, W, C).
+    weights: (E, layer types).
+    kernels: `latent_TYPE` and `kernel_TYPE`, (k, k, C, edges * C). The first holds the
+        first edges, which are binary; the second holds the last edges, which stay float
+        (`supernet.float_edges`).
     running: the statistics `bn` of the convolutions' input and `pool_bn` of the
-    poolings, see `mixed_edges.MixedEdges`.
+        poolings, see `mixed_edges.MixedEdges`.
     """
-    outputs: dict[str, jax.Array] = {}
-    column = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}
+    # The weights of each layer type, (E,).
+    columns = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}
 
-    # What has a batch norm: the poolings, side by side on the channels, and the state
-    # that the convolutions read.
+    # Batch norm: of the poolings, side by side on the channels, and of the state that
+    # the convolutions read.
     inputs = {}
     if spec.pools:
-        y = jnp.concatenate([spec.pool(name, x) for name in spec.pools], axis=-1)
+        pooled = [spec.pool(name, x) for name in spec.pools]
+        y = jnp.concatenate(pooled, axis=-1)  # (N, H', W', types * C)
         if spec.bn_of_pools:
             inputs["pool_bn"] = y
     if spec.convs:
         inputs["bn"] = x
     normal, new = _normalized(inputs, running, arithmetic=spec.arithmetic, train=train)
 
+    # The weighted outputs of each layer type, (N, H', W', E, C).
+    outputs: dict[str, jax.Array] = {}
     if spec.pools:
-        y = normal.get("pool_bn", y)
-        y = y.reshape(*y.shape[:3], -1, y.shape[-1])  # (N, H', W', 1 or E, types * C)
-        of_pools = jnp.split(y, len(spec.pools), axis=-1)
-        weigh = recompute(lambda y, weights: y * weights[:, None])
-        for name, y in zip(spec.pools, of_pools, strict=True):
-            outputs[name] = weigh(y, column[name])
-
-    # All convolutions of the same normalised state: (N, H, W, C), or (N, H, W, types,
-    # E, C) where each edge and type has running statistics, in evaluation.
+        outputs |= _pools(normal.get("pool_bn", y), columns, spec=spec)
     if spec.convs:
-        signs = spec.scheme.signs(normal["bn"])
-        for position, name in enumerate(spec.convs):
-            type_signs, type_normal = signs, normal["bn"]
-            if signs.ndim > 4:
-                type_signs = signs[..., position, :, :]
-                type_normal = type_normal[..., position, :, :]
-            outputs[name] = _convs(
-                type_signs,
-                type_normal,
-                name=name,
-                kernels=kernels,
-                weights=column[name],
-                spec=spec,
-            )
+        outputs |= _convs(normal["bn"], kernels, columns, spec=spec)
 
-    # In the order of the types, as sums of floats depend on it.
+    # The sum in the order of the types, since a sum of floats depends on the order.
     total = jnp.zeros((), x.dtype)
     for name in spec.layer_types:
         if name in outputs:
@@ -194,10 +180,10 @@ def shared_edges(
 
 
 def _normalized(inputs: dict, running: dict, *, arithmetic: Arithmetic, train: bool):
-    """({name: the input behind its batch norm}, {name: running statistics after it}),
-    of inputs by name.
+    """The inputs behind their batch norms, and the running statistics after them.
 
-    Over several devices they have their messages in common.
+    Both are dicts by the names of the inputs. Over several devices, the messages of all
+    inputs are sent together.
     """
     together: list = [None] * len(inputs)
     if inputs and train and arithmetic.bn_axis and not arithmetic.plain:
@@ -205,6 +191,7 @@ def _normalized(inputs: dict, running: dict, *, arithmetic: Arithmetic, train: b
         together = list(
             normalize_all(values, arithmetic.bn_axis, arithmetic.bn_examples)
         )
+
     normal, new = {}, {}
     for (name, x), normalized in zip(inputs.items(), together, strict=True):
         normal[name], new[name] = batch_norm(
@@ -213,12 +200,57 @@ def _normalized(inputs: dict, running: dict, *, arithmetic: Arithmetic, train: b
     return normal, new
 
 
-def _convs(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):
-    """The convolutions of one type of all edges side by side, weighted: (N, H', W', E,
-    C).
+def _pools(y, columns: dict, *, spec: EdgeSpec) -> dict:
+    """The weighted poolings of all edges, {layer type: (N, H', W', E, C)}.
+
+    y: the poolings side by side, (N, H', W', types * C), or (N, H', W', E, types * C)
+        where each edge has its running statistics.
+    columns: {layer type: weights, (E,)}.
+    """
+    y = y.reshape(*y.shape[:3], -1, y.shape[-1])  # (N, H', W', 1 or E, types * C)
+    of_pools = jnp.split(y, len(spec.pools), axis=-1)
+    # The backward pass computes the products again instead of storing them.
+    weigh = recompute(lambda y, weights: y * weights[:, None])
+    outputs = {}
+    for name, y in zip(spec.pools, of_pools, strict=True):
+        outputs[name] = weigh(y, columns[name])
+    return outputs
+
+
+def _convs(normal, kernels: dict, columns: dict, *, spec: EdgeSpec) -> dict:
+    """The weighted convolutions of all edges, {layer type: (N, H', W', E, C)}.
+
+    normal: the normalised state, (N, H, W, C), or (N, H, W, types, E, C) where each
+        edge and type has its running statistics.
+    kernels: see `shared_edges`.
+    columns: {layer type: weights, (E,)}.
+    """
+    signs = spec.scheme.signs(normal)
+    outputs = {}
+    for position, name in enumerate(spec.convs):
+        type_signs, type_normal = signs, normal
+        if signs.ndim > 4:
+            type_signs = signs[..., position, :, :]  # (N, H, W, E, C)
+            type_normal = normal[..., position, :, :]
+        outputs[name] = _convs_of_type(
+            type_signs,
+            type_normal,
+            name=name,
+            kernels=kernels,
+            weights=columns[name],
+            spec=spec,
+        )
+    return outputs
+
+
+def _convs_of_type(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):
+    """The convolutions of one type on all edges, side by side and weighted.
+
+    Returns (N, H', W', E, C).
 
     signs, normal: (N, H, W, C), or (N, H, W, E, C) where each edge has its running
-    statistics. weights: (E,).
+        statistics.
+    weights: (E,).
     """
     edges, channels = len(weights), signs.shape[-1]
     shared = signs.ndim == 4
@@ -232,12 +264,14 @@ def _convs(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):
     if scale is not None:
         scale = scale.reshape(*scale.shape[:3], -1, 1)
 
-    # Edges with binary weights come first, those that stay float last.
+    # Edges with binary weights come first, edges that stay float last.
     outputs = []
     for prefix in ("latent", "kernel"):
         kernel = kernels.get(f"{prefix}_{name}")
         if kernel is None:
             continue
+
+        # Which edges these are.
         count = kernel.shape[-1] // channels
         convolve: Callable = _binary_edges
         first = 0
@@ -246,8 +280,8 @@ def _convs(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):
             first = edges - count
         part = slice(first, first + count)
 
-        # What these edges read: all of them the same, or each its channels, as groups
-        # of one convolution.
+        # All edges read the same channels, or each its own, as groups of one
+        # convolution.
         inputs, groups, part_scale = signs, 1, scale
         if not shared:
             inputs = signs[..., part.start * channels : part.stop * channels]
@@ -262,12 +296,16 @@ def _convs(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):
             spec=spec,
             geometry=spec.geometry(name, groups=groups),
         )
-        outputs.append(y)
+        outputs.append(y)  # (N, H', W', count, C)
     return jnp.concatenate(outputs, axis=-2)
 
 
 def _binary_edges(signs, latent, *, scale, weights, spec: EdgeSpec, geometry: Geometry):
-    """latent: (k, k, C, E * C). Returns (N, H', W', E, C)."""
+    """Edges with binary weights, (N, H', W', E, C).
+
+    latent: (k, k, C, E * C).
+    The other arguments are those of `_weighted`.
+    """
     kernel, operands = spec.scheme.weights(latent)
     return convolve_signs(
         _WeightedEdges(spec.scheme),
@@ -281,7 +319,11 @@ def _binary_edges(signs, latent, *, scale, weights, spec: EdgeSpec, geometry: Ge
 
 
 def _float_edges(signs, kernel, *, scale, weights, spec: EdgeSpec, geometry: Geometry):
-    """kernel: (k, k, C, E * C). Returns (N, H', W', E, C)."""
+    """Edges with float weights, (N, H', W', E, C).
+
+    kernel: (k, k, C, E * C).
+    The other arguments are those of `_weighted`.
+    """
     dtype, plain = spec.arithmetic.conv_dtype, spec.arithmetic.plain
     y = conv(signs, kernel, geometry=geometry, dtype=dtype, plain=plain)
     return _weighted(y, scale, weights, scheme=spec.scheme)
@@ -291,7 +333,7 @@ def _float_edges(signs, kernel, *, scale, weights, spec: EdgeSpec, geometry: Geo
 class _WeightedEdges:
     """`sign_conv`'s function of the sums for edges side by side.
 
-    Equal ones compare equal, so that tracing is cached.
+    Equal instances compare equal, so that tracing is cached.
     """
 
     scheme: Scheme
@@ -302,10 +344,12 @@ class _WeightedEdges:
 
 
 def _weighted(y, scale, weights, *, scheme: Scheme):
-    """y: (N, H, W, E * C); scale: K, (N, H, W, 1 or E, 1), or None; weights: (E,).
+    """The weighted outputs of edges side by side, (N, H', W', E, C).
 
-    Returns (N, H, W, E, C).
+    y: (N, H', W', E * C), before the input scale and the activation.
+    scale: K, (N, H', W', 1 or E, 1), or None.
+    weights: (E,).
     """
-    y = y.reshape(*y.shape[:3], len(weights), -1)
+    y = y.reshape(*y.shape[:3], len(weights), -1)  # (N, H', W', E, C)
     y = finish(scheme, y, scale=scale, activation=True)
     return y * weights[:, None]

@@ -1,11 +1,13 @@
-"""The search's network: every edge a mixture of all layer types, weighted by the
-relaxed alphas (DARTS Eq. 2).
+"""The search's network: on every edge a mixture of all layer types.
 
-Three functions compute the edges that leave a state (`Supernet.edges`).
-`edge_by_edge.plain_edges` is the formula as the paper prints it.
-`shared_edges.shared_edges` gives the same with a quarter of the operations to compile,
-and as many products. `edge_by_edge.chosen_edges` runs the layer with the largest weight
-of each edge alone, for weights that are 0 but for that one.
+The mixture is weighted by the relaxed alphas (DARTS Eq. 2). Three functions compute the
+edges that leave a state (`Supernet.edges`):
+
+- `edge_by_edge.plain_edges` is the formula as the paper prints it.
+- `shared_edges.shared_edges` gives the same with a quarter of the operations to
+  compile, and as many products.
+- `edge_by_edge.chosen_edges` runs the layer with the largest weight of each edge alone,
+  for weights that are 0 but for that one.
 """
 
 from typing import Any
@@ -28,30 +30,31 @@ from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.shared_edges import batching
 from bnas_jax.core.stack import Place, check_image_size, stack
 
-# What `edges` of a supernet may be.
+# The values of `Supernet.edges`.
 FORMS_OF_EDGES = ("shared", "plain", "chosen")
 
 
 class Supernet(nn.Module):
-    """`apply(variables, alphas, images, train=False)`: NHWC images to logits (N,
-    num_classes).
+    """The search's network, called as `apply(variables, alphas, images, train=False)`.
 
-    alphas: {"normal", "reduce"}, each (14, layer types). `mixture` takes the weights of
-    the layer types themselves.
+    It maps images (N, H, W, channels of an image) to logits (N, num_classes). alphas
+    are {"normal", "reduce"}, each (14, layer types). `mixture` takes the weights of the
+    layer types instead.
+
     num_cells, channels: of the stack; channels are those of the first cell's nodes.
     layer_types: names of `LAYERS`.
-    skip, reduction_skip, float_head, form: as in `Network`. binary_preprocess: binarize
-    the preprocessing convolutions, too.
+    skip, reduction_skip, float_head, form: as in `Network`.
+    binary_preprocess: True binarizes the preprocessing convolutions, too.
     edges: "shared" or "plain", two forms of one function; "chosen" runs the layer of
-    the largest weight of an edge alone, for
-        weights that are 0 but for that one, as GDAS has them. All have the same
-        variables.
-    fixed_reduction: reduction cells are GDAS's hand-made ones; `weights["reduce"]` is
-    then of no use and may be left out.
-    batch_statistics: BN in cells takes the batch's statistics in evaluation, too.
-    shared_statistics: one running mean and variance for all edges that leave a state,
-    as they see the same batches; False
-        keeps one for each edge and type, as released checkpoints do.
+        the largest weight of an edge alone, for weights that are 0 but for that one, as
+        GDAS has them. All forms have the same variables.
+    fixed_reduction: True makes the reduction cells GDAS's hand-made ones.
+        `weights["reduce"]` then has no effect and may be left out.
+    batch_statistics: True makes BN in cells take the batch's statistics in evaluation,
+        too.
+    shared_statistics: True keeps one running mean and variance for all edges that leave
+        a state, since they see the same batches. False keeps one for each edge and
+        type, as released checkpoints do.
 
     Raises `UserError` for another word in `edges`, and for images that cannot be halved
     at each reduction.
@@ -78,15 +81,16 @@ class Supernet(nn.Module):
     arithmetic: Arithmetic = Arithmetic()
 
     def __call__(self, alphas, images, *, train: bool = False):
-        """Logits of the softmax of alpha; with `edges="chosen"` of the layer of the
-        largest alpha of each edge.
+        """Logits (N, num_classes), with the softmax of alpha as mixture weights.
+
+        With `edges="chosen"`, each edge has the layer of its largest alpha alone.
         """
         weights = alphas_lib.relax(alphas)
         # One layer an edge: the one that the search would draw most often.
         if self.edges == "chosen":
-            largest = {
-                name: jnp.argmax(value, axis=-1) for name, value in alphas.items()
-            }
+            largest = {}
+            for name, value in alphas.items():
+                largest[name] = jnp.argmax(value, axis=-1)  # (14,)
             for name, index in largest.items():
                 weights[name] = jax.nn.one_hot(index, len(self.layer_types))
         return self.mixture(weights, images, train=train)
@@ -95,18 +99,18 @@ class Supernet(nn.Module):
     def mixture(
         self, weights, images, *, train: bool = False, drop_path_rate=None, scalars=None
     ):
-        """Logits (N, num_classes) of images (N, H, W, C), with the mixture weights
-        given instead of alpha (DARTS Eq. 2).
+        """Logits (N, num_classes), with given mixture weights (DARTS Eq. 2).
+
+        Raises `UserError` as the supernet does, and `AssertionError` for weights of
+        another shape.
 
         weights: of the layer types on each edge, {"normal", "reduce"}, each (14, layer
-        types).
-        drop_path_rate: None or that of whole edges, of use in training alone; needs the
-        rng `drop_path`.
-        scalars: None or what is added to all outputs of an edge, {"normal", "reduce"},
-        each (14,).
-
-        `UserError` as for the supernet; an `AssertionError` for weights of another
-        shape.
+            types).
+        images: (N, H, W, channels of an image).
+        drop_path_rate: None, or the rate at which whole edges are dropped in training;
+            needs the rng `drop_path`.
+        scalars: None, or what is added to all outputs of an edge, {"normal", "reduce"},
+            each (14,).
         """
         shape = (len(EDGES), len(self.layer_types))
         chex.assert_shape(list(weights.values()), shape)
@@ -114,16 +118,17 @@ class Supernet(nn.Module):
             raise UserError(
                 f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}"
             )
+
         # The stem gives both inputs of the first cell.
         images = images.astype(self.arithmetic.dtype)
         form = form_of(self.form)
         stem = form.stem(
             channels=self.channels, arithmetic=self.arithmetic, name="stem"
         )
-        before, previous = stem(images, train=train)  # (N, H, W, 3 * channels) each
+        before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells)
 
-        # One for each cell: (14, N), or None in an evaluation.
+        # The factors of drop-path for each cell: (14, N), or None in an evaluation.
         factors: list | jax.Array = [None] * self.num_cells
         if train and drop_path_rate is not None:
             factors = self._drop_path(drop_path_rate, batch=len(images))
@@ -133,11 +138,12 @@ class Supernet(nn.Module):
         in_cells = train or self.batch_statistics
         for place in self.places:
             if place.reduction and self.fixed_reduction:
-                output = self._fixed(place)(before, previous, train=in_cells)
+                cell = self._fixed_cell(place)
+                output = cell(before, previous, train=in_cells)
             else:
-                cell = self._mixed(place, left_float=left_float[place.index])
+                mixed = self._mixed_cell(place, left_float=left_float[place.index])
                 added = None if scalars is None else scalars[place.kind]
-                output = cell(
+                output = mixed(
                     before,
                     previous,
                     weights[place.kind],
@@ -146,6 +152,7 @@ class Supernet(nn.Module):
                     scalars=added,
                 )
             before, previous = previous, output
+
         return classify(
             form,
             previous,
@@ -165,20 +172,22 @@ class Supernet(nn.Module):
             arithmetic=self.arithmetic,
         )
 
-    def _mixed(self, place: Place, *, left_float: tuple) -> "MixedCell":
+    def _mixed_cell(self, place: Place, *, left_float: tuple) -> "MixedCell":
+        """The searched cell of a place. left_float: its entry of `float_edges`."""
         return MixedCell(
             layer_types=self.layer_types,
             float_edges=left_float,
             edges=self.edges,
             shared_statistics=self.shared_statistics,
-            **self._of_cell(place),
+            **self._common_fields(place),
         )
 
-    def _fixed(self, place: Place) -> FixedReduction:
-        return FixedReduction(search=True, **self._of_cell(place))
+    def _fixed_cell(self, place: Place) -> FixedReduction:
+        """GDAS's reduction cell of a place."""
+        return FixedReduction(search=True, **self._common_fields(place))
 
-    def _of_cell(self, place: Place) -> dict[str, Any]:
-        """The fields that all kinds of cells have."""
+    def _common_fields(self, place: Place) -> dict[str, Any]:
+        """The fields that both kinds of cells have."""
         return {
             "place": place,
             "form": form_of(self.form),
@@ -203,8 +212,11 @@ class Supernet(nn.Module):
 
 
 class MixedCell(nn.Module):
-    """A cell of the search's network. float_edges: see the function of that name, for
-    this cell.
+    """A cell of the search's network.
+
+    float_edges: this cell's entry of the function `float_edges`.
+
+    The other fields are those of `Supernet`.
     """
 
     place: Place
@@ -223,9 +235,12 @@ class MixedCell(nn.Module):
     def __call__(
         self, before, previous, weights, *, train: bool, factors=None, scalars=None
     ):
-        """before, previous: outputs of the two cells before, NHWC; weights: (14, layer
-        types); factors: None or this cell's `drop_path`, (14, N); scalars: None or what
-        is added to each edge, (14,).
+        """The cell's output, (N, H', W', 4 * channels).
+
+        before, previous: outputs of the two cells before, NHWC.
+        weights: (14, layer types).
+        factors: None, or this cell's `drop_path`, (14, N).
+        scalars: None, or what is added to each edge, (14,).
         """
         # Both inputs: (N, H, W, channels). BN has no scale and shift in the search.
         binary = self.binary_preprocess
@@ -241,28 +256,35 @@ class MixedCell(nn.Module):
         )
         states = list(preprocess(before, previous, train=train))
 
-        # Each state sends its edges to all later nodes, which add them up.
+        # Each state sends its edges to all later nodes, which add them up. A node is a
+        # state once all earlier states have been added.
         nodes: list = [0] * NODES
         for source in range(INPUTS + NODES - 1):
             if source >= INPUTS:
                 states.append(nodes[source - INPUTS])
+
+            # All edges that leave the state, (N, H', W', E, channels).
             edges = self._edges_from(source)
-            numbers = leaving(source)
+            numbers = leaving(source)  # positions in EDGES
             rows = weights[jnp.array(numbers)]  # (E, layer types)
-            mixed = edges(states[source], rows, train=train)  # (N, H', W', E, C)
+            mixed = edges(states[source], rows, train=train)
+
             for position, edge in enumerate(numbers):
                 _, target = EDGES[edge]
                 node = target - INPUTS
-                edge_output = mixed[:, :, :, position]  # (N, H', W', C)
+                edge_output = mixed[:, :, :, position]  # (N, H', W', channels)
                 if factors is not None:
                     edge_output = edge_output * factors[edge][:, None, None, None]
                 if scalars is not None:
                     edge_output = edge_output + scalars[edge]
                 nodes[node] = nodes[node] + edge_output
-        output = jnp.concatenate(nodes, axis=-1)
+
+        # The cell's output joins its nodes.
+        output = jnp.concatenate(nodes, axis=-1)  # (N, H', W', 4 * channels)
         return with_skip(self, output, previous, train=train)
 
     def _edges_from(self, source: int) -> "MixedEdges":
+        """The edges that leave the state `source`."""
         return MixedEdges(
             channels=self.place.channels,
             stride=self.place.stride(source),
@@ -278,33 +300,35 @@ class MixedCell(nn.Module):
 
 
 def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
-    """For each cell, state and convolution type: how many of the last edges that leave
-    the state keep float weights.
+    """How many edges of each cell, state and convolution type keep float weights.
 
-    The released index error again (`network.float_convs`): here the float convolutions
-    that shift the count are those of the skips and of the preprocessing, and those left
-    over are the last ones in the order of edges, then types. Layer types whose edges
-    are not computed together are left out: theirs stay binary.
+    They are the last ones of the edges that leave the state. It is the released index
+    error again (`network.float_convs`). Here the float convolutions that shift the
+    count are those of the skips and of the preprocessing, and those left over are the
+    last ones in the order of edges, then types.
+
+    Layer types whose edges are not computed together are left out: they stay binary.
     """
     types = [
         name for name in net.layer_types if batching(name, net.scheme) == CONVOLUTION
     ]
 
-    # How many convolutions are left over: as many as there are of skips and of the
-    # preprocessing.
+    # As many convolutions stay float as there are in the skips and the preprocessing.
     left = 0
     if net.float_head and net.skip:
         left += sum(place.reduction and place.follows_a_cell for place in net.places)
     if net.float_head and not net.binary_preprocess:
         left += INPUTS * net.num_cells
 
-    # From the last cell to the first, and in a cell from the last edge and type to the
-    # first.
+    # From the last cell to the first. In a cell, the last edges and types are dropped
+    # from the binary ones.
     order = [(start, name) for start, _ in EDGES for name in types]
     cells = []
     for _ in range(net.num_cells):
         dropped = order[max(len(order) - left, 0) :]
         left = max(left - len(order), 0)
+
+        # For each state, how many edges of each convolution type are among them.
         states = []
         for state in range(INPUTS + NODES - 1):
             counts = [dropped.count((state, name)) for name in types]

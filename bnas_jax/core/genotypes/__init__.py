@@ -1,5 +1,7 @@
-"""Genotypes that are read: the cells that come with the package, files, and texts of
-the DARTS family.
+"""Reading genotypes.
+
+They come from the cells in this package, from files, and from texts as the codes of the
+DARTS family print them.
 """
 
 import json
@@ -12,9 +14,10 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import INPUTS, NODES, Genotype
 from bnas_jax.core.genotypes import text as text_lib
 
-# Beside the cells: which nodes the output joins; how a search took the genotype (its
-# genotype.json); where a named one is from.
+# Keys beside the cells that say which nodes the output joins.
 _CONCATENATIONS = ("normal_concat", "reduce_concat")
+# Keys beside the cells that say how a search took the genotype (in its genotype.json),
+# or where a named cell is from.
 _NOTES = (
     "select",
     "alphas_as_of",
@@ -29,9 +32,12 @@ _NOTES = (
 
 
 def from_dict(value) -> Genotype:
-    """The genotype in a parsed JSON object, {"normal", "reduce", ...}; `UserError` for
-    what is missing, unknown or not built here.
+    """The genotype in a parsed JSON object, {"normal", "reduce", ...}.
+
+    Raises `UserError` for keys that are missing or unknown, and for cells that are not
+    built here.
     """
+    # An object with the right keys.
     if not isinstance(value, Mapping):
         raise UserError(
             'genotype: expected a JSON object with the keys "normal" and "reduce"'
@@ -49,6 +55,8 @@ def from_dict(value) -> Genotype:
                 f"genotype: unknown key {reprlib.repr(key)}; leave it out; known: "
                 f"{', '.join(known)}"
             )
+
+    # The cells, and the nodes that their outputs join.
     for key in _CONCATENATIONS:
         if key in value:
             _check_concatenation(value[key], key)
@@ -56,13 +64,14 @@ def from_dict(value) -> Genotype:
 
 
 def _check_concatenation(nodes, key: str) -> None:
-    """The output joins all four nodes, in the order of their numbers, in whatever order
-    they are named.
+    """Raises `UserError` unless `nodes` are the four nodes of a cell.
+
+    They may be named in any order: the output joins them in the order of their numbers.
     """
     expected = list(range(INPUTS, INPUTS + NODES))
     found = []
     if isinstance(nodes, (list, tuple, range)):
-        # Cut off, as a range of a file can be as long as it likes.
+        # Cut off, since a range in a file may be very long.
         found = list(nodes[: NODES + 1])
     if any(type(node) is not int for node in found) or sorted(found) != expected:
         raise UserError(
@@ -72,8 +81,9 @@ def _check_concatenation(nodes, key: str) -> None:
 
 
 def from_text(text: str) -> Genotype:
-    """The genotype in a JSON text, or in Genotype(normal=..., ...) as the DARTS family
-    prints it; `UserError` if it is none.
+    """The genotype in a text; raises `UserError` if it is none.
+
+    The text is JSON, or Genotype(normal=..., ...) as the DARTS family prints it.
     """
     return from_dict(text_lib.parse(text))
 
@@ -87,10 +97,12 @@ def named() -> tuple[str, ...]:
 
 
 def load(name_or_path: str) -> Genotype:
-    """The genotype of that name (see `named`), of a file or a search's work directory,
-    or in the text itself (`from_text`).
+    """The genotype of a name, a file, a work directory or a text.
 
-    Raises `UserError` where there is none, or it cannot be read.
+    The names are those of `named`. In a search's work directory it is genotype.json.
+    For texts see `from_text`.
+
+    Raises `UserError` if there is no genotype, or if it cannot be read.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> genotype.normal[0]
@@ -100,6 +112,8 @@ def load(name_or_path: str) -> Genotype:
         return from_text((_NAMED / f"{name_or_path}.json").read_text())
     if text_lib.is_printed(name_or_path):
         return from_text(name_or_path)
+
+    # A file, perhaps with the mark of its byte order at the start.
     try:
         return from_text(_file(name_or_path).read_text("utf-8-sig"))
     except UnicodeDecodeError:
@@ -113,8 +127,9 @@ def load(name_or_path: str) -> Genotype:
 
 
 def _file(name: str) -> pathlib.Path:
-    """The file of a path: itself, or genotype.json in a work directory; `UserError`
-    where there is none.
+    """The file of a path: itself, or genotype.json in a work directory.
+
+    Raises `UserError` if there is no such file.
     """
     if not name:
         raise UserError(
@@ -138,9 +153,11 @@ def _file(name: str) -> pathlib.Path:
 
 
 def without_zeroise(name: str) -> str | None:
-    """The name of the cell that comes of the same search as `name` with Zeroise left
-    out at derivation, if there is one.
+    """The named cell of the same search as `name`, derived without Zeroise.
+
+    None if there is no such cell.
     """
     if name not in named():
         return None
-    return json.loads((_NAMED / f"{name}.json").read_text()).get("without_zeroise")
+    value = json.loads((_NAMED / f"{name}.json").read_text())
+    return value.get("without_zeroise")

@@ -1,6 +1,6 @@
 """Genotypes as texts: JSON, or the call that the codes of the DARTS family print.
 
-Both are parsed, and nothing is run.
+Both are parsed; no code in them is run.
 """
 
 import ast
@@ -12,7 +12,12 @@ from bnas_jax.core.errors import UserError, first_line
 
 # The fields of the DARTS family's named tuple, in its order.
 _PRINTED = ("normal", "normal_concat", "reduce", "reduce_concat")
-_FORM = "Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
+# What such a call looks like, for messages.
+_FORM = (
+    "Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], "
+    "reduce_concat=range(2, 6))"
+)
+# What Python's parser and `ast.literal_eval` raise for a text that is no genotype.
 _NOT_PARSED = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
@@ -22,8 +27,9 @@ def is_printed(text: str) -> bool:
 
 
 def parse(text: str) -> Any:
-    """The value in a text, a dict where it is a genotype; `UserError` where it can be
-    read neither way.
+    """The value in a text, a dict if it is a genotype.
+
+    Raises `UserError` for a text that is neither JSON nor a call of Genotype.
     """
     if is_printed(text):
         return _printed(text)
@@ -32,7 +38,7 @@ def parse(text: str) -> Any:
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        # Without the words of Python's parser.
+        # Where the mistake is, without the words of Python's parser.
         place = "nested too deeply"
         if isinstance(error, json.JSONDecodeError):
             place = f"see line {error.lineno}, column {error.colno}"
@@ -42,11 +48,13 @@ def parse(text: str) -> Any:
 
 
 def _printed(text: str) -> dict:
-    """The arguments of Genotype(...), positional ones first."""
+    """The arguments of Genotype(...) by their names."""
     try:
         call = _call(text)
         if len(call.args) > len(_PRINTED):
             raise ValueError(f"{len(call.args)} values")
+
+        # Positional arguments, then those by name.
         pairs: list[tuple[str | None, Any]] = []
         for name, node in zip(_PRINTED, call.args, strict=False):
             pairs.append((name, _value(node)))
@@ -66,22 +74,23 @@ def _printed(text: str) -> dict:
 
 
 def _call(text: str) -> ast.Call:
-    """The one call Genotype(...), alone or behind `NAME =`."""
+    """The one call Genotype(...) in a text, alone or behind `NAME =`."""
     # Parsed to a tree, never run.
     statements = ast.parse(text.strip()).body
     if len(statements) != 1 or not isinstance(statements[0], (ast.Expr, ast.Assign)):
         raise ValueError(f"{len(statements)} statements")
+
     call = statements[0].value
     if not isinstance(call, ast.Call):
         raise ValueError("no call of Genotype")
-    # Of a module, too: genotypes.Genotype(...).
+    # It may be the name in a module: genotypes.Genotype(...).
     if ast.unparse(call.func).split(".")[-1] != "Genotype":
         raise ValueError("no call of Genotype")
     return call
 
 
 def _value(node: ast.expr) -> Any:
-    """A literal, or a range of literals."""
+    """The value of a literal, or of a range of literals."""
     if (
         isinstance(node, ast.Call)
         and ast.unparse(node.func) == "range"
@@ -99,8 +108,9 @@ def _value(node: ast.expr) -> Any:
 
 
 def _each_once(pairs: Iterable[tuple[str | None, Any]]) -> dict:
-    """A dict of the pairs; `UserError` for a name that comes twice, of which `dict`
-    would silently take the last.
+    """A dict of the pairs; raises `UserError` for a name that comes twice.
+
+    `dict` would silently take the last value of such a name.
     """
     found: dict = {}
     for name, value in pairs:
