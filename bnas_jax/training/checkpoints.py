@@ -222,7 +222,7 @@ class Checkpoints(CheckpointReader):
         return state
 
     def _check_disk(self, shapes) -> None:
-        """Raises `UserError` where the checkpoints of the run will not fit on the disk."""
+        """Raises `UserError` where the run's checkpoints will not fit on the disk."""
         leaves = jax.tree.leaves(shapes)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)  # bytes
 

@@ -97,7 +97,8 @@ def gradient_sums(
     >>> network = bnas.Network(genotype, num_cells=3, channels=2, num_classes=10)
     >>> batch = {"image": jnp.ones((2, 8, 8, 1)), "label": jnp.zeros(2, int)}
     >>> shapes = jax.eval_shape(network.init, jax.random.key(0), batch["image"])
-    >>> sums = jax.eval_shape(lambda variables: gradient_sums(network, variables, batch), shapes)
+    >>> sums_of = lambda variables: gradient_sums(network, variables, batch)
+    >>> sums = jax.eval_shape(sums_of, shapes)
     >>> sums["stem/conv"].shape
     ()
     """

@@ -125,7 +125,8 @@ def latent_sgd(
     decayed: see `descent.with_decay`.
     clip_norm, scheme: see `for_latents`.
 
-    >>> optimizer = bnas.latent_sgd(optax.cosine_decay_schedule(0.025, 1000), weight_decay=3e-4)
+    >>> rate = optax.cosine_decay_schedule(0.025, 1000)
+    >>> optimizer = bnas.latent_sgd(rate, weight_decay=3e-4)
     """
     descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
     decaying = with_decay(descent, weight_decay=weight_decay, decayed=decayed)

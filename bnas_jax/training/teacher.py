@@ -125,7 +125,7 @@ def load(
 
 
 def _source(began: Mapping, workdir: WorkDir) -> WorkDir:
-    """The work directory to read a teacher from: the student's copy, or the original."""
+    """The directory to read a teacher from: the student's copy, or the original."""
     kept = WorkDir(workdir / _COPY)
     if kept.exists():
         return kept

@@ -1,4 +1,4 @@
-"""Training a final network, from settings to a finished work directory (section 5.1)."""
+"""Training a final network, from settings to summary.json (section 5.1)."""
 
 from typing import Any
 
