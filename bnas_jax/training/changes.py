@@ -43,9 +43,8 @@ def check(
         allowed = ", ".join(f"config.{name}" for name in CHANGEABLE)
         raise UserError(
             f"{path} belongs to another run: {fixed[0]}, which --change cannot change "
-            f"(it can: {allowed}, but no optimizer's"
-            " name, as the saved state of one optimizer is of no use to another); "
-            "choose another --workdir"
+            f"(it can: {allowed}, but no optimizer's name, as the saved state of one "
+            "optimizer is of no use to another); choose another --workdir"
         )
     if fixed:
         raise UserError(
@@ -56,8 +55,7 @@ def check(
     if differing and not change:
         raise UserError(
             f"{path} belongs to another run: {differing[0]}; add --change to go on "
-            f"from step {step} with it,"
-            " or choose another --workdir"
+            f"from step {step} with it, or choose another --workdir"
         )
 
     if not change:

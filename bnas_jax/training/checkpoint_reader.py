@@ -102,9 +102,8 @@ class CheckpointReader(CheckpointFolder):
             if here != there:
                 raise UserError(
                     f"the checkpoint of step {step} in {self.directory} is of another "
-                    f"network or optimizer: {name} is {there}"
-                    f" there and {here} here; take the settings it was saved with, or "
-                    "another --workdir"
+                    f"network or optimizer: {name} is {there} there and {here} here; "
+                    "take the settings it was saved with, or another --workdir"
                 )
 
     def _newest(
@@ -135,8 +134,7 @@ class CheckpointReader(CheckpointFolder):
         if len(damaged) < len(self.steps()):
             raise UserError(
                 f"the checkpoint of step {damaged[0]} in {self.directory} is damaged; "
-                "take another step, `last` is the newest"
-                " whole one"
+                "take another step, `last` is the newest whole one"
             )
 
         # All are damaged. To begin anew would lose a run that can perhaps be mended.

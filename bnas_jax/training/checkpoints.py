@@ -180,8 +180,8 @@ class Checkpoints(CheckpointReader):
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"cannot save a checkpoint in {self.directory} ({reason_of(error)}); "
-                "make room there or mend it, the same"
-                f" command goes on from step {max(self.steps(), default=0)}"
+                "make room there or mend it, the same command goes on from step "
+                f"{max(self.steps(), default=0)}"
             ) from error
 
     def restore_state(self, shapes, changed: bool = False) -> Any | None:
@@ -233,6 +233,6 @@ class Checkpoints(CheckpointReader):
         if size * more > free:
             raise UserError(
                 f"no room for checkpoints in {self.directory}: {more} of "
-                f"{size / 1e6:.0f} MB are to come, {free / 1e6:.0f} MB"
-                " are free; make room or lower config.checkpoint.keep_last"
+                f"{size / 1e6:.0f} MB are to come, {free / 1e6:.0f} MB are free; make "
+                "room or lower config.checkpoint.keep_last"
             )

@@ -186,8 +186,8 @@ def _check_same_origin(
     if began["workdir"] != given or began["which"] != init.which:
         raise UserError(
             f"{workdir.path} holds a run that began with --init={began['workdir']} "
-            f"--init_step={began['which']};"
-            " leave --init out, or choose another --workdir"
+            f"--init_step={began['which']}; leave --init out, or choose another "
+            "--workdir"
         )
 
 

@@ -358,9 +358,9 @@ class _Loop:
             )
         return UserError(
             f"{what} by step {self.step}{began}; lower the learning rate or clip the "
-            "gradient: the same command with --change"
-            f" and a smaller --config.{section}.learning_rate or "
-            f"--config.{section}.clip_norm {goes_on}"
+            "gradient: the same command with --change and a smaller "
+            f"--config.{section}.learning_rate or --config.{section}.clip_norm "
+            f"{goes_on}"
         )
 
     def _stopped(self, signal: int) -> Stopped:
@@ -379,8 +379,8 @@ def _check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
     if step > num_epochs * steps_per_epoch:
         raise UserError(
             f"the run is at step {step} of {steps_per_epoch} an epoch, beyond the end "
-            f"of config.num_epochs={num_epochs};"
-            f" write at least {-(-step // steps_per_epoch)}"
+            f"of config.num_epochs={num_epochs}; write at least "
+            f"{-(-step // steps_per_epoch)}"
         )
 
 
@@ -394,8 +394,7 @@ def _say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
     if step == 0 and records:
         workdir.say(
             f"warning: no checkpoint in {workdir.checkpoints}, though metrics.jsonl "
-            f"has {len(records)} epochs; the run begins"
-            " anew"
+            f"has {len(records)} epochs; the run begins anew"
         )
 
     recorded = {record.get("epoch") for record in records}
@@ -403,8 +402,7 @@ def _say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
     if missing:
         workdir.say(
             f"warning: metrics.jsonl lacks the records of {len(missing)} of the "
-            f"{epochs} epochs so far; the run goes on"
-            " without them"
+            f"{epochs} epochs so far; the run goes on without them"
         )
 
 

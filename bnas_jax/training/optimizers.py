@@ -179,10 +179,9 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
         if scheme.latents.gradients is not None:
             rate = ", rate=rate"
         raise UserError(
-            f"the optimizer does not treat latent weights as {name} does; "
-            "write latent_sgd(rate, scheme=scheme) with the network's scheme, or "
-            f"for_latents(inner, scheme{rate}) with"
-            " an optax optimizer inside"
+            f"the optimizer does not treat latent weights as {name} does; write "
+            "latent_sgd(rate, scheme=scheme) with the network's scheme, or "
+            f"for_latents(inner, scheme{rate}) with an optax optimizer inside"
         )
 
 

@@ -125,7 +125,7 @@ def evaluation_images(
     if data.test.image_shape[2] != channels:
         raise UserError(
             f"the network takes {channels} channels, {data.test.name} has "
-            f"{data.test.image_shape[2]}; set"
-            f" config.dataset.channels={channels} where the data set can be read so"
+            f"{data.test.image_shape[2]}; set config.dataset.channels={channels} where "
+            "the data set can be read so"
         )
     return facts_lib.with_labels(data.test, facts), data.augmentation

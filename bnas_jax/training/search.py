@@ -264,6 +264,6 @@ def _check_cells(num_cells: int) -> None:
     if len(reductions(num_cells)) == num_cells:
         raise UserError(
             "config.network.num_cells must be at least 3 for a search, got "
-            f"{num_cells}: both kinds of cell are searched,"
-            " and with fewer all are reduction cells"
+            f"{num_cells}: both kinds of cell are searched, and with fewer all are "
+            "reduction cells"
         )

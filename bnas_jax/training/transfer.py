@@ -93,8 +93,8 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
         if their_shape != shape:
             raise UserError(
                 f"--init={source} has {'/'.join(found)} in another shape: "
-                f"{their_shape} there, {shape} for {name} here;"
-                " leave --init out, or name a run of the same shapes"
+                f"{their_shape} there, {shape} for {name} here; leave --init out, or "
+                "name a run of the same shapes"
             )
         taken[path] = found
 

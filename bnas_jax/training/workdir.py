@@ -209,8 +209,7 @@ class WorkDir(RunDirectory):
         """Warns of a file system without locks, in log.txt and on stderr."""
         warning = (
             f"warning: the file system of {self.path} has no locks ({error.strerror}); "
-            "nothing keeps a second run out of"
-            " this work directory"
+            "nothing keeps a second run out of this work directory"
         )
         self.note(warning)
         print(f"bnas_jax: {warning}", file=sys.stderr, flush=True)
@@ -258,8 +257,7 @@ def _check_data(now: Facts, then: Facts) -> None:
     if difference:
         raise UserError(
             f"{difference} when the run began; restore that data (config.dataset.path "
-            "may say where it is now), or choose"
-            " another --workdir"
+            "may say where it is now), or choose another --workdir"
         )
 
 

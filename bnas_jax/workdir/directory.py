@@ -64,8 +64,8 @@ class RunDirectory:
         if found != FORMAT:
             raise UserError(
                 f"{self.path} was written by another version of bnas-jax, in the "
-                f"format {found}; {__version__} reads {FORMAT}:"
-                " choose another --workdir"
+                f"format {found}; {__version__} reads {FORMAT}: choose another "
+                "--workdir"
             )
 
     def changed(self) -> list[dict]:
