@@ -17,10 +17,12 @@ def use_compilation_cache() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
+
+    # The directory is made, and written to once: JAX would only warn of each program
+    # that it cannot write.
     try:
         cache = user_cache() / "bnas_jax" / "xla"
         cache.mkdir(parents=True, exist_ok=True)
-        # JAX would only warn of each program that it cannot write.
         tempfile.TemporaryFile(dir=cache).close()
     except (OSError, RuntimeError) as error:
         warnings.warn(

@@ -250,6 +250,7 @@ def on_first(action: Callable[[], None]) -> None:
 
     What it raises there is raised on the others, too, as a `UserError`.
     """
+    # The action, and what it raised.
     failure: Exception | None = None
     if is_first():
         try:
@@ -306,7 +307,10 @@ class Watchdog:
         self._closed.set()
 
     def beat(self, step: int) -> None:
-        """Notes that the run goes on. step: the last one known to be done."""
+        """Notes that the run goes on.
+
+        step: the last one known to be done.
+        """
         self._beaten = time.monotonic()
         self._step = step
 

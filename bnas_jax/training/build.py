@@ -134,13 +134,8 @@ def training(
         axis=where.axis,
     )
 
-    # What is compiled: the batch is made from its feed, gets the teacher's
-    # probabilities, and goes through the step.
-    def train_stage(state, feed):
-        batch = where.batch(source, feed, microbatches=run.microbatches)
-        if teacher is not None:
-            batch = teacher.add_targets(batch, feed["teacher"], parts=run.microbatches)
-        return step(state, batch)
+    # What is compiled.
+    train_stage = _train_stage(step, where=where, source=source, teacher=teacher)
 
     # The teacher's variables are part of each feed: as constants of the step they would
     # become part of the compiled program.
@@ -157,6 +152,23 @@ def training(
         steps_per_epoch=source.steps_per_epoch,
         held_out=data.test,
     )
+
+
+def _train_stage(
+    step: TrainStep, *, where: Devices, source: Any, teacher: "Teacher | None"
+) -> Callable:
+    """The whole of a training's step as a function: (state, feed) -> the next state."""
+    parts = step.microbatches
+
+    # The batch is made from its feed, gets the teacher's probabilities, and goes
+    # through the step.
+    def train_stage(state, feed):
+        batch = where.batch(source, feed, microbatches=parts)
+        if teacher is not None:
+            batch = teacher.add_targets(batch, feed["teacher"], parts=parts)
+        return step(state, batch)
+
+    return train_stage
 
 
 def search(

@@ -24,6 +24,8 @@ def training_optimizer(
         "clip_norm": settings.clip_norm,
         "scheme": run.scheme,
     }
+
+    # One of the two.
     if settings.name == "adam":
         return optimizers.latent_adam(
             rate,

@@ -36,7 +36,7 @@ class CheckpointFolder:
 
         Raises `UserError` where there is none.
         """
-        steps = self.steps()
+        steps = self.steps()  # in rising order
         if not steps:
             raise UserError(
                 f"no checkpoint in {self.directory}; run train with "

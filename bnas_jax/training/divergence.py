@@ -119,6 +119,7 @@ def _depths(params) -> list[float]:
         numbers.append(tuple(int(number) for number in digits))
     order = sorted(set(numbers))
 
+    # The position of these numbers among all. A part without numbers comes last.
     depths: list[float] = []
     for part, number in zip(parts, numbers, strict=True):
         depth = math.inf

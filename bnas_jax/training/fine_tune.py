@@ -162,7 +162,11 @@ def _shapes(run: TrainSettings, facts: Mapping) -> Any:
 
 
 def _plan(ours: Mapping, theirs: Mapping, source: Mapping) -> Transfer:
-    """Which parameters of ours begin with theirs. source: see `origin`."""
+    """Which parameters of ours begin with theirs.
+
+    ours, theirs: {"params", "batch_stats"}, of arrays or their shapes.
+    source: as `origin` returns it.
+    """
     new_heads = source["classifier"] == "new"
     return transfer.plan(ours, theirs, new_heads=new_heads, source=source["workdir"])
 
@@ -182,6 +186,8 @@ def _check_same_origin(
             f"{workdir.path} holds a run that began without --init; leave it out, or "
             "choose another --workdir"
         )
+
+    # Another directory, or another checkpoint of it.
     given = str(WorkDir(init.workdir).path)
     if began["workdir"] != given or began["which"] != init.which:
         raise UserError(

@@ -90,7 +90,10 @@ def scale_latent_gradients(
 
 
 class StepCount(NamedTuple):
-    """The state of `latent_gradients`. step: the number of updates."""
+    """The state of `latent_gradients`.
+
+    step: the number of updates.
+    """
 
     step: jax.Array
 

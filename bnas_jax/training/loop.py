@@ -89,15 +89,8 @@ def run(
     """
     steps_per_epoch = work.steps_per_epoch
     with Stops() as stops, _finishing(checkpoints):
-        # The first state, or the newest that was saved. Restoring takes minutes where
-        # files are slow, so that a signal must be able to end it.
-        try:
-            state = stops.during(work.begin)
-        except Interrupted as interrupted:
-            saved = max(checkpoints.steps(), default=0)
-            raise Stopped(interrupted.number, saved) from None
-
-        # Where the run stands.
+        # The first state, or the newest that was saved, and where the run stands.
+        state = _begin(work, checkpoints, stops)
         step = int(state.step)
         _check_epochs(settings.num_epochs, step=step, steps_per_epoch=steps_per_epoch)
         evaluated = _is_evaluated(state, step=step, steps_per_epoch=steps_per_epoch)
@@ -132,6 +125,18 @@ def run(
                     loop.call()
                 loop.conclude()
         return loop.state
+
+
+def _begin(work: Work, checkpoints: Checkpoints, stops: Stops) -> Any:
+    """The state that a run begins with, as `work.begin` gives it.
+
+    Restoring takes minutes where files are slow. A signal ends it: `Stopped`.
+    """
+    try:
+        return stops.during(work.begin)
+    except Interrupted as interrupted:
+        saved = max(checkpoints.steps(), default=0)
+        raise Stopped(interrupted.number, saved) from None
 
 
 class _Loop:
@@ -390,6 +395,7 @@ def _say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
     step: from which the run goes on.
     epochs: the number of those that have ended, and been evaluated, by then.
     """
+    # There are records, but the run begins anew.
     records = workdir.read_metrics()
     if step == 0 and records:
         workdir.say(
@@ -397,6 +403,7 @@ def _say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
             f"has {len(records)} epochs; the run begins anew"
         )
 
+    # The run goes on, but some of its epochs have no record.
     recorded = {record.get("epoch") for record in records}
     missing = set(range(epochs)) - recorded
     if missing:

@@ -9,7 +9,10 @@ def cross_entropy(
 ) -> jax.Array:
     """Cross-entropy with targets (1 - smoothing) * onehot + smoothing / classes.
 
-    logits: (N, classes); labels: (N,) integers; returns (N,).
+    logits: (N, classes).
+    labels: (N,), integers.
+
+    Returns (N,).
     """
     log_p = jax.nn.log_softmax(logits)  # [N, classes]
     picked = jnp.take_along_axis(log_p, labels[:, None], axis=-1)  # [N, 1]
@@ -21,7 +24,9 @@ def cross_entropy(
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy with probabilities of all classes.
 
-    logits, targets: (N, classes); returns (N,).
+    logits, targets: (N, classes).
+
+    Returns (N,).
     """
     log_p = jax.nn.log_softmax(logits)  # [N, classes]
     return -jnp.sum(targets * log_p, axis=-1)
@@ -33,7 +38,10 @@ def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     Of equal scores the first is the higher, as in argmax, so that a dead network has no
     hits for free. NaN is a miss.
 
-    logits: (N, classes); labels: (N,) integers; returns (N,) in the type of the logits.
+    logits: (N, classes).
+    labels: (N,), integers.
+
+    Returns (N,) in the number type of the logits.
     """
     score = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # [N, 1]
     classes = jnp.arange(logits.shape[-1])  # [classes]

@@ -216,6 +216,7 @@ def _check_data(theirs: Facts, data: Dataset, directory: WorkDir) -> None:
     data: that of the student.
     directory: the teacher's, for the message.
     """
+    # The facts about the student's data, by their names in `Facts`.
     ours = {
         "num_classes": data.train.num_classes,
         "image_shape": tuple(data.train.image_shape),

@@ -136,6 +136,7 @@ class WorkDir(RunDirectory):
     ) -> None:
         """`open` on the first process."""
         facts = self.check(run, facts, change=change)
+        # From here on files are written.
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
@@ -187,6 +188,7 @@ class WorkDir(RunDirectory):
         try:
             fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
+            # Another process has the lock, and has written its name into the file.
             owner = os.pread(self._held, 200, 0).decode(errors="replace").strip()
             if not owner:
                 owner = "another process"
@@ -200,7 +202,7 @@ class WorkDir(RunDirectory):
                 raise
             self._warn_of_no_locks(error)
 
-        # Who has it, for the error of the next one.
+        # The name of this process, for the error of the next one.
         os.truncate(self._held, 0)
         owner = f"process {os.getpid()} on {platform.node()}\n"
         os.pwrite(self._held, owner.encode(), 0)
@@ -342,7 +344,10 @@ class TensorBoard:
         self._add(events)
 
     def _add(self, events: list[dict]) -> None:
-        """Writes events. events: the fields of each, but for the clock."""
+        """Writes events.
+
+        events: the fields of each, without its clock.
+        """
         from tensorboardX.proto.event_pb2 import Event
 
         # There was no room for the file, or an error has ended it.
