@@ -40,15 +40,17 @@ def write_gradients(workdir: WorkDir, *, step: str = "last") -> dict:
 def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     """The sums of `gradient_sums` on the first batch of a training.
 
-    They are taken before the run's first step and at a checkpoint. Returns a dict:
-
-    layers: names in the order of the forward pass.
-    first: sums before the first step, None for a run that began with the weights of
-        another one (`--init`).
-    last: sums at the checkpoint.
-    step: that of the checkpoint.
+    They are taken before the run's first step and at a checkpoint.
 
     step: of the checkpoint, `last`, `best` or a number.
+
+    Returns a dict:
+
+    - "layers": names in the order of the forward pass.
+    - "first": sums before the first step, None for a run that began with the weights of
+      another one (`--init`).
+    - "last": sums at the checkpoint.
+    - "step": that of the checkpoint.
 
     Raises `UserError` as `load` does.
 

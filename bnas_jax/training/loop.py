@@ -46,10 +46,7 @@ class Work(Protocol):
         """
 
     def advance(self, state, steps: range) -> Any:
-        """The state after the steps of those numbers.
-
-        They are made by one call of a compiled program.
-        """
+        """The state after the steps of those numbers, which one call makes."""
 
     def finish_epoch(
         self, state, epoch: int, between_batches: Callable[[], None]

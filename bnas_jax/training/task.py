@@ -153,9 +153,9 @@ class Task:
         compile_together(needed())
 
     def advance(self, state, steps: range) -> Any:
-        """The state after the steps of those numbers.
+        """The state after the steps of those numbers, which one call makes.
 
-        They are made by one call of a compiled program.
+        Several steps are one program. A single step is a program for each stage.
         """
         feeds = [self.program.feeds(step) for step in steps]
         return self.steps(state, feeds)
