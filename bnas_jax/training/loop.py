@@ -75,7 +75,7 @@ def run(
 ) -> Any:
     """Advances a run to the end of its last epoch and returns its state there.
 
-    It begins with the state that `work.begin` gives. At the end of each epoch the
+    It begins with the state that `Work.begin` gives. At the end of each epoch the
     record is logged and the state saved. A state that was saved after an epoch's last
     step, but before the evaluation was finished, is evaluated first. Settings that
     `WorkDir.open` found changed are noted in the work directory, with the learning
@@ -125,7 +125,7 @@ def run(
 
 
 def _begin(work: Work, checkpoints: Checkpoints, stops: Stops) -> Any:
-    """The state that a run begins with, as `work.begin` gives it.
+    """The state that a run begins with, as `Work.begin` gives it.
 
     Restoring takes minutes where files are slow. A signal ends it: `Stopped`.
     """
