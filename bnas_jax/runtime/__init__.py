@@ -1,3 +1,1 @@
-"""All that depends on the machine: devices, compiling, processes, signals and the C
-heap.
-"""
+"""All that depends on the machine: devices, compiling, processes, signals, C heap."""

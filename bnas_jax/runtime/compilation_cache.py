@@ -1,4 +1,4 @@
-"""Where compiled programs, and what else can be made again, are kept for the next run."""
+"""Where compiled programs are kept for the next run, and other files of this kind."""
 
 import os
 import pathlib
@@ -9,18 +9,20 @@ import jax
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, unless JAX has another one
-    set: a second start is much faster.
+    """Keeps compiled programs in the user's cache directory.
 
-    Where that cannot be written to, or there is no home directory, programs are
-    compiled anew, with a warning.
+    This makes a second start much faster. A directory that JAX has been set to is
+    kept. Where the cache cannot be written to, or there is no home directory, programs
+    are compiled anew, with a warning.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
+
+    # The directory is made, and written to once: JAX would only warn of each program
+    # that it cannot write.
     try:
         cache = user_cache() / "bnas_jax" / "xla"
         cache.mkdir(parents=True, exist_ok=True)
-        # JAX would only warn of each program that it cannot write.
         tempfile.TemporaryFile(dir=cache).close()
     except (OSError, RuntimeError) as error:
         warnings.warn(
@@ -33,11 +35,12 @@ def use_compilation_cache() -> None:
 
 
 def user_cache() -> pathlib.Path:
-    """The user's directory for files that can be made again; `OSError` or
-    `RuntimeError` without a home directory.
+    """The user's directory for files that can be made again.
+
+    Raises `OSError` or `RuntimeError` without a home directory.
     """
     if os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(os.environ["XDG_CACHE_HOME"])
-    # Strict: a home that is missing is not made.
+    # Strict, so that a home that is missing is an error and is not made.
     home = pathlib.Path.home().resolve(strict=True)
     return home / ".cache"

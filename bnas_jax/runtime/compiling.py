@@ -11,15 +11,17 @@ from bnas_jax.runtime import hosts
 
 
 class Program:
-    """A jitted function that is made for its first arguments: how they are spread over
-    devices decides how it is mapped.
+    """A jitted function that is made when its first arguments are known.
+
+    How they are spread over devices decides how the function is mapped.
 
     jitted: (arguments) -> (the jitted function, further arguments that come before
-    those).
+        those of a call).
     """
 
     def __init__(self, jitted: Callable[[tuple], tuple[Any, tuple]]):
         self._jitted = jitted
+        # {structure of the arguments: what `jitted` has returned}.
         self._made: dict[Any, tuple[Any, tuple]] = {}
 
     def trace(self, *arguments) -> jax.stages.Traced:
@@ -40,6 +42,7 @@ class Program:
         return jitted(*first, *arguments)
 
     def _for(self, arguments: tuple) -> tuple[Any, tuple]:
+        """(the jitted function, further arguments) for these arguments."""
         # Arguments of another structure are mapped in another way.
         structure = jax.tree.structure(arguments)
         if structure not in self._made:
@@ -52,20 +55,20 @@ Call = tuple[Program, tuple]
 
 
 def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
-    """Compiles the programs of these calls without running them; the calls then find
-    them compiled.
+    """Compiles the programs of these calls without running them.
 
-    In threads: alone, XLA leaves cores idle half of the time. Of several processes,
-    each waits for all.
+    The calls then find them compiled. Programs are compiled in threads, as one
+    compilation leaves cores idle half of the time. Of several processes, each waits for
+    all.
     """
-    # Tracing makes millions of objects that live; looking for dead ones among them
-    # takes a fifth of its time.
+    # Tracing makes millions of objects that stay alive. To look for dead ones among
+    # them takes a fifth of its time.
     gc.disable()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         compiling = []
         try:
-            # Tracing is done here, one program after the other; XLA compiles in the
-            # threads meanwhile.
+            # Tracing is done here, one program after the other. Meanwhile XLA compiles
+            # in the threads.
             for program, arguments in calls:
                 lowered = program.lower(*arguments)
                 compiling.append(pool.submit(lowered.compile))

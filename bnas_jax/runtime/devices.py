@@ -1,9 +1,9 @@
-"""The devices that a run has, and how a step is spread over them: nothing else knows
-how many there are.
+"""The devices that a run has, and how a step is spread over them.
 
-A step is written for one device and its shard of the batch, with the name of an axis to
-average over. `Devices` runs it on one device, or on many by pmap or shard_map; between
-steps the state is one replicated array a leaf in all three.
+Nothing else knows how many devices there are. A step is written for one device and its
+shard of the batch, with the name of an axis to average over. `Devices` runs it on one
+device, or on many by pmap or shard_map. Between steps the state is one replicated array
+for each leaf, in all three cases.
 """
 
 import dataclasses
@@ -28,22 +28,25 @@ _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
 
 
 def configure(run: Settings) -> "Devices":
-    """Sets JAX up for a run, before its first array: joins the other processes, and
-    chooses the devices that steps run on.
+    """Sets JAX up for a run, and chooses the devices that steps run on.
+
+    It joins the other processes, too. To be called before JAX's first array.
 
     Raises `UserError` for devices or processes that are not there, and where processes
     have different settings.
     """
     memory.share_heap()
-    # On CPU a step that is sent off before the one before it has ended allocates
-    # gigabytes beside it.
+    # On CPU, a step that is sent off before the last one has ended allocates gigabytes
+    # beside it.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-    # Before anything touches a device: JAX counts them once, those of all processes.
+    # The processes join before anything touches a device: JAX counts the devices of all
+    # processes once.
     hosts.join(run.distributed)
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
     hosts.agree(run)
+
     where = choose(run.parallel, jax.devices())
     if jax.default_backend() == "cpu" and where.count == 1:
         memory.keep_heap()
@@ -51,23 +54,32 @@ def configure(run: Settings) -> "Devices":
 
 
 def configure_alone(run: Settings) -> None:
-    """`configure` for what one process does with a network of the run, on its default
-    device: the run's precision, whatever devices and hosts it had.
+    """`configure` for one process that does something with a network of the run.
+
+    It works on its default device, in the run's precision, whatever devices and hosts
+    the run had.
     """
-    # One process, on a machine of a cluster, too: without a number it would wait for
-    # the others there.
+    # The number of processes is given: on a machine of a cluster this one would wait
+    # for others without it.
     one = DistributedSettings(num_processes=1)
     alone = dataclasses.replace(run, parallel="none", distributed=one)
     configure(alone)
 
 
 def keep_to_host() -> None:
-    """Leaves accelerators alone, before JAX's first array: another run may have them."""
+    """Leaves accelerators alone, as another run may have them.
+
+    To be called before JAX's first array.
+    """
     jax.config.update("jax_platforms", "cpu")
 
 
 def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
-    """The devices of `config.parallel`; `auto` is pmap where there are several."""
+    """The devices of a run.
+
+    parallel: `config.parallel`; `auto` is pmap where there are several devices.
+    available: the devices of all processes.
+    """
     if parallel == "auto":
         parallel = "pmap"
         if len(available) == 1:
@@ -79,7 +91,8 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
                 f"{jax.process_count()}; write auto"
             )
         available = available[:1]
-    # Each process's side by side, so that its part of a batch is one piece.
+    # The devices of a process are side by side, so that its part of a batch is one
+    # piece.
     by_process = lambda device: (device.process_index, device.id)
     return Devices(parallel, devices=tuple(sorted(available, key=by_process)))
 
@@ -88,12 +101,12 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
 class Devices:
     """Where and how steps run.
 
-    parallel: `none`, `pmap` or `shard_map`. devices: those of all processes, empty for
-    the default one.
+    With several processes, pmap takes arrays on the devices of this process. shard_map
+    and checkpoints take arrays on all devices. `_local` is therefore the mesh of the
+    state between steps, `_mesh` that of the whole run.
 
-    With several processes, pmap takes arrays of this process's devices, shard_map and
-    checkpoints those of all devices. `_local` is therefore the mesh between steps,
-    `_mesh` that of the whole run.
+    parallel: `none`, `pmap` or `shard_map`.
+    devices: those of all processes, empty for the default one.
     """
 
     parallel: str = "none"
@@ -112,28 +125,33 @@ class Devices:
         return AXIS
 
     def check_batch(self, run: RunSettings) -> None:
-        """`UserError` unless the batch divides evenly over devices and microbatches."""
+        """Raises `UserError` unless devices and microbatches divide the batch."""
         parts = self.count * run.microbatches
         if run.batch_size % parts:
             over = f"{self.count} devices"
             if run.microbatches > 1:
                 over += f" in {run.microbatches} microbatches"
+            next_multiple = -(-run.batch_size // parts) * parts
             raise UserError(
                 f"config.batch_size={run.batch_size} cannot be divided over {over}: "
-                f"write a multiple of {parts},"
-                f" for instance {-(-run.batch_size // parts) * parts}"
+                f"write a multiple of {parts}, for instance {next_multiple}"
             )
 
     def batch(self, source, feed, microbatches: int = 1):
-        """Inside a step: this device's part of a source's batch, its microbatches one
-        after the other.
+        """Inside a step: this device's part of a source's batch.
 
-        A microbatch consists of the same examples on any number of devices.
+        The parts of the microbatches follow each other. A microbatch consists of the
+        same examples on any number of devices.
+
+        source: a source of batches.
+        feed: what it makes the batch of.
         """
         shard: Any = 0
         if self.axis:
             shard = jax.lax.axis_index(AXIS)
-        # A microbatch is a run of examples, of which each device has its part.
+
+        # A microbatch is a contiguous piece of the batch, of which each device has its
+        # part.
         parts = []
         for number in range(microbatches):
             first = number * self.count
@@ -149,10 +167,12 @@ class Devices:
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
+        """All devices of the run."""
         return Mesh(np.array(self.devices), (AXIS,))
 
     @functools.cached_property
     def _local(self) -> Mesh:
+        """The devices that a state between steps is on."""
         if self.parallel != "pmap":
             return self._mesh
         process = jax.process_index()
@@ -164,7 +184,7 @@ class Devices:
         if self.parallel == "none":
             return jax.device_put(array)
         array = np.asarray(array)
-        # By a callback, as `device_put` to devices of other processes would compare the
+        # By a callback: `device_put` to devices of other processes would compare the
         # array over all of them.
         sharding = NamedSharding(self._local, _REPLICATED)
         return jax.make_array_from_callback(
@@ -172,25 +192,26 @@ class Devices:
         )
 
     def place_rows(self, rows: np.ndarray) -> jax.Array:
-        """This process's rows of a batch, divided over its devices: each has (rows /
-        devices, ...) of them in its step.
+        """This process's rows of a batch, divided over its devices.
+
+        In its step each device has (rows / devices, ...) of them.
         """
         if self.parallel == "none":
             return jax.device_put(rows)
-        # pmap maps over a leading axis: [devices, rows, ...].
+        # pmap maps over a leading axis.
         if self.parallel == "pmap":
             local = len(self._local.devices)
-            rows = rows.reshape(local, -1, *rows.shape[1:])
-        return jax.make_array_from_process_local_data(
-            NamedSharding(self._local, _DIVIDED), rows
-        )
+            rows = rows.reshape(local, -1, *rows.shape[1:])  # [devices, rows, ...]
+        sharding = NamedSharding(self._local, _DIVIDED)
+        return jax.make_array_from_process_local_data(sharding, rows)
 
     def placement(self, microbatches: int = 1) -> Placement:
-        """How the arrays of a source are put onto the devices: sets in memory
-        everywhere, streamed batches by rows.
+        """How the arrays of a source are put onto the devices.
+
+        Data sets in memory are put everywhere, streamed batches by rows.
         """
-        # Microbatches are spread over all hosts, so that with several of them each host
-        # needs the whole batch.
+        # Microbatches are spread over all hosts. With several microbatches each host
+        # therefore needs the whole batch.
         if microbatches > 1:
             return Placement(everywhere=self.place, rows=self.place)
         return Placement(
@@ -201,8 +222,10 @@ class Devices:
         )
 
     def settle(self, state):
-        """A state as steps take it, where leaves were computed on the host, or on one
-        device, since the last step.
+        """A state as steps take it.
+
+        Since the last step, some leaves may have been computed on the host, or on one
+        device.
         """
         if self.parallel == "none":
             return state
@@ -227,34 +250,35 @@ class Devices:
 
         A program is compiled at its first call.
 
-        tuned: programs of one step take `step_options`; those of several steps in a
-        call, and pmap, take no options.
+        tuned: whether programs of one step take `step_options`; those of several steps
+            in a call, and pmap, take no options.
         """
         options = None
         if tuned:
             options = step_options()
-        # The old state's buffers are given away, as two states of a large network may
-        # not fit.
-        programs = [
-            self._program(stage, donate=(0,), options=options) for stage in stages
-        ]
+
+        # The old state's buffers are given away (argument 0), as two states of a large
+        # network may not fit.
+        programs = []
+        for stage in stages:
+            programs.append(self._program(stage, donate=(0,), options=options))
 
         def scanned(structure, differing: list[int]) -> Program:
-            return self._program(
-                scanned_steps(stages, structure, differing), donate=(0,)
-            )
+            several = scanned_steps(stages, structure, differing)
+            return self._program(several, donate=(0,))
 
         return Steps(programs, scanned)
 
     def compile_evaluation(self, step: Callable) -> Program:
-        """The compiled (variables, feed, ...) -> sums over all devices."""
+        """The compiled evaluation, (variables, feed, ...) -> sums over all devices."""
         return self._program(step, donate=())
 
     def _program(
         self, step: Callable, donate: tuple[int, ...], options: dict | None = None
     ) -> Program:
-        """A step or an evaluation, to be compiled for these devices. donate: positions
-        of arguments that it may reuse.
+        """A step or an evaluation, to be compiled for these devices.
+
+        donate: the positions of arguments whose buffers it may reuse.
         """
         if self.parallel == "none":
             jitted = jax.jit(step, donate_argnums=donate, compiler_options=options)
@@ -264,16 +288,20 @@ class Devices:
         def mapped(arguments: tuple) -> tuple[Any, tuple]:
             specs = jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
             if self.parallel == "pmap":
-                # It takes no compiler options.
+                # pmap takes no compiler options.
                 return self._pmap(step, specs=specs, donate=donate)
             return self._shard_map(step, specs=specs, donate=donate, options=options)
 
         return Program(mapped)
 
     def _shard_map(self, step: Callable, specs, donate, options) -> tuple[Any, tuple]:
+        """(the step by shard_map, no further arguments), see `Program`.
+
+        specs: how each argument is spread over the mesh.
+        """
         # The step averages over the axis itself, so that its outputs are replicated.
         # With the check on, JAX would also sum the gradients of replicated inputs over
-        # it.
+        # the axis.
         mapped = jax.shard_map(
             step,
             mesh=self._mesh,
@@ -281,16 +309,23 @@ class Devices:
             out_specs=_REPLICATED,
             check_vma=False,
         )
-        return jax.jit(mapped, donate_argnums=donate, compiler_options=options), ()
+        jitted = jax.jit(mapped, donate_argnums=donate, compiler_options=options)
+        return jitted, ()
 
     def _pmap(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
-        # pmap maps over at least one argument: an index of the device, which nothing
-        # reads.
+        """(the step by pmap, its first argument), see `Program`.
+
+        specs: how each argument is spread over the mesh.
+        """
+
+        # pmap must map over at least one argument. This one is the index of the device,
+        # which nothing reads.
         @functools.wraps(step)
         def mapped(index, *arguments):
             del index
             return step(*arguments)
 
+        # The axis of each leaf that is mapped over, None for a replicated leaf.
         def axis_of(spec: PartitionSpec) -> int | None:
             if spec == _DIVIDED:
                 return 0
@@ -298,6 +333,7 @@ class Devices:
 
         is_spec = lambda leaf: isinstance(leaf, PartitionSpec)
         axes = jax.tree.map(axis_of, specs, is_leaf=is_spec)
+
         compiled = jax.pmap(
             mapped,
             axis_name=AXIS,
@@ -311,8 +347,9 @@ class Devices:
         return compiled, (index,)
 
     def saveable(self, state):
-        """A copy of a state, of arrays of the whole run: for saving in the background,
-        while steps reuse the state.
+        """A copy of a state, of arrays of the whole run.
+
+        It can be saved in the background, while steps reuse the buffers of the state.
         """
         copied = _copy(state)
         if self.parallel != "pmap" or jax.process_count() == 1:
@@ -320,8 +357,9 @@ class Devices:
         return jax.tree.map(lambda leaf: _rewrapped(leaf, self._mesh), copied)
 
     def restorable(self, shapes):
-        """`ShapeDtypeStruct`s placed on these devices, so that a checkpoint of any
-        number of devices is restored there.
+        """`ShapeDtypeStruct`s placed on these devices.
+
+        A checkpoint of any number of devices is restored there.
         """
         if self.parallel == "none":
             sharding: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

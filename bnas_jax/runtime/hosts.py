@@ -1,9 +1,9 @@
-"""The processes of a run, on one host or many: how they find each other, agree, and end
-when one of them is lost.
+"""The processes of a run, on one host or many.
 
-In a run of one process nothing here does anything. The first process alone writes files
-and logs; every process saves its part of a checkpoint. Where one process decides for
-all (to stop, to save by the clock), the others receive its answer first.
+They find each other, agree, and end when one of them is lost. In a run of one process
+nothing here does anything. The first process alone writes files and logs; every process
+saves its part of a checkpoint. Where one process decides for all (to stop, to save by
+the clock), the others receive its answer first.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ from bnas_jax.settings import DistributedSettings, Settings
 # The exit code of a run that another host has let down, which a launcher starts again
 # (EX_TEMPFAIL of sysexits.h).
 LOST = 75
-# Steps between two waits for their results where there are several processes: so often
-# a hanging one is noticed.
+# With several processes, steps between two waits for their results. A hanging process
+# is noticed in such a wait.
 WAIT_EVERY = 10
 # The settings in which the processes of a run may differ.
 OF_A_PROCESS = ("distributed.", "dataset.path", "dataset.workers")
@@ -46,30 +46,40 @@ def is_first() -> bool:
 
 
 def join(run: DistributedSettings) -> None:
-    """Joins the other processes, before JAX's first use: those of the settings, or of
-    the cluster that this one is part of.
+    """Joins the other processes of the settings, or of the cluster.
 
-    `UserError` where they cannot be reached; ends the process where they are not all
+    To be called before JAX's first use. Ends the process where the others are not all
     there in `timeout_seconds`.
+
+    Raises `UserError` where they cannot be reached.
     """
+    # Without a number of processes, they are those of the cluster that this one is part
+    # of.
     cluster = None
     if run.num_processes is None:
         cluster = _cluster()
     alone = cluster is None and (run.num_processes or 1) == 1
     if alone or jax.distributed.is_initialized():
         return
+
     where = f"{run.num_processes} processes at {run.coordinator}"
     if cluster:
         where = f"the processes of {cluster}"
     if run.coordinator and run.process_id == 0:
         _check_port(run.coordinator)
 
-    # After its own timeout, a minute later, JAX would abort with a stack trace.
-    remedy = "start them all, with the same settings, or raise config.distributed.timeout_seconds"
+    # The alarm ends this process. JAX would abort after its own timeout, a minute
+    # later, with a stack trace.
+    remedy = (
+        "start them all, with the same settings, or raise "
+        "config.distributed.timeout_seconds"
+    )
     message = f"error: not all {where} came in {run.timeout_seconds} s; {remedy}"
     alarm = threading.Timer(run.timeout_seconds, function=_end, args=(message, 2))
     alarm.daemon = True
     alarm.start()
+
+    # JAX connects the processes.
     try:
         jax.distributed.initialize(
             run.coordinator,
@@ -88,8 +98,9 @@ def join(run: DistributedSettings) -> None:
 
 
 def _check_port(coordinator: str) -> None:
-    """`UserError` where the first process could not listen: after a failure of its own
-    JAX may crash on the way out.
+    """Raises `UserError` where the first process could not listen on its port.
+
+    If JAX itself failed to listen, it might crash on the way out.
     """
     port = coordinator.rpartition(":")[2]
     with socket.socket() as listening:
@@ -105,8 +116,9 @@ def _check_port(coordinator: str) -> None:
 
 
 def _cluster() -> str | None:
-    """The cluster whose processes JAX finds by itself, known by its variables in the
-    environment; None without one.
+    """The cluster whose processes JAX finds by itself, None without one.
+
+    It is known by its variables in the environment.
     """
     several = lambda name: int(os.environ.get(name) or 1) > 1
     if several("SLURM_STEP_NUM_TASKS"):
@@ -140,11 +152,15 @@ def code_version() -> str:
 
 
 def agree(run: Settings) -> None:
-    """`UserError` on every process if one has other settings, code or libraries than
-    the first; names what differs.
+    """Raises `UserError` on every process if the processes differ.
+
+    That is when one has other settings, code or libraries than the first. The error
+    names what differs.
     """
     if count() == 1:
         return
+
+    # What this process has, what the first one has, and the first difference.
     versions = {
         "the code": code_version(),
         "jax": jax.__version__,
@@ -166,27 +182,29 @@ def agree(run: Settings) -> None:
 
 
 def _other_setting(ours: Mapping, theirs: Mapping) -> str:
-    """The first setting that no process may have for itself and in which this one
-    differs from the first; empty for none.
+    """The first setting in which this process differs from the first, "" for none.
 
-    It has the settings, too, that may change from one start of a run to the next: if
-    processes saved at different steps, each would wait for the others.
+    Settings in `OF_A_PROCESS` are left out. Settings that may change from one start of
+    a run to the next are not: if processes saved at different steps, each would wait
+    for the others.
     """
     for found in settings.differences(ours, theirs):
         if not found.key.startswith(OF_A_PROCESS):
             return (
                 f"config.{found.key} is {found.ours!r} on process "
-                f"{jax.process_index()} and"
-                f" {found.theirs!r} on the first"
+                f"{jax.process_index()} and {found.theirs!r} on the first"
             )
     return ""
 
 
 def _other_version(ours: Mapping, theirs: Mapping) -> str:
-    """The first version in which this process differs from the first; empty for none."""
+    """The first version in which this process differs from the first, "" for none."""
     for name, version in ours.items():
         if version != theirs.get(name):
-            return f"{name} is {version} on process {jax.process_index()} and {theirs.get(name)} on the first"
+            return (
+                f"{name} is {version} on process {jax.process_index()} and "
+                f"{theirs.get(name)} on the first"
+            )
     return ""
 
 
@@ -195,8 +213,8 @@ def from_first(text: str) -> str:
     if count() == 1:
         return text
 
-    # Arrays of one shape on all processes: the length first, then the bytes, cut or
-    # filled up to it.
+    # Arrays must have one shape on all processes. The length of the text is sent first,
+    # then its bytes. The other processes send as many bytes.
     data = text.encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     fitted = data.ljust(size)[:size]
@@ -218,24 +236,29 @@ def from_all(text: str, size: int = 400) -> list[str]:
 def meet() -> None:
     """Waits until every process has come here.
 
-    Processes may take very different times to compile: JAX lets the first alone write
-    its cache, so that it may find there what the others compile for minutes. A message
-    of a step, for which it would wait otherwise, gives up after 30 s on CPUs.
+    Processes may take very different times to compile: JAX lets the first one alone
+    write its cache, so that it may find there what the others compile for minutes.
+    Without meeting, it would wait in its first step, and on CPUs the messages of a step
+    give up after 30 s.
     """
     if count() > 1:
         multihost_utils.sync_global_devices("bnas_jax")
 
 
 def on_first(action: Callable[[], None]) -> None:
-    """Calls `action` on the first process while the others wait; what it raises there
-    ends them, too, with a `UserError`.
+    """Calls `action` on the first process while the others wait.
+
+    What it raises there is raised on the others, too, as a `UserError`.
     """
+    # The action, and what it raised.
     failure: Exception | None = None
     if is_first():
         try:
             action()
         except Exception as error:
             failure = error
+
+    # The others hear of it: "" where nothing was raised.
     message = ""
     if failure is not None:
         message = first_line(failure)
@@ -254,15 +277,18 @@ def first_says(answer: bool) -> bool:
 
 
 def _end(message: str, code: int) -> None:
-    """Ends this process."""
+    """Ends this process, with a message and an exit code."""
     print(f"bnas_jax: {message}", file=sys.stderr, flush=True)
     # A process that hangs in a collective cannot be ended in another way.
     os._exit(code)
 
 
 class Watchdog:
-    """Ends the process, with exit code `LOST`, when `beat` is not called for a time; in
-    runs of several processes alone.
+    """Ends the process, with exit code `LOST`, when `beat` is not called for a time.
+
+    It does so in runs of several processes only.
+
+    seconds: the longest time between two beats.
     """
 
     def __init__(self, seconds: float):
@@ -281,19 +307,22 @@ class Watchdog:
         self._closed.set()
 
     def beat(self, step: int) -> None:
-        """Notes that the run goes on. step: the last one known to be done."""
+        """Notes that the run goes on.
+
+        step: the last one known to be done.
+        """
         self._beaten = time.monotonic()
         self._step = step
 
     def _watch(self) -> None:
-        # `wait` returns True once this is closed.
+        """The thread: looks at the time of the last beat, until the context ends."""
+        # `wait` returns True once the context has ended.
         while not self._closed.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() - self._beaten > self._seconds:
-                _end(
+                message = (
                     f"nothing came for {self._seconds:g} s after step {self._step}: "
-                    f"another of the {count()} processes is lost"
-                    " or hangs; the same command on all of them goes on from the last "
-                    "checkpoint"
-                    " (or raise config.distributed.timeout_seconds)",
-                    LOST,
+                    f"another of the {count()} processes is lost or hangs; the same "
+                    "command on all of them goes on from the last checkpoint (or raise "
+                    "config.distributed.timeout_seconds)"
                 )
+                _end(message, LOST)

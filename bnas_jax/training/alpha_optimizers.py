@@ -11,8 +11,9 @@ def alphas_adam(
     weight_decay: float = 1e-3,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with L2 regularisation, as DARTS optimizes alpha. clip_norm: to which its
-    gradient is clipped, None: not.
+    """Adam with L2 regularisation, as DARTS optimizes alpha.
+
+    clip_norm: the norm to which alpha's gradient is clipped, None for no clipping.
     """
     rule = optax.adam(learning_rate, b1=beta1, b2=beta2, eps=1e-8)
     return _regularized(rule, weight_decay=weight_decay, clip_norm=clip_norm)
@@ -21,10 +22,12 @@ def alphas_adam(
 def alphas_sgd(
     learning_rate: float, *, weight_decay: float = 0.0, clip_norm: float | None = None
 ) -> optax.GradientTransformation:
-    """Gradient descent without momentum, as SNAS's code moves alpha on one GPU, there
-    without decay.
+    """Gradient descent without momentum.
 
-    weight_decay: of L2 regularisation. clip_norm: see `alphas_adam`.
+    SNAS's code moves alpha so on one GPU, there without decay.
+
+    weight_decay: of L2 regularisation.
+    clip_norm: see `alphas_adam`.
     """
     rule = optax.sgd(learning_rate)
     return _regularized(rule, weight_decay=weight_decay, clip_norm=clip_norm)
@@ -33,13 +36,12 @@ def alphas_sgd(
 def _regularized(
     rule: optax.GradientTransformation, *, weight_decay: float, clip_norm: float | None
 ) -> optax.GradientTransformation:
-    """The rule for a gradient that was clipped, and to which L2 regularisation was
-    added.
-    """
+    """A rule with clipping and L2 regularisation before it."""
     links = []
     if clip_norm is not None:
         links.append(optax.clip_by_global_norm(clip_norm))
-    # Before the rule, so that the decay is part of its gradient: not AdamW.
+    # Before the rule, so that the decay is part of the gradient that it sees. AdamW
+    # would add it behind the rule.
     links.append(optax.add_decayed_weights(weight_decay))
     links.append(rule)
     return optax.chain(*links)

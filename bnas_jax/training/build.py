@@ -1,5 +1,6 @@
-"""From settings to the objects of a run, once: model, optimizers, step, and the batches
-that the step takes.
+"""From settings to the objects of a run: model, optimizers, step, sources of batches.
+
+`training` and `search` make them once, at the start, and return them as a `Program`.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,17 +27,26 @@ from bnas_jax.training.train_step import TrainStep
 if TYPE_CHECKING:
     from bnas_jax.training.teacher import Teacher
 
-# The streams of images of a run, each with random numbers of its own; see `image_seed`.
+# The streams of images of a run: those for the weights, those for alpha, and those that
+# an epoch is validated on. Each has its own random numbers, see `image_seed`.
 TRAINING, ALPHA, VALIDATION = range(3)
 
 
 class Program(NamedTuple):
     """A run as the loop, the benchmarks and the plan see it.
 
-    step: a `TrainStep` or `SearchStep`. create: (seed) -> the first state. stages: the
-    parts of a step, (state, feed) -> state each, compiled one by one. feeds: (number of
-    the step) -> a tuple with the feed of each stage. held_out: the examples that an
-    epoch is evaluated on, None in a search that holds nothing out.
+    A stage makes its batch inside the compiled program, from a feed: the arrays of
+    `source.feed`, such as the images on the device, their order, and the step's place
+    in it.
+
+    model: the network or the supernet.
+    step: a `TrainStep` or `SearchStep`.
+    create: (seed) -> the first state.
+    stages: the parts of a step, (state, feed) -> state each, compiled one by one.
+    feeds: (number of the step) -> a tuple with the feed of each stage.
+    steps_per_epoch: the number of steps in an epoch.
+    held_out: the examples that an epoch is evaluated on, None in a search that holds
+        nothing out.
     """
 
     model: nn.Module
@@ -49,7 +59,10 @@ class Program(NamedTuple):
 
 
 def network(run: TrainSettings, num_classes: int, axis: str | None = None) -> nn.Module:
-    """The network of a training. axis: the mapped axis of its devices."""
+    """The network of a training.
+
+    axis: the mapped axis of its devices, None for one device.
+    """
     return run.network.build(
         num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis)
     )
@@ -58,17 +71,22 @@ def network(run: TrainSettings, num_classes: int, axis: str | None = None) -> nn
 def supernet(
     run: SearchSettings, num_classes: int, axis: str | None = None
 ) -> Supernet:
-    """The network of a search. axis: the mapped axis of its devices."""
+    """The network of a search.
+
+    axis: the mapped axis of its devices, None for one device.
+    """
     return run.network.build(
         num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis)
     )
 
 
 def image_seed(run: Settings, use: int) -> int:
-    """The seed of a stream of images. use: `TRAINING`, `ALPHA` or `VALIDATION`.
+    """The seed of a stream of images.
 
     Each use has another seed, so that the batches for alpha are not augmented like
     those for the weights.
+
+    use: `TRAINING`, `ALPHA` or `VALIDATION`.
     """
     return (run.seed + use) % 2**32
 
@@ -81,12 +99,16 @@ def training(
     model: nn.Module | None = None,
     teacher: "Teacher | None" = None,
 ) -> Program:
-    """The training of a final network. model: by default `network`'s, the one of the
-    settings. teacher: see `teacher.load`.
+    """The training of a final network.
+
+    model: by default that of the settings, which `network` builds.
+    teacher: the network to learn from, see `teacher.load`.
     """
+    # The network.
     if model is None:
         model = network(run, num_classes=data.train.num_classes, axis=where.axis)
 
+    # The training images in augmented batches.
     source = train_source(
         data.train,
         batch_size=run.batch_size,
@@ -95,9 +117,12 @@ def training(
         dtype=model.arithmetic.dtype,
         placement=where.placement(run.microbatches),
     )
+
+    # The optimizer and the step that it is part of.
+    optimizer = build_optimizers.training_optimizer(run, source.steps_per_epoch)
     step = TrainStep(
         network=model,
-        optimizer=build_optimizers.training_optimizer(run, source.steps_per_epoch),
+        optimizer=optimizer,
         label_smoothing=run.optimizer.label_smoothing,
         soft_share=run.teacher.share,
         temperature=run.teacher.temperature,
@@ -109,17 +134,14 @@ def training(
         axis=where.axis,
     )
 
-    # The teacher's variables are part of each feed: constants of the step would become
-    # part of the program.
-    of_teacher = {"teacher": teacher.variables} if teacher else {}
+    # What is compiled.
+    train_stage = _train_stage(step, where=where, source=source, teacher=teacher)
 
-    # Batches are made inside the compiled step: from a feed, which is small, by the
-    # data on the device.
-    def train_stage(state, feed):
-        batch = where.batch(source, feed, microbatches=run.microbatches)
-        if teacher is not None:
-            batch = teacher.add_targets(batch, feed["teacher"], parts=run.microbatches)
-        return step(state, batch)
+    # The teacher's variables are part of each feed: as constants of the step they would
+    # become part of the compiled program.
+    of_teacher: dict[str, Any] = {}
+    if teacher is not None:
+        of_teacher = {"teacher": teacher.variables}
 
     return Program(
         model=model,
@@ -132,28 +154,49 @@ def training(
     )
 
 
+def _train_stage(
+    step: TrainStep, *, where: Devices, source: Any, teacher: "Teacher | None"
+) -> Callable:
+    """The whole of a training's step as a function: (state, feed) -> the next state."""
+    parts = step.microbatches
+
+    # The batch is made from its feed, gets the teacher's probabilities, and goes
+    # through the step.
+    def train_stage(state, feed):
+        batch = where.batch(source, feed, microbatches=parts)
+        if teacher is not None:
+            batch = teacher.add_targets(batch, feed["teacher"], parts=parts)
+        return step(state, batch)
+
+    return train_stage
+
+
 def search(
     run: SearchSettings, data: Dataset, where: Devices, *, model: Supernet | None = None
 ) -> Program:
     """The search of a cell.
 
-    A part of the training set is for the weights, the rest held out; the test set stays
-    unseen.
+    A part of the training set is for the weights, the rest is held out. The test set
+    stays unseen.
 
-    model: by default `supernet`'s, the one of the settings.
+    model: by default that of the settings, which `supernet` builds.
+
     Raises `UserError` for a searcher with a stage on held-out images that holds none
     out.
     """
+    # The supernet, and the search algorithm for it.
     if model is None:
         model = supernet(run, num_classes=data.train.num_classes, axis=where.axis)
     searcher = run.searcher.for_supernet(model, data.train.image_shape)
 
+    # The images for the weights and for alpha in augmented batches. An epoch is one
+    # pass over those for the weights.
     sources, held_out = _search_sources(
         run, data, where, searcher=searcher, dtype=model.arithmetic.dtype
     )
-
-    # An epoch is one pass over the images for the weights.
     steps_per_epoch = sources[TRAIN].steps_per_epoch
+
+    # The two optimizers and the step that they are part of.
     step = SearchStep(
         supernet=model,
         searcher=searcher,
@@ -164,13 +207,13 @@ def search(
         microbatches=run.microbatches,
         axis=where.axis,
     )
-    # One function a stage, each compiled by itself: XLA's work grows faster than the
-    # size of a program.
+
+    # What is compiled: one function a stage, each by itself, as XLA's work grows faster
+    # than the size of a program.
     stages = []
     for index in range(len(searcher.stages)):
         stages.append(_search_stage(step, index, where=where, sources=sources))
 
-    # `held_out` is what epochs are evaluated on: the test set is not touched.
     return Program(
         model=model,
         step=step,
@@ -185,8 +228,11 @@ def search(
 def _search_stage(
     step: SearchStep, index: int, *, where: Devices, sources: Mapping
 ) -> Callable:
-    """The stage of that number: (state, feeds of the images that it takes, by their
-    name) -> the state after it.
+    """A stage of the step as a function: (state, feeds) -> the state after it.
+
+    The feeds are those of the batches that the stage takes: {"train": feed, ...}.
+
+    index: the number of the stage.
     """
 
     def search_stage(state, feeds):
@@ -203,9 +249,13 @@ def _search_stage(
 def _search_feeds(
     step: SearchStep, sources: Mapping, number: int
 ) -> tuple[dict[str, Any], ...]:
-    """The feeds of each stage of the step of that number."""
+    """The feeds of a step: for each stage, those of the batches that it takes.
+
+    number: of the step.
+    """
     stages = step.searcher.stages
-    # Stages that take the same images get the same batch, whose feed is made once.
+    # Stages that take images of the same name get the same batch. Its feed is made
+    # once.
     used = sorted({name for stage in stages for name in stage.batches})
     of_step = {name: sources[name].feed(number) for name in used}
 
@@ -223,10 +273,12 @@ def _search_sources(
     searcher: Searcher,
     dtype: Any,
 ) -> tuple[dict[str, TrainSource | StreamTrainSource], Arrays | Encoded | None]:
-    """(a source of batches for each part of the training set that a step takes images
-    of, the images held out, if any).
+    """({"train": source, perhaps "valid": source}, the held-out images or None).
+
+    A source gives batches of one part of the training set. There is one for each part
+    that the search takes images of.
     """
-    # Images for the weights, and images held out for alpha.
+    # The parts: images for the weights, and images held out for alpha.
     parts = {TRAIN: data.train}
     if searcher.train_share < 1:
         parts[TRAIN], parts[VALID] = split_half(
@@ -235,8 +287,8 @@ def _search_sources(
 
     def source_of(name: str, use: int, *, fresh: bool):
         if name not in parts:
-            # Only a user's searcher can be so: those of the package hold images out
-            # where a stage takes some.
+            # Only a user's searcher can do this. The searchers of the package hold
+            # images out where a stage takes some.
             raise UserError(
                 "a stage of the searcher takes held-out images: its train_share must "
                 "be below 1"
@@ -252,9 +304,10 @@ def _search_sources(
         )
 
     sources = {TRAIN: source_of(TRAIN, TRAINING, fresh=False)}
-    # A searcher without alphas scores its candidates on held-out images at the end of
-    # the search.
+    # Held-out images are for alpha's stage. A searcher without alphas scores its
+    # candidates on them at the end of the search.
     takes_valid = any(VALID in stage.batches for stage in searcher.stages)
     if takes_valid or not searcher.has_alphas:
-        sources[VALID] = source_of(VALID, ALPHA, fresh=run.alpha_batches == "fresh")
+        fresh = run.alpha_batches == "fresh"
+        sources[VALID] = source_of(VALID, ALPHA, fresh=fresh)
     return sources, parts.get(VALID)

@@ -17,13 +17,15 @@ def training_optimizer(
     rate, momentum = training_schedules(
         settings, num_epochs=run.num_epochs, steps_per_epoch=steps_per_epoch
     )
-    # Of both optimizers alike.
+    # What both optimizers take.
     shared: dict[str, Any] = {
         "weight_decay": settings.weight_decay,
         "decayed": settings.decayed,
         "clip_norm": settings.clip_norm,
         "scheme": run.scheme,
     }
+
+    # One of the two.
     if settings.name == "adam":
         return optimizers.latent_adam(
             rate,
@@ -76,30 +78,11 @@ def training_schedules(
 ) -> tuple[Schedule, Schedule]:
     """(learning rate, momentum) of the final training, as functions of the step."""
     steps = num_epochs * steps_per_epoch
-    highest, lowest = settings.learning_rate, settings.min_learning_rate
-    momentum = settings.momentum
-
-    # One cycle moves the momentum, too, against the learning rate.
     if settings.schedule == "one_cycle":
-        rate = schedules.one_cycle(
-            low=settings.low_learning_rate,
-            high=highest,
-            last=lowest,
-            steps=steps,
-            tail=settings.tail,
-        )
-        momentum_low = settings.momentum_low
-        if momentum_low is None:
-            momentum_low = momentum
-        momenta = schedules.one_cycle(
-            low=momentum,
-            high=momentum_low,
-            last=momentum,
-            steps=steps,
-            tail=settings.tail,
-        )
-        return rate, momenta
+        return _one_cycle(settings, steps)
 
+    # The learning rate as a function of the step.
+    highest, lowest = settings.learning_rate, settings.min_learning_rate
     if settings.schedule == "cosine_restarts":
         cycle = settings.cycle_epochs * steps_per_epoch
         rate = schedules.cosine_restarts(high=highest, low=lowest, steps=cycle)
@@ -113,31 +96,55 @@ def training_schedules(
     else:
         rate = schedules.cosine(high=highest, low=lowest, steps=steps)
 
+    # Perhaps constant within each epoch.
     if settings.schedule_by == "epoch":
         rate = schedules.by_epoch(
             rate, steps_per_epoch, first_epoch=settings.first_epoch
         )
-    return rate, schedules.constant(momentum)
+    return rate, schedules.constant(settings.momentum)
+
+
+def _one_cycle(settings: OptimizerSettings, steps: int) -> tuple[Schedule, Schedule]:
+    """(learning rate, momentum) of one cycle, which moves them against each other."""
+    rate = schedules.one_cycle(
+        low=settings.low_learning_rate,
+        high=settings.learning_rate,
+        last=settings.min_learning_rate,
+        steps=steps,
+        tail=settings.tail,
+    )
+
+    # The momentum is lowest where the learning rate is highest.
+    momentum = settings.momentum
+    momentum_low = settings.momentum_low
+    if momentum_low is None:
+        momentum_low = momentum
+    momenta = schedules.one_cycle(
+        low=momentum,
+        high=momentum_low,
+        last=momentum,
+        steps=steps,
+        tail=settings.tail,
+    )
+    return rate, momenta
 
 
 def higher_rates(run: Settings) -> list[str]:
-    """The settings, as `config.KEY=VALUE`, by which a schedule rises above its
-    `learning_rate`, which should be the highest.
+    """The settings by which a schedule rises above its `learning_rate`.
 
-    A smaller learning rate alone turns the cycle of a preset upside down, for instance.
+    That one should be the highest. For instance, a smaller learning rate alone turns
+    the cycle of a preset upside down. Each setting is given as `config.KEY=VALUE`.
     """
     if isinstance(run, SearchSettings):
         return _above(run.weights, "config.weights", "min_learning_rate")
-    # Each schedule reads its own.
+    # The rates that a schedule reads besides `learning_rate`.
     lower = {"one_cycle": ("low_learning_rate", "min_learning_rate"), "steps": ()}
     names = lower.get(run.optimizer.schedule, ("min_learning_rate",))
     return _above(run.optimizer, "config.optimizer", *names)
 
 
 def _above(settings: Any, prefix: str, *names: str) -> list[str]:
-    """Those of the learning rates that are above `learning_rate`, as
-    `PREFIX.NAME=VALUE`.
-    """
+    """The named rates that are above `learning_rate`, as `PREFIX.NAME=VALUE`."""
     found = []
     for name in names:
         value = getattr(settings, name)
@@ -147,8 +154,9 @@ def _above(settings: Any, prefix: str, *names: str) -> list[str]:
 
 
 def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
-    """The learning rate of the weights of a search or a training, as a function of the
-    step.
+    """The learning rate of the weights as a function of the step.
+
+    run: of a search or a training.
     """
     if isinstance(run, TrainSettings):
         rate, _ = training_schedules(
@@ -167,7 +175,8 @@ def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
     of_step = schedules.by_epoch(rate, steps_per_epoch, first_epoch=weights.first_epoch)
     if run.searcher.restart_epochs is None:
         return of_step
+
     # A restart begins the schedule anew. The optimizer's count of steps is reset with
-    # its state, but the run's steps, by which rates are looked up as well, go on.
+    # its state. The run's steps, by which rates are looked up as well, go on.
     period = num_epochs * steps_per_epoch
     return lambda step: of_step(step % period)

@@ -1,5 +1,6 @@
-"""Which steps one call of a compiled program makes, and what is due after them: a line
-of the log, a checkpoint.
+"""Which steps one call of a compiled program makes, and what is due after them.
+
+`crossed` says whether a line of the log is due, `Saves` whether a checkpoint is.
 """
 
 import time
@@ -15,19 +16,24 @@ def next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
     epoch's end: a resumed run makes the same calls as an uninterrupted one, and its
     results have the same bits.
     """
-    # Positions within the epoch.
+    # Positions within the epoch: where the call begins and ends.
     index = step % steps_per_epoch
-    end = min((index // steps_per_call + 1) * steps_per_call, steps_per_epoch)
+    next_multiple = (index // steps_per_call + 1) * steps_per_call
+    end = min(next_multiple, steps_per_epoch)
     return range(step, step - index + end)
 
 
 def calls_of(
     step: int, last: int, steps_per_epoch: int, steps_per_call: int
 ) -> list[range]:
-    """A call of each length, in steps, that the run has still to make: each is a
-    program to compile.
+    """A call of each length that the run has still to make.
+
+    Calls of each length, in steps, are a program to compile.
+
+    step: where the run stands.
+    last: where it ends.
     """
-    calls: dict[int, range] = {}
+    calls: dict[int, range] = {}  # {length: a call}
     # Two epochs are enough: the rest of this one, and a whole one, which has all
     # lengths that there are.
     end = min(last, step + 2 * steps_per_epoch)
@@ -56,6 +62,7 @@ class Saves:
         self.done()
 
     def done(self) -> None:
+        """Starts the clock again, after a save."""
         self._last = time.monotonic()
 
     def due(self, steps: range) -> bool:
@@ -63,13 +70,16 @@ class Saves:
 
         The answer is the same on every process.
         """
+        # By steps.
         if self._steps is not None and crossed(steps, self._steps):
             return True
+
+        # By the clock.
         if self._seconds is None:
             return False
-        now = time.monotonic() - self._last >= self._seconds
+        due = time.monotonic() - self._last >= self._seconds
         if hosts.count() == 1:
-            return now
-        # The clocks of processes differ: the first one's decides. Sending it costs
-        # time, so only every few steps.
-        return crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(now)
+            return due
+        # The clocks of processes differ: that of the first one decides. Sending its
+        # answer costs time, so that it is sent every few steps only.
+        return crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(due)

@@ -1,5 +1,6 @@
-"""Settings of a run that `--change` changes in the middle of it: which may change, and
-how config.json notes it.
+"""Settings that `--change` changes in the middle of a run.
+
+`check` says which may change, `records` how config.json notes them.
 """
 
 import pathlib
@@ -14,11 +15,13 @@ from bnas_jax.training.build_optimizers import learning_rate
 def check(
     now: Mapping, then: Mapping, path: pathlib.Path, *, change: bool, step: int
 ) -> list[Difference]:
-    """The settings to change in the run at `path`, from `then`, its settings so far, to
-    `now`, those of the command.
+    """The settings that change in the run at `path`.
 
-    change: whether changes are wanted (`--change`). step: that of the newest
-    checkpoint.
+    now: the settings of the command.
+    then: the settings of the run so far.
+    change: whether changes are wanted (`--change`).
+    step: that of the newest checkpoint.
+
     Raises `UserError` for the first difference that is not allowed, or not without
     `--change`.
     """
@@ -30,28 +33,29 @@ def check(
             "--workdir"
         )
 
-    # Free settings, such as those of the log, differ without further ado.
+    # Free settings, such as those of the log, may always differ.
     found = list(settings.differences(now, then))
     differing = [difference for difference in found if not difference.is_free]
+
+    # Fixed settings may never differ.
     fixed = [difference for difference in differing if not difference.is_changeable]
     if fixed and change:
         allowed = ", ".join(f"config.{name}" for name in CHANGEABLE)
         raise UserError(
             f"{path} belongs to another run: {fixed[0]}, which --change cannot change "
-            f"(it can: {allowed}, but no optimizer's"
-            " name, as the saved state of one optimizer is of no use to another); "
-            "choose another --workdir"
+            f"(it can: {allowed}, but no optimizer's name, as the saved state of one "
+            "optimizer is of no use to another); choose another --workdir"
         )
     if fixed:
         raise UserError(
             f"{path} belongs to another run: {fixed[0]}; choose another --workdir"
         )
-    # With --change it could go on.
+
+    # The other settings may differ with --change.
     if differing and not change:
         raise UserError(
             f"{path} belongs to another run: {differing[0]}; add --change to go on "
-            f"from step {step} with it,"
-            " or choose another --workdir"
+            f"from step {step} with it, or choose another --workdir"
         )
 
     if not change:
@@ -63,36 +67,38 @@ def records(differences: list[Difference], step: int) -> list[dict]:
     """The entries of "changed" in config.json for settings that change at `step`."""
     entries = []
     for difference in differences:
-        entries.append(
-            {
-                "step": step,
-                "key": difference.key,
-                "from": difference.theirs,
-                "to": difference.ours,
-            }
-        )
+        entry = {
+            "step": step,
+            "key": difference.key,
+            "from": difference.theirs,
+            "to": difference.ours,
+        }
+        entries.append(entry)
     return entries
 
 
 def describe(changed: list[dict], rates: tuple[float, float]) -> str:
-    """Changes in one line. rates: the learning rate at the step of the change, by the
-    settings before and by those after it.
+    """Changes in one line of text.
+
+    changed: the entries that `records` gives.
+    rates: the learning rate at the step of the change, before and after it.
     """
-    listed = ", ".join(
-        f"config.{record['key']} from {record['from']} to {record['to']}"
-        for record in changed
-    )
+    parts = []
+    for record in changed:
+        parts.append(f"config.{record['key']} from {record['from']} to {record['to']}")
+    listed = ", ".join(parts)
     before, after = rates
-    return f"changed at step {changed[0]['step']}: {listed}; learning rate {before:.4g} before, {after:.4g} from here on"
+    return (
+        f"changed at step {changed[0]['step']}: {listed}; learning rate {before:.4g} "
+        f"before, {after:.4g} from here on"
+    )
 
 
 def rates(
     before: Settings, after: Settings, step: int, steps_per_epoch: int
 ) -> tuple[float, float]:
-    """The learning rate at `step` by the settings before a change and by those after
-    it.
-    """
-    # Settings with fewer epochs have no rate there: their last one is taken.
+    """The learning rate at `step`, by the settings before and after a change."""
+    # Settings with fewer epochs may have no rate there. Their last one is taken.
     last = before.num_epochs * steps_per_epoch - 1
     rate_before = learning_rate(before, steps_per_epoch)
     rate_after = learning_rate(after, steps_per_epoch)

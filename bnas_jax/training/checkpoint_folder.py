@@ -1,5 +1,6 @@
-"""The folder of a run's checkpoints as files: which steps it has, which is best, and
-what is moved out of the way.
+"""The folder of a run's checkpoints as files.
+
+It says which steps there are and which is best, and moves checkpoints out of the way.
 """
 
 import json
@@ -14,30 +15,28 @@ METRIC = "top1"
 
 
 class CheckpointFolder:
-    """DIRECTORY/STEP for each checkpoint that is finished, as Orbax lays them out.
+    """DIRECTORY/STEP for each finished checkpoint, as Orbax lays them out.
 
-    Nothing here reads their arrays.
-
-    Damaged checkpoints go to `checkpoints_damaged` beside the directory; one that is
-    being replaced waits in `checkpoints_replaced` until the new one is complete.
+    Nothing here reads their arrays. Damaged checkpoints go to `checkpoints_damaged`
+    beside the directory. A checkpoint that is being replaced waits in
+    `checkpoints_replaced` until the new one is complete.
     """
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
 
     def steps(self) -> list[int]:
-        """The steps of all finished checkpoints, sorted; until a save has ended its
-        folder has another name.
-        """
+        """The steps of all finished checkpoints, in rising order."""
+        # Until a save has ended, its folder has another name.
         names = [path.name for path in self.directory.glob("*")]
         return sorted(int(name) for name in names if name.isdigit())
 
     def find(self, which: str) -> int:
         """The step of the checkpoint that `which` names: `last`, `best` or a step.
 
-        `UserError` where there is none.
+        Raises `UserError` where there is none.
         """
-        steps = self.steps()
+        steps = self.steps()  # in rising order
         if not steps:
             raise UserError(
                 f"no checkpoint in {self.directory}; run train with "
@@ -95,15 +94,16 @@ class CheckpointFolder:
         os.rename(current, self._replaced / str(step))
 
     def _put_back(self) -> None:
-        """Deletes checkpoints that have been replaced, and puts back those whose
-        replacement was not finished.
+        """Ends every replacement of a checkpoint.
+
+        The old checkpoint is deleted, or put back where the new one was not finished.
         """
         if not self._replaced.is_dir():
             return
         for path in self._replaced.iterdir():
             replacement = self.directory / path.name
-            # Deleting comes after the new one is complete: a crash at any point leaves
-            # one of the two.
+            # The old one is deleted after the new one is complete: a crash at any point
+            # leaves one of the two.
             if replacement.exists():
                 shutil.rmtree(path)
             else:
@@ -118,8 +118,9 @@ class CheckpointFolder:
             say(f"moved the {kind} checkpoint of step {step} to {target}")
 
     def _set_scores_aside(self) -> None:
-        """Moves away accuracies that cannot be read, which Orbax would not get over;
-        the checkpoints themselves stay.
+        """Moves away accuracies that cannot be read; the checkpoints themselves stay.
+
+        Orbax would fail on such a file.
         """
         for step in self.steps():
             if self._score_file(step).is_file() and self._score(step) is None:
@@ -130,14 +131,15 @@ class CheckpointFolder:
                 )
 
     def _move_aside(self, path: pathlib.Path, name: str) -> pathlib.Path:
-        """Moves a file or folder beside the checkpoints, under `name` or, where that is
-        taken, with a number behind it.
+        """Moves a file or folder into `checkpoints_damaged`; returns where it is then.
+
+        It gets the name `name`, with a number behind it where that is taken.
         """
         folder = self.directory.with_name("checkpoints_damaged")
         folder.mkdir(exist_ok=True)
         target = folder / name
+        # The name is taken if the same step was damaged before.
         number = 0
-        # The same step may have been damaged before.
         while target.exists():
             number += 1
             target = folder / f"{name}.{number}"

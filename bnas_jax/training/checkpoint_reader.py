@@ -1,6 +1,4 @@
-"""Reading a run's checkpoints, by Orbax: the newest whole one, or the one that was
-asked for.
-"""
+"""Reading a run's checkpoints by Orbax: the newest whole one, or a named one."""
 
 import json
 import logging
@@ -17,9 +15,13 @@ from bnas_jax.runtime.devices import Devices
 from bnas_jax.training import refit
 from bnas_jax.training.checkpoint_folder import CheckpointFolder, say
 
-# The variables are a separate item of a checkpoint, so that evaluation restores them
-# alone.
+# The fields of a state that evaluation needs. They are a separate item of a checkpoint,
+# so that they can be restored alone.
 VARIABLES = ("params", "batch_stats", "alphas")
+
+
+# The text of a Python object, such as <built-in method ...> or <Future object at ...>.
+_PYTHON_OBJECT = re.compile(r"<(bound|built-in|function|class|module|\S+ object)\b")
 
 
 def split(state) -> tuple[dict, dict]:
@@ -34,6 +36,7 @@ def split(state) -> tuple[dict, dict]:
 
 class CheckpointReader(CheckpointFolder):
     """The checkpoints of a work directory, for reading: nothing is moved or deleted.
+
     where: the devices to restore to.
     """
 
@@ -43,16 +46,17 @@ class CheckpointReader(CheckpointFolder):
         _expect_late_answers()
 
     def restore_variables(self, shapes, which: str) -> tuple[int, dict]:
-        """(step, variables) alone. which: `last`, `best` or a step.
-
-        `UserError` where there is none.
+        """(step, variables) of a checkpoint, without the rest of the state.
 
         shapes: {"params", "batch_stats"} of `ShapeDtypeStruct`s, perhaps of another
-        number type than those saved.
+            number type than those saved.
+        which: `last`, `best` or a step.
+
+        Raises `UserError` where there is no such checkpoint.
         """
         found = self.find(which)
-        # Where the last one is damaged, one before it will do; a checkpoint that was
-        # named must be that one.
+        # Where the last checkpoint is damaged, one before it will do. A checkpoint that
+        # was named must be that one.
         steps = [found]
         if which == "last":
             steps = self.steps()
@@ -66,13 +70,16 @@ class CheckpointReader(CheckpointFolder):
     def _check_same(
         self, step: int, items: dict, dtypes: bool = True, changed: bool = False
     ) -> None:
-        """`UserError` naming the first leaf whose shape or type differs in a
-        checkpoint; Orbax would cast silently.
+        """Raises `UserError` for the first leaf that differs in a checkpoint.
 
-        items: {name of an item: tree of `ShapeDtypeStruct`s}. dtypes: whether number
-        types are compared.
+        Leaves differ by shape or number type, which Orbax would cast silently.
+
+        step: of the checkpoint.
+        items: {name of an item: tree of `ShapeDtypeStruct`s}.
+        dtypes: whether number types are compared.
         changed: see `Checkpoints.restore_state`.
         """
+        # What was saved.
         saved = {}
         try:
             with ocp.StandardCheckpointer() as reader:
@@ -80,13 +87,14 @@ class CheckpointReader(CheckpointFolder):
                     folder = self.directory / str(step) / name
                     saved[name] = reader.metadata(folder).item_metadata.tree
         except Exception:
-            # Damaged, which is dealt with when it is restored.
+            # The checkpoint is damaged, which is dealt with when it is restored.
             return
 
+        # Leaf by leaf, beginning with those of this run.
         ours = _by_name(items, links=not changed)
         theirs = _by_name(saved, links=not changed)
         for name in [*ours, *sorted(theirs.keys() - ours.keys())]:
-            # Rows for epochs may be more or fewer after a change.
+            # There may be more or fewer rows for epochs after a change.
             if changed and name.split("/")[0] in refit.PER_EPOCH:
                 continue
             here = _kind(ours.get(name), dtypes)
@@ -94,19 +102,23 @@ class CheckpointReader(CheckpointFolder):
             if here != there:
                 raise UserError(
                     f"the checkpoint of step {step} in {self.directory} is of another "
-                    f"network or optimizer: {name} is {there}"
-                    f" there and {here} here; take the settings it was saved with, or "
-                    "another --workdir"
+                    f"network or optimizer: {name} is {there} there and {here} here; "
+                    "take the settings it was saved with, or another --workdir"
                 )
 
     def _newest(
         self, shapes: dict, steps: list[int], changed: bool = False
     ) -> tuple[int, dict, list[int]] | None:
-        """(step, items, steps of damaged ones behind it) of the newest of these
-        checkpoints that can be read.
+        """The newest of these checkpoints that can be read.
 
-        None where there are no checkpoints, `UserError` where all are damaged. changed:
-        see `Checkpoints.restore_state`.
+        It is (step, items, steps of the damaged checkpoints after it), or None where
+        there are no checkpoints.
+
+        shapes: {name of an item: tree of `ShapeDtypeStruct`s}.
+        steps: of the checkpoints to try, in rising order.
+        changed: see `Checkpoints.restore_state`.
+
+        Raises `UserError` where all are damaged.
         """
         damaged: list[int] = []
         for step in reversed(steps):
@@ -117,14 +129,15 @@ class CheckpointReader(CheckpointFolder):
             say(f"the checkpoint of step {step} is damaged ({why})")
         if not damaged:
             return None
-        # Only the one that was named has been tried.
+
+        # Only the checkpoint that was named has been tried.
         if len(damaged) < len(self.steps()):
             raise UserError(
                 f"the checkpoint of step {damaged[0]} in {self.directory} is damaged; "
-                "take another step, `last` is the newest"
-                " whole one"
+                "take another step, `last` is the newest whole one"
             )
-        # Beginning anew would lose a run that can perhaps be mended.
+
+        # All are damaged. To begin anew would lose a run that can perhaps be mended.
         numbers = ", ".join(map(str, reversed(damaged)))
         raise UserError(
             f"no whole checkpoint in {self.directory}: damaged are steps {numbers}; "
@@ -144,16 +157,18 @@ class CheckpointReader(CheckpointFolder):
                     restored[name] = self._read(
                         reader, folder / name, shapes=item, changed=changed
                     )
-        # What Orbax raises for damaged files has no class in common.
+        # The errors that Orbax raises for damaged files have no class in common.
         except Exception as error:
-            # For want of memory, XLA's included, a good checkpoint cannot be read,
-            # either.
+            # Without enough memory, XLA's included, even a good checkpoint cannot be
+            # read.
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise
             why = reason_of(error)
-        # What one process cannot read none takes, or they would go on from different
-        # steps.
-        why = next(filter(None, hosts.from_all(why)), "")
+
+        # If one process cannot read it, none takes it, or they would go on from
+        # different steps.
+        reasons = [reason for reason in hosts.from_all(why) if reason]
+        why = next(iter(reasons), "")
         if why:
             return None, why
         return restored, ""
@@ -165,16 +180,18 @@ class CheckpointReader(CheckpointFolder):
         shapes,
         changed: bool,
     ):
-        """One item of a checkpoint. changed: see `Checkpoints.restore_state`; all rows
-        for epochs that were saved are kept.
+        """One item of a checkpoint, in the structure of `shapes`.
+
+        changed: see `Checkpoints.restore_state`; all rows for epochs that were saved
+            are kept.
         """
         if not changed:
             return reader.restore(folder, self._where.restorable(shapes))
-        # Orbax restores the structure that was saved; it is brought into ours
+
+        # Orbax restores the structure that was saved. It is brought into ours
         # afterwards.
-        saved = refit.as_saved(
-            wanted=shapes, saved=reader.metadata(folder).item_metadata.tree
-        )
+        metadata = reader.metadata(folder).item_metadata.tree
+        saved = refit.as_saved(wanted=shapes, saved=metadata)
         restored = reader.restore(folder, self._where.restorable(saved))
         return refit.restructured(restored, wanted=shapes)
 
@@ -190,7 +207,7 @@ def _expect_late_answers() -> None:
         return
 
     def hook(unraisable) -> None:
-        # The code of a coroutine; other objects have none.
+        # A coroutine has its code. Other objects have none.
         code = getattr(unraisable.object, "cr_code", None)
         from_orbax = code is not None and "orbax" in code.co_filename
         if not from_orbax and str(unraisable.exc_value) != "Event loop is closed":
@@ -204,7 +221,7 @@ def _expect_late_answers() -> None:
 
 
 def _by_name(items: dict, links: bool) -> dict[str, Any]:
-    """The leaves of {item: tree}, in one dict; see `refit.by_name`."""
+    """The leaves of {item: tree} by their names, see `refit.by_name`."""
     leaves = {}
     for tree in items.values():
         leaves.update(refit.by_name(tree, links))
@@ -222,14 +239,14 @@ def _kind(leaf, dtypes: bool) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of an error of Orbax, where it is a sentence and not the text of a
+    """The reason of an error of Orbax, in words for the user.
+
+    It is the first line of the error, where that is a sentence and not the text of a
     Python object.
     """
-    lines = str(error).strip().splitlines()
     if isinstance(error, (UnicodeError, json.JSONDecodeError)):
         return "what describes it cannot be read"
-    if not lines or re.search(
-        r"<(bound|built-in|function|class|module|\S+ object)\b", lines[0]
-    ):
+    lines = str(error).strip().splitlines()
+    if not lines or _PYTHON_OBJECT.search(lines[0]):
         return "its files cannot be read"
     return lines[0][:160]

@@ -1,5 +1,6 @@
-"""Genotypes from the history of alpha that a search writes to alphas.npz: of any epoch,
-before or after it.
+"""Genotypes from the history of alpha that a search writes to alphas.npz.
+
+A genotype can be derived from alpha before or after any epoch.
 """
 
 import dataclasses
@@ -20,8 +21,8 @@ class Rule:
     """Which alpha of a search a genotype is derived from.
 
     epoch: a number from 0 on, as in metrics.jsonl; `best`, the epoch of the best
-    validation accuracy (the first of equals); or `last`. as_of: alpha `after` that
-    epoch, or `before` it, as in the release.
+        validation accuracy (the first of equals); or `last`.
+    as_of: alpha `after` that epoch, or `before` it, as in the release.
     """
 
     epoch: int | str
@@ -34,35 +35,42 @@ def rule_of(run: SearchSettings) -> Rule:
 
 
 def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
-    """The genotype that the rule takes from a history, and how it was taken: the
-    contents of genotype.json.
+    """The genotype that a rule takes from a history: the contents of genotype.json.
 
-    history: as `read_history` gives it. `UserError` for an epoch that is not there, or
-    the best of epochs that were not validated.
+    They say how it was taken, too.
+
+    history: as `read_history` gives it.
+
+    Raises `UserError` for an epoch that is not there, and for the best of epochs that
+    were not validated.
     """
     valid_top1 = np.asarray(history["valid_top1"])  # [epochs]
     epoch = _epoch(rule.epoch, valid_top1)
 
-    # Row 0 is alpha before the first epoch. After a restart the row before an epoch is
-    # of the candidate before, so that only alpha after the epoch can be taken.
+    # The row of alpha: row 0 is alpha before the first epoch. After a restart, the row
+    # before an epoch belongs to the candidate before it, so that only alpha after the
+    # epoch can be taken.
     row, as_of = epoch, rule.as_of
     if searcher.restart_epochs is not None:
         as_of = "after"
     if as_of == "after":
         row += 1
+
+    # The genotype of that row.
     alphas = {}
     for name, rows in history.items():
         if name != "valid_top1":
             alphas[name] = np.asarray(rows)[row]  # [14, types]
     genotype = searcher.derive(alphas)
 
+    # How it was taken.
     record = {
         **genotype.to_dict(),
         "select": rule.epoch,
         "alphas_as_of": as_of,
         "epoch": epoch,
     }
-    # The settings that this searcher derives by, whatever their names.
+    # The settings that this searcher derives by have a mark in their metadata.
     derivation = {}
     for field in dataclasses.fields(searcher):
         if field.metadata.get("derivation"):
@@ -73,16 +81,17 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
 
 
 def number_or_none(accuracy) -> float | None:
-    """An accuracy in %; None for one of an epoch that was not validated, which is NaN
-    or infinite.
-    """
+    """An accuracy in %; None for an epoch that was not validated (NaN or infinite)."""
     if not np.isfinite(accuracy):
         return None
     return float(accuracy)
 
 
 def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
-    """The number of the epoch that a rule names. valid_top1: (epochs,) in %."""
+    """The number of the epoch that a rule names.
+
+    valid_top1: (epochs,) in %.
+    """
     count = len(valid_top1)
     if wanted == "best":
         if not np.isfinite(valid_top1).any():
@@ -93,6 +102,7 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
         return int(np.nanargmax(valid_top1))
     if wanted == "last":
         return count - 1
+
     # A number, from the settings or the command line.
     if not 0 <= int(wanted) < count:
         ended = f"epochs 0 to {count - 1} have ended"
@@ -106,8 +116,10 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
 def derive(
     searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: pathlib.Path
 ) -> dict:
-    """Writes the genotype that the rule takes from a search's work directory into the
-    file `out`; returns what is printed.
+    """Writes the genotype that a rule takes from a search; returns what is printed.
+
+    workdir: of the search.
+    out: the file to write.
 
     Raises `UserError` for a search without alphas, an epoch that is not there, and a
     file that cannot be written.
@@ -120,8 +132,8 @@ def derive(
     record = taken(searcher, rule=rule, history=read_history(workdir))
     write_whole(out, record)
 
-    # As in the file, with the two cells in one entry and the settings each in one of
-    # its own.
+    # What is printed has the contents of the file in another form: the two cells are
+    # one entry, and each setting of the derivation has an entry of its own.
     cells = {name: record[name] for name in ("normal", "reduce")}
     printed = {"genotype": cells, **record["derivation"]}
     for name in ("alphas_as_of", "epoch", "valid_top1"):

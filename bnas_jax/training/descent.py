@@ -1,5 +1,6 @@
-"""The rules that know nothing of latent weights: SGD with a scheduled momentum, and
-weight decay of some parameters.
+"""The rules that know nothing of latent weights.
+
+They are SGD with a scheduled momentum, and weight decay of some parameters.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +13,11 @@ from bnas_jax.training.schedules import Schedule
 
 
 class MomentumState(NamedTuple):
-    """step: the number of updates. trace: the momentum, a tree like the parameters."""
+    """The state of `sgd`.
+
+    step: the number of updates.
+    trace: the momentum, a tree like the parameters.
+    """
 
     step: jax.Array
     trace: Any
@@ -21,8 +26,10 @@ class MomentumState(NamedTuple):
 def sgd(
     learning_rate: Schedule, momentum: Schedule, *, nesterov: bool = False
 ) -> optax.GradientTransformation:
-    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v, or -lr
-    (g + m v) with Nesterov's.
+    """SGD as in PyTorch, with scheduled momentum.
+
+    With gradient g, momentum m and learning rate lr: v = m v + g, and the update is
+    -lr v, or -lr (g + m v) with Nesterov's momentum.
     """
 
     def init(params):
@@ -33,14 +40,18 @@ def sgd(
         del params
         rate, decay = learning_rate(state.step), momentum(state.step)
 
-        # g: gradients, v: momenta, d: descents. Schedules are float32, which must not
-        # widen weights of fewer bits.
+        # v = m v + g. Schedules are float32, which must not widen weights of fewer
+        # bits.
         moved = lambda g, v: (decay * v + g).astype(v.dtype)
         trace = jax.tree.map(moved, grads, state.trace)
+
+        # The direction d: v, or g + m v.
         descent = trace
         if nesterov:
             ahead = lambda g, v: g + decay * v
             descent = jax.tree.map(ahead, grads, trace)
+
+        # The update: -lr d.
         step = lambda d: (-rate * d).astype(d.dtype)
         updates = jax.tree.map(step, descent)
         return updates, MomentumState(step=state.step + 1, trace=trace)
@@ -51,12 +62,14 @@ def sgd(
 def with_decay(
     descent: optax.GradientTransformation, weight_decay: float, decayed: str = "all"
 ) -> optax.GradientTransformation:
-    """An elementwise optimizer, with weight decay added to the gradient before it.
+    """An optimizer, with weight decay added to the gradient before it.
 
-    decayed: `all` parameters; the `kernels` of convolutions and what is learned beside
-    them, see `decays`; or those that have `moved`, see `decay_of_moved`.
+    descent: an elementwise optimizer: it is given all parameters as one flat vector.
+    decayed: which parameters decay: `all`; the `kernels` of convolutions and what is
+        learned beside them, see `decays`; or those that have `moved`, see
+        `decay_of_moved`.
     """
-    # The mask needs the names of the parameters, which one flat vector has not.
+    # Outside of the flat vector, as the mask needs the names of the parameters.
     if decayed == "kernels":
         mask = lambda tree: jax.tree_util.tree_map_with_path(decays, tree)
         decay = optax.add_decayed_weights(weight_decay, mask=mask)
@@ -70,27 +83,35 @@ def with_decay(
 
 
 def decays(path: tuple, leaf: jax.Array) -> bool:
-    """Whether weight decay of `kernels` includes a parameter: not BN, biases, the
-    slopes of PReLUs and dense layers.
+    """Whether weight decay of `kernels` includes a parameter.
 
-    That is ReActNet's choice, in whose code the learned shifts have four axes as
-    kernels have (docs/schemes.md).
+    It leaves out batch norm, biases, the slopes of PReLUs, and dense layers. This is
+    ReActNet's choice: in its code the learned shifts have four axes, as kernels have,
+    and decay with them (docs/schemes.md).
+
+    path: of the parameter in the tree.
     """
     name = path[-1].key
-    # Not by the axes alone: a factor of XNOR-Net++'s Gamma has two as well.
+    # The number of axes alone does not tell: a factor of XNOR-Net++'s Gamma has two as
+    # well.
     dense = name == "kernel" and leaf.ndim == 2
     return name not in ("scale", "bias", "slope") and not dense
 
 
 class MovedState(NamedTuple):
-    """moved: for each weight, whether it has had a gradient in any step."""
+    """The state of `decay_of_moved`.
+
+    moved: for each weight, whether it has had a gradient in any step; a tree like the
+        parameters.
+    """
 
     moved: Any
 
 
 def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:
-    """Weight decay of the weights that have had a gradient; those of layers that never
-    ran have none, and stay (GDAS).
+    """Weight decay of the weights that have had a gradient (GDAS).
+
+    The weights of layers that never ran have had none, and stay as they are.
     """
 
     def init(params):
@@ -99,7 +120,8 @@ def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:
 
     # g: gradients, p: parameters, m: whether they have moved.
     def update(grads, state, params):
-        moved = jax.tree.map(lambda m, g: m | (g != 0), state.moved, grads)
+        has_moved = lambda m, g: m | (g != 0)
+        moved = jax.tree.map(has_moved, state.moved, grads)
         decay = lambda g, p, m: g + weight_decay * jnp.where(m, p, 0)
         decayed = jax.tree.map(decay, grads, params, moved)
         return decayed, MovedState(moved)

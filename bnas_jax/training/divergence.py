@@ -1,5 +1,6 @@
-"""Notes in each step how large the gradients are, so that a run that diverges can name
-the layer where it began.
+"""Notes in each step how large the gradients are.
+
+By these notes a run that diverges can name the layer where the divergence began.
 """
 
 import math
@@ -11,13 +12,14 @@ from flax import struct
 
 
 class Guard(struct.PyTreeNode):
-    """What is known of the gradients of a run; parameters by their number in the
-    flattened tree.
+    """What is known of the gradients of a run.
 
-    step, leaf: the first step with a gradient that is not finite, and the parameter
-    where it began; -1 while there is none.
-    sizes: (parameters,), the largest magnitude in each parameter's gradient in the last
-    step, float32.
+    Parameters are numbered as in the flattened tree.
+
+    step: the first step with a gradient that is not finite, -1 while there is none.
+    leaf: the number of the parameter where this began, -1 while there is none.
+    sizes: (parameters,), float32, the largest magnitude in each parameter's gradient in
+        the last step.
     """
 
     step: jax.Array
@@ -26,7 +28,7 @@ class Guard(struct.PyTreeNode):
 
     @classmethod
     def create(cls, params) -> "Guard":
-        """That of a new run."""
+        """The guard of a new run."""
         # Two arrays, not one, as in `state.Sums.zeros`.
         step, leaf = (jnp.full((), -1, dtype=jnp.int32) for _ in range(2))
         count = len(jax.tree.leaves(params))
@@ -34,12 +36,16 @@ class Guard(struct.PyTreeNode):
 
 
 def watch(guard: Guard, grads, step) -> Guard:
-    """The guard after `step`, with gradients `grads`.
+    """The guard after a step.
 
-    Where some are not finite, the one nearest to the loss went first, as gradients flow
-    from there; where all are, the forward pass broke, and the one that was largest the
-    step before is named.
+    Where some gradients are not finite, that of the parameter nearest to the loss went
+    first, as gradients flow from there. Where none is finite, the forward pass broke:
+    then the parameter with the largest gradient of the step before is named.
+
+    grads: the gradients of the step, a tree like the parameters.
+    step: its number.
     """
+    # The size of each gradient, and whether it is not finite.
     largest = []
     for grad in jax.tree.leaves(grads):
         size = jnp.max(jnp.abs(grad))
@@ -47,14 +53,15 @@ def watch(guard: Guard, grads, step) -> Guard:
     sizes = jnp.stack(largest)  # [parameters]
     broken = jnp.logical_not(jnp.isfinite(sizes))  # [parameters]
 
-    # The deepest of the broken ones; -2 is less than any depth.
+    # The parameter where it began: the deepest of the broken ones (-2 is less than any
+    # depth), or the largest of the step before.
     depths = jnp.array(_depths(grads))  # [parameters]
     nearest = jnp.argmax(jnp.where(broken, depths, -2))
     all_broken = jnp.all(broken)
     leaf = jnp.where(all_broken, jnp.argmax(guard.sizes), nearest)
     leaf = leaf.astype(jnp.int32)
 
-    # Noted once: what breaks later is a consequence.
+    # Only the first time is noted: what breaks later is a consequence.
     first = jnp.any(broken) & (guard.step < 0)
     return Guard(
         step=jnp.where(first, step, guard.step),
@@ -64,25 +71,31 @@ def watch(guard: Guard, grads, step) -> Guard:
 
 
 def first_step(guard: Guard | None) -> int | None:
-    """The first step whose gradient was not finite; None where there was none, or
-    nothing is known.
-    """
+    """The first step whose gradient was not finite, None if there is none known."""
     if guard is None or int(guard.step) < 0:
         return None
     return int(guard.step)
 
 
 def describe(guard: Guard | None, params) -> str:
-    """Where the divergence began, as part of a sentence; empty where nothing is known."""
+    """Where the divergence began, as part of a sentence; "" where nothing is known.
+
+    params: the tree of parameters, for their names.
+    """
     if guard is None:
         return ""
     names = []
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
         names.append("/".join(key.key for key in path))
+
+    # Some gradient was not finite.
     step = int(guard.step)
     if step >= 0:
         name = names[int(guard.leaf)]
-        return f"; gradients stopped being finite at step {step}, probably that of {name} first"
+        return (
+            f"; gradients stopped being finite at step {step}, probably that of {name} "
+            "first"
+        )
 
     # All gradients were finite, so that the largest one is the best guess.
     largest = int(jnp.argmax(guard.sizes))
@@ -93,15 +106,20 @@ def describe(guard: Guard | None, params) -> str:
 def _depths(params) -> list[float]:
     """How late in the network each parameter comes, by the name of its part.
 
-    First the stem (-1), then parts with numbers in their order (cell2 before cell10,
-    stage0_block1 before stage1_block0), then the rest (infinity), such as the
+    First comes the stem (-1), then parts with numbers in their order (cell2 before
+    cell10, stage0_block1 before stage1_block0), then the rest (infinity), such as the
     classifier.
     """
+    # The top module of each parameter, and the numbers in its name.
     leaves = jax.tree_util.tree_leaves_with_path(params)
     parts = [path[0].key for path, _ in leaves]
-    numbers = [tuple(map(int, re.findall(r"\d+", part))) for part in parts]
+    numbers = []
+    for part in parts:
+        digits = re.findall(r"\d+", part)
+        numbers.append(tuple(int(number) for number in digits))
     order = sorted(set(numbers))
 
+    # The position of these numbers among all. A part without numbers comes last.
     depths: list[float] = []
     for part, number in zip(parts, numbers, strict=True):
         depth = math.inf

@@ -1,5 +1,7 @@
-"""Accuracy of a network on a data set, every example once; and the evaluation of a work
-directory's checkpoint.
+"""Accuracy of a network on a data set, every example once.
+
+`Evaluator` is the evaluation itself, `evaluate` that of a checkpoint in a work
+directory.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +29,15 @@ from bnas_jax.training.workdir import WorkDir
 
 
 class Evaluator:
-    """Evaluates on one data set; the step is compiled once.
+    """Evaluates a model on one data set. The step is compiled once.
 
-    model: a network, or a supernet together with the searcher that makes its mixture of
-    alpha. augment_seed: of the augmentation, where images are augmented as in training,
-    else None. batch_size: None is that of the settings.
+    model: a network or a supernet.
+    examples: the data set.
+    augmentation: the normalisation of the images, and what `augment_seed` asks for.
+    searcher: for a supernet, which makes its mixture of alpha; None for a network.
+    augment_seed: of the augmentation, where images are augmented as in training; else
+        None.
+    batch_size: None is that of the settings.
     batch_statistics: see `EvaluationStep`.
     """
 
@@ -48,11 +54,12 @@ class Evaluator:
         batch_size: int | None = None,
         batch_statistics: bool = False,
     ):
-        # A multiple of the number of devices; the last batch is padded with examples of
-        # weight 0.
+        # Up to a multiple of the number of devices. The last batch is padded with
+        # examples of weight 0.
         batch_size = batch_size or min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count
         self.batch_size = batch_size
+
         self._source = eval_source(
             examples,
             batch_size=batch_size,
@@ -85,11 +92,13 @@ class Evaluator:
     ) -> dict[str, float]:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples".
 
-        variables: {"params", "batch_stats"}, and "alphas" of a supernet. epoch: the one
-        whose augmentation is drawn, where images are augmented. between_batches: called
-        between two batches; an exception that it raises ends the evaluation.
-        batches: the numbers of the batches to evaluate on, None is all.
+        variables: {"params", "batch_stats"}, and "alphas" of a supernet.
+        epoch: the one whose augmentation is drawn, where images are augmented.
+        between_batches: called between two batches; an exception that it raises ends
+            the evaluation.
+        batches: the numbers of the batches to evaluate on, None for all.
         """
+        # The sums of each batch.
         sums: list[Any] = []
         for batch in batches or range(len(self._source)):
             if sums:
@@ -101,7 +110,8 @@ class Evaluator:
             program, arguments = self.call(variables, batch=batch, epoch=epoch)
             sums.append(program(*arguments))
 
-        # Added up in Python's float64: a sum in float32 loses digits over many batches.
+        # They are added up in Python's float64: in float32 a sum over many batches
+        # would lose digits.
         added = lambda *parts: sum(float(part) for part in parts)
         total = jax.tree.map(added, *sums)
         count = total.examples
@@ -114,12 +124,15 @@ class Evaluator:
 
 
 def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
-    """Restores a checkpoint of `train` or `import` and evaluates it on the test split:
-    {"top1", "top5", "loss", "num_examples", "step"}.
+    """Evaluates a checkpoint of `train` or `import` on the test split.
 
-    run: the work directory's settings, perhaps with another data set; its pixels are
-    normalised and its labels numbered as those of the run's data, see `data.facts`.
+    Returns {"top1", "top5", "loss", "num_examples", "step"}.
+
+    run: the work directory's settings, perhaps with another data set. Its pixels are
+        normalised, and its labels numbered, as those of the run's data, see
+        `data.facts`.
     which: `last`, `best` or a step.
+
     Raises `UserError` for a search, a data set with other channels or unknown classes,
     and where there is no such checkpoint.
     """
@@ -136,8 +149,9 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     model, shapes = restored_model(run, facts)
     checkpoints = CheckpointReader(workdir.checkpoints, where)
     step, variables = checkpoints.restore_variables(shapes, which)
+
+    # The evaluation.
     evaluator = Evaluator(model, test, augmentation, run, where=where)
-    result = evaluator(
-        {"params": variables["params"], "batch_stats": variables["batch_stats"]}
-    )
+    used = {name: variables[name] for name in ("params", "batch_stats")}
+    result = evaluator(used)
     return {**result, "step": step}

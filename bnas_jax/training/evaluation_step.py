@@ -1,5 +1,7 @@
-"""The step of an evaluation, written for one device and its part of the batch, as
-`TrainStep` and `SearchStep` are.
+"""The step of an evaluation: sums over the examples of a batch.
+
+It is written for one device and that device's part of the batch, as `TrainStep` and
+`SearchStep` are.
 """
 
 import dataclasses
@@ -19,15 +21,15 @@ from bnas_jax.training.step_parts import Batch
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationStep:
-    """Sums over a batch whose padding has weight 0, over all devices: `step(variables,
-    batch)` -> `Evaluation`.
+    """Sums over a batch, on all devices: `step(variables, batch) -> Evaluation`.
 
-    model: a network, or a supernet, whose variables also have "alphas", of which the
-    searcher makes its mixture.
-    batch: {"image", "label", "weight"}. axis: the mapped axis of several devices, to
-    add up over.
-    batch_statistics: batch norm normalises by the batch, as in training, not by its
-    running statistics.
+    A batch is {"image": NHWC, "label": (N,), "weight": (N,)}. Padding has weight 0.
+
+    model: a network or a supernet. The variables of a supernet also have "alphas".
+    searcher: it makes the supernet's mixture of "alphas"; None for a network.
+    axis: the mapped axis of several devices, to add up over; None on one device.
+    batch_statistics: batch norm of a supernet normalises by the batch, as in training,
+        not by its running statistics.
     """
 
     model: nn.Module
@@ -45,31 +47,37 @@ class EvaluationStep:
             values = jnp.where(weight > 0, values * weight, 0)
             return jnp.sum(values)
 
+        # With fewer than five classes top-5 counts every example.
+        five = min(5, logits.shape[-1])
         sums = Evaluation(
             loss=weighted(cross_entropy(logits, labels)),
             top1=weighted(hits(logits, labels)),
-            top5=weighted(hits(logits, labels, k=min(5, logits.shape[-1]))),
+            top5=weighted(hits(logits, labels, k=five)),
             examples=jnp.sum(weight),
         )
         return total(sums, self.axis)
 
     def _logits(self, variables: dict, images):
+        """The scores of the classes, (N, classes)."""
         if self.searcher is None:
             return self.model.apply(variables, images, train=False)
-        # Without a key or progress: the mixture of evaluation draws nothing and is not
-        # annealed.
-        mixture = self.searcher.weights(variables.pop("alphas"), None, None)
+
+        # There is no key and no progress: the mixture of an evaluation draws nothing
+        # and is not annealed.
+        alphas = variables.pop("alphas")
+        mixture = self.searcher.weights(alphas, None, None)
         options: dict[str, Any] = {"train": False, "method": "mixture"}
         if not self.batch_statistics:
             return self.model.apply(variables, mixture, images, **options)
-        # As in training, with the new running statistics thrown away.
+
+        # As in training, but the new running statistics are thrown away.
         options |= {"train": True, "mutable": ["batch_stats"]}
         logits, _ = self.model.apply(variables, mixture, images, **options)
         return logits
 
 
 class Evaluation(struct.PyTreeNode):
-    """Sums over the examples of weight 1."""
+    """Sums over examples, scalars: each example counts with its weight."""
 
     loss: jax.Array
     top1: jax.Array

@@ -1,9 +1,10 @@
-"""Beginning a training with the weights of another one, for the same classes or for
-others (`train --init`).
+"""Beginning a training with the weights of another one (`train --init`).
+
+The classes may be the same or others.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,9 +25,9 @@ from bnas_jax.training.state import TrainState, initial_variables
 from bnas_jax.training.transfer import Transfer
 from bnas_jax.training.workdir import WorkDir
 
-# Settings of a scheme that may differ between the two runs; so may the whole scheme, by
-# its name. Parameters that only the new run has begin as initialised, those that only
-# the source has are left out.
+# Settings of a scheme that may differ between the two runs. A scheme of another name
+# may differ as a whole. Parameters that only the new run has begin as initialised,
+# those that only the source has are left out.
 _NOT_OF_THE_NETWORK = (
     "weight_gradient",
     "stage",
@@ -37,7 +38,9 @@ _NOT_OF_THE_NETWORK = (
 
 
 class Init(NamedTuple):
-    """A checkpoint to begin with. workdir: of a training, or an imported network.
+    """A checkpoint to begin with.
+
+    workdir: of a training, or an imported network.
     which: `last`, `best` or a step.
     """
 
@@ -48,16 +51,19 @@ class Init(NamedTuple):
 def origin(
     workdir: WorkDir, init: Init | None, run: TrainSettings, facts: Mapping
 ) -> dict | None:
-    """Where a run's first weights come from, as run.json notes it; None for a run that
-    draws them.
+    """Where a run's first weights come from, as run.json notes it.
 
     {"workdir", "which", "step", "classifier": "kept" or "new"}, and "scheme" where that
-    is another one, see `Transfer.summary`. facts: num_classes, image_shape and, if
-    known, class_names of the run's data.
+    is another one, see `Transfer.summary`. None for a run that draws its weights.
+
+    workdir: of the run.
+    init: what the command asks for.
+    facts: num_classes, image_shape and, if known, class_names of the run's data.
+
     Raises `UserError` where `init` does not fit the run, or is not the checkpoint that
-    an earlier start of it began with.
+    an earlier start of the run began with.
     """
-    # A run that goes on has its weights already: `init` is only compared with how it
+    # A run that goes on has its weights already. `init` is only compared with how it
     # began.
     if workdir.exists():
         began = workdir.facts().get("init")
@@ -66,6 +72,7 @@ def origin(
     if init is None:
         return None
 
+    # The source must have the same network, for images of as many channels.
     source = WorkDir(init.workdir)
     _check_network(source, run)
     theirs = source.facts()
@@ -76,7 +83,8 @@ def origin(
             f"{channels}"
         )
 
-    # With the step that `best` and `last` stand for now: the source may be trained on.
+    # The step is the one that `best` or `last` stands for now, as the source may be
+    # trained on.
     classifier = "new"
     if _same_classes(facts, theirs):
         classifier = "kept"
@@ -92,25 +100,20 @@ def origin(
 def _scheme(
     began: Mapping, source: WorkDir, run: TrainSettings, facts: Mapping
 ) -> dict:
-    """{"scheme": what becomes of the weights} of a source that was trained by another
-    scheme, else {}.
+    """{"scheme": what becomes of the weights} where the source has another scheme.
 
-    Raises `UserError` where weights are missing there or have other shapes, by any
-    scheme.
+    {} where it has the same scheme.
+
+    began: the rest of what `origin` returns.
+
+    Raises `UserError` where weights are missing in the source or have other shapes,
+    whatever its scheme.
     """
+    # Both networks as shapes.
     there = _settings(source, run)
-    source_facts = source.facts()
-    ours = _shapes(
-        run,
-        num_classes=facts["num_classes"],
-        image_shape=facts["image_shape"],
-    )
-    theirs = _shapes(
-        there,
-        num_classes=source_facts["num_classes"],
-        image_shape=source_facts["image_shape"],
-    )
-    # Planned for equal schemes, too, as planning finds what is missing.
+    ours = _shapes(run, facts)
+    theirs = _shapes(there, source.facts())
+    # For equal schemes, too, as planning finds what is missing.
     found = _plan(ours, theirs, source=began)
 
     before = settings.to_dict(there)["scheme"]
@@ -127,7 +130,10 @@ def _scheme(
 
 
 def _named(scheme: Mapping, other: Mapping) -> str:
-    """A scheme's name, with the settings in which another one of the same name differs."""
+    """A scheme's name, with the settings in which it differs from another scheme.
+
+    Where the names differ, the name is enough.
+    """
     if scheme["name"] != other["name"]:
         return scheme["name"]
     differing = []
@@ -144,16 +150,23 @@ def _settings(source: WorkDir, run: TrainSettings) -> TrainSettings:
     return dataclasses.replace(theirs, precision=run.precision)
 
 
-def _shapes(run: TrainSettings, num_classes: int, image_shape: Sequence[int]) -> Any:
-    """The variables of a run's network as `ShapeDtypeStruct`s."""
-    network = build.network(run, num_classes)
+def _shapes(run: TrainSettings, facts: Mapping) -> Any:
+    """The variables of a run's network as `ShapeDtypeStruct`s.
+
+    facts: num_classes and image_shape of the run's data.
+    """
+    network = build.network(run, facts["num_classes"])
+    image_shape = tuple(facts["image_shape"])
     # Traced only: nothing is drawn or allocated.
-    return jax.eval_shape(
-        lambda: initial_variables(network, tuple(image_shape), seed=0)
-    )
+    return jax.eval_shape(lambda: initial_variables(network, image_shape, seed=0))
 
 
 def _plan(ours: Mapping, theirs: Mapping, source: Mapping) -> Transfer:
+    """Which parameters of ours begin with theirs.
+
+    ours, theirs: {"params", "batch_stats"}, of arrays or their shapes.
+    source: as `origin` returns it.
+    """
     new_heads = source["classifier"] == "new"
     return transfer.plan(ours, theirs, new_heads=new_heads, source=source["workdir"])
 
@@ -161,6 +174,10 @@ def _plan(ours: Mapping, theirs: Mapping, source: Mapping) -> Transfer:
 def _check_same_origin(
     workdir: WorkDir, init: Init | None, began: Mapping | None
 ) -> None:
+    """Raises `UserError` where a run that goes on began with other weights.
+
+    began: as `origin` returned it then.
+    """
     if init is None:
         return
     # The weights of a run cannot be exchanged after its first step.
@@ -169,16 +186,19 @@ def _check_same_origin(
             f"{workdir.path} holds a run that began without --init; leave it out, or "
             "choose another --workdir"
         )
+
+    # Another directory, or another checkpoint of it.
     given = str(WorkDir(init.workdir).path)
     if began["workdir"] != given or began["which"] != init.which:
         raise UserError(
             f"{workdir.path} holds a run that began with --init={began['workdir']} "
-            f"--init_step={began['which']};"
-            " leave --init out, or choose another --workdir"
+            f"--init_step={began['which']}; leave --init out, or choose another "
+            "--workdir"
         )
 
 
 def _check_network(source: WorkDir, run: TrainSettings) -> None:
+    """Raises `UserError` unless the source is a training of the run's network."""
     theirs = source.config()
     if theirs.get("task") != "train":
         raise UserError(
@@ -186,8 +206,8 @@ def _check_network(source: WorkDir, run: TrainSettings) -> None:
             "training, or an imported one"
         )
 
-    # By way of the settings: a config of an older version lacks those that are new
-    # since.
+    # The config is read into settings first: a config of an older version lacks those
+    # that are new since.
     ours = settings.to_dict(run)
     theirs = settings.to_dict(settings.from_config(theirs))
     same_scheme = ours["scheme"]["name"] == theirs["scheme"]["name"]
@@ -213,8 +233,10 @@ def _network(config: Mapping, with_scheme: bool) -> dict:
 
 
 def _same_classes(ours: Mapping, theirs: Mapping) -> bool:
-    """Whether the classes are the same: by their number and, where both are known,
-    their names in the order of the labels.
+    """Whether the classes are the same.
+
+    They are compared by their number and, where both are known, by their names in the
+    order of the labels.
     """
     for key in ("num_classes", "class_names"):
         known = ours.get(key) and theirs.get(key)
@@ -231,34 +253,33 @@ def begin(
     *,
     where: Devices = devices.ONE,
 ) -> TrainState:
-    """A new run's first state with the weights and the running statistics of `source`,
-    see `origin`.
+    """A new run's first state with the weights and statistics of another run.
 
-    image_shape: (H, W, C) of the run's images. A classifier for other classes stays as
-    it was drawn, and so do parameters that only this run's scheme has. Latent weights
-    from another scheme are projected as this one does.
+    A classifier for other classes stays as it was drawn, and so do parameters that only
+    this run's scheme has. Latent weights from another scheme are projected as this
+    scheme does.
+
+    state: as it was drawn.
+    source: as `origin` returns it.
+    image_shape: (H, W, C) of the run's images.
     """
     # The source's variables, restored in the shapes of its settings.
     directory = WorkDir(source["workdir"])
-    facts = directory.facts()
-    shapes = _shapes(
-        _settings(directory, run),
-        num_classes=facts["num_classes"],
-        image_shape=facts["image_shape"],
-    )
+    shapes = _shapes(_settings(directory, run), directory.facts())
     checkpoints = CheckpointReader(directory.checkpoints, where)
     _, theirs = checkpoints.restore_variables(shapes, str(source["step"]))
 
-    # By the same scheme they are projected already.
+    # The same scheme has projected them already.
     project = None
     if "scheme" in source:
         project = run.scheme.latents.project
 
-    # Leaf by leaf, each by its path.
+    # Each leaf takes its value by its path.
     ours = {"params": state.params, "batch_stats": state.batch_stats}
+    plan = _plan(ours, theirs, source=source)
     leaves = flatten_dict(ours)
     found = flatten_dict(theirs)
-    for path, origin_path in _plan(ours, theirs, source=source).taken.items():
+    for path, origin_path in plan.taken.items():
         leaf = np.asarray(found[origin_path])
         if project and is_latent(path[-1]):
             leaf = np.asarray(project(jnp.asarray(leaf)))
@@ -267,20 +288,30 @@ def begin(
 
 
 def describe(source: Mapping) -> str:
-    """Where the weights come from, in one line. source: as `origin` returns it."""
+    """Where the weights come from, in one line.
+
+    source: as `origin` returns it.
+    """
     classifier = "the classifier is new, for other classes"
     if source["classifier"] == "kept":
         classifier = "the classifier is kept"
-    return f"begins with the weights of {source['workdir']} at step {source['step']}{_of_scheme(source)}; {classifier}"
+    return (
+        f"begins with the weights of {source['workdir']} at step {source['step']}"
+        f"{_of_scheme(source)}; {classifier}"
+    )
 
 
 def _of_scheme(source: Mapping) -> str:
-    """What became of weights that another scheme trained, as part of a sentence."""
+    """What became of weights from another scheme, as part of a sentence.
+
+    "" where the scheme is the same.
+    """
     if "scheme" not in source:
         return ""
     change = source["scheme"]
     text = f", trained as {change['from']} and {change['to']} from here on"
 
+    # Convolutions whose weights have another name here.
     renamed = {
         "latent": "kernels are latent weights",
         "kernel": "latent weights are kernels",
@@ -290,7 +321,7 @@ def _of_scheme(source: Mapping) -> str:
     if change["projected"]:
         text += ", projected"
 
-    # Parameters of one of the two networks alone, by their names.
+    # Parameters that only one of the two networks has, by their names.
     for key, words in (("initialised", "as initialised"), ("left_out", "left out")):
         listed = [f"{name} ({count})" for name, count in change[key].items()]
         if listed:

@@ -1,7 +1,7 @@
-"""How large the gradient is at each convolution of a network: where it vanishes, early
-layers no longer learn.
+"""How large the gradient is at each convolution of a network.
 
-The paper's Figures 4 and 10 show it for networks without inter-cell skips.
+Where it vanishes, early layers no longer learn. The paper's Figures 4 and 10 show it
+for networks without inter-cell skips.
 """
 
 import os
@@ -22,12 +22,15 @@ from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.directory import GRADIENTS
 from bnas_jax.workdir.files import write_whole
 
-# What a convolution's parameters are: (kh, kw, inputs, outputs).
+# A convolution's kernel is (rows, columns, inputs, outputs).
 _KERNEL_NDIM = 4
 
 
 def write_gradients(workdir: WorkDir, *, step: str = "last") -> dict:
-    """Writes `gradients_of_run` as gradients.json of the work directory; returns it."""
+    """Writes gradients.json of a work directory, and returns its contents.
+
+    step and contents: see `gradients_of_run`.
+    """
     devices.configure_alone(run_of(workdir))
     found = gradients_of_run(workdir.path, step=step)
     write_whole(workdir / GRADIENTS, found)
@@ -35,12 +38,20 @@ def write_gradients(workdir: WorkDir, *, step: str = "last") -> dict:
 
 
 def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
-    """The sums of `gradient_sums` on the first batch of a training, before its first
-    step and at a checkpoint.
+    """The sums of `gradient_sums` on the first batch of a training.
 
-    step: of the checkpoint, `last`, `best` or a number. Returns {"layers": names in the
-    order of the forward pass, "first": sums before the first step, None of a run that
-    began with other weights than its own, "last": at the checkpoint, "step": its step}.
+    They are taken before the run's first step and at a checkpoint.
+
+    step: of the checkpoint, `last`, `best` or a number.
+
+    Returns a dict:
+
+    - "layers": names in the order of the forward pass.
+    - "first": sums before the first step, None for a run that began with the weights of
+      another one (`--init`).
+    - "last": sums at the checkpoint.
+    - "step": that of the checkpoint.
+
     Raises `UserError` as `load` does.
 
     >>> sums = gradients_of_run("runs/train")  # doctest: +SKIP
@@ -49,18 +60,20 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     """
     directory = WorkDir(workdir)
     restored = restore(directory, step=step)
+    model = restored.model
     batch, image_shape = _first_batch(restored, directory)
+    sums_of = jax.jit(lambda variables: gradient_sums(model, variables, batch))
 
-    sums_of = jax.jit(lambda variables: gradient_sums(restored.model, variables, batch))
+    # At the checkpoint.
     last = sums_of(restored.variables)
-    layers = _in_order(restored.model, image_shape, found=set(last))
+    layers = _in_order(model, image_shape, found=set(last))
     listed = lambda sums: [float(sums[name]) for name in layers]
 
-    # What a run began with is drawn anew from its seed, unless it was given by
-    # `--init`.
+    # Before the first step: the weights are drawn anew from the run's seed, unless they
+    # were given by `--init`.
     first = None
     if "init" not in directory.facts():
-        drawn = initial_variables(restored.model, image_shape, seed=restored.run.seed)
+        drawn = initial_variables(model, image_shape, seed=restored.run.seed)
         first = listed(sums_of(drawn))
     return {
         "layers": layers,
@@ -73,24 +86,28 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
 def gradient_sums(
     model: nn.Module, variables: dict, batch: Batch
 ) -> dict[str, jax.Array]:
-    """The sum of |dL / dW| over the kernel of each convolution, by the path of its
-    module; L is the mean cross-entropy.
+    """The sum of |dL / dW| over the kernel of each convolution.
 
-    variables: {"params", "batch_stats"}. batch: {"image": NHWC, "label": (N,)}. W are
-    the latent weights of a binary convolution. Drop-path is off, batch norm takes the
-    statistics of the batch.
+    L is the mean cross-entropy, W the kernel; of a binary convolution, its latent
+    weights. Drop-path is off, and batch norm takes the statistics of the batch. Returns
+    {path of the module: sum, a scalar}.
 
-    >>> network = bnas.Network(bnas.load_genotype("latest_cell"), num_cells=3, channels=2, num_classes=10)
+    variables: {"params", "batch_stats"}.
+    batch: {"image": NHWC, "label": (N,)}.
+
+    >>> genotype = bnas.load_genotype("latest_cell")
+    >>> network = bnas.Network(genotype, num_cells=3, channels=2, num_classes=10)
     >>> batch = {"image": jnp.ones((2, 8, 8, 1)), "label": jnp.zeros(2, int)}
     >>> shapes = jax.eval_shape(network.init, jax.random.key(0), batch["image"])
-    >>> sums = jax.eval_shape(lambda variables: gradient_sums(network, variables, batch), shapes)
+    >>> sums_of = lambda variables: gradient_sums(network, variables, batch)
+    >>> sums = jax.eval_shape(sums_of, shapes)
     >>> sums["stem/conv"].shape
     ()
     """
     labels = batch["label"]  # [N]
 
     def loss_of(params):
-        logits, _ = model.apply(
+        logits, _ = model.apply(  # [N, classes]
             {**variables, "params": params},
             batch["image"],
             train=True,
@@ -100,12 +117,15 @@ def gradient_sums(
         return jnp.mean(cross_entropy(logits, labels))
 
     gradients = jax.grad(loss_of)(variables["params"])
+
+    # By the path of the module; several kernels of one module would be added up.
     sums: dict[str, jax.Array] = {}
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         if gradient.ndim != _KERNEL_NDIM:
             continue
         module = "/".join(entry.key for entry in path[:-1])
-        sums[module] = sums.get(module, 0.0) + jnp.sum(jnp.abs(gradient))
+        size = jnp.sum(jnp.abs(gradient))
+        sums[module] = sums.get(module, 0.0) + size
     return sums
 
 
@@ -124,5 +144,5 @@ def _in_order(
     """The names of the convolutions in the order of the forward pass."""
     rows = [row.name for row in cost(model, image_shape=image_shape).rows]
     named = [name for name in dict.fromkeys(rows) if name in found]
-    # A layer that the walk does not name comes last.
+    # A layer that the table of costs does not name comes last.
     return [*named, *sorted(found - set(named))]

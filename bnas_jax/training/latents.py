@@ -1,9 +1,8 @@
-"""What the optimizer does to latent weights: links of an optax chain, one for each
-entry of a scheme's `LatentRule`.
+"""What the optimizer does to latent weights: links of an optax chain.
 
-Latent weights are the parameters that `layers.is_latent` knows by name. The links are a
-factor of the gradient, gradients in closed form, rates, and the projection after each
-update. None touches the forward pass.
+There is one for each entry of a scheme's `LatentRule`: a factor of the gradient,
+gradients in closed form, rates, and the projection after each update. None touches the
+forward pass. Latent weights are the parameters that `layers.is_latent` knows by name.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +18,9 @@ from bnas_jax.training.schedules import Schedule
 
 
 def on_latents(function, tree, *rest):
-    """A tree of parameters with `function` applied to each latent weight; the other
-    leaves as they are.
+    """A tree of parameters with `function` applied to each latent weight.
+
+    The other leaves stay as they are.
 
     rest: trees of the same structure, whose leaves are further arguments.
     """
@@ -34,16 +34,17 @@ def on_latents(function, tree, *rest):
 
 
 def on_latent_modules(function, tree, *rest):
-    """A tree of parameters with `function` applied to the dict of each module with a
-    parameter `latent`; the rest as it is.
+    """A tree of parameters with `function` applied to the dict of each latent module.
 
-    Edges computed together (`latent_TYPE`) stay as they are: a scheme with `gradients`
-    or `rates` has batches_edges = False.
+    That is a module with a parameter `latent`. Everything else stays as it is, edges
+    that are computed together (`latent_TYPE`), too: a scheme with `gradients` or
+    `rates` has batches_edges = False.
+
     rest: trees of the same structure, whose dicts are further arguments.
     """
     if not isinstance(tree, Mapping):
         return tree
-    # From the leaves up: modules may contain modules.
+    # From the leaves up, as modules may contain modules.
     inner = {}
     for name, value in tree.items():
         others = [other[name] for other in rest]
@@ -54,8 +55,11 @@ def on_latent_modules(function, tree, *rest):
 
 
 def kernels_always_zero(params, scheme: Scheme) -> list[str]:
-    """The paths of latent weights that the scheme's projection makes zero
-    (`Scheme.always_zero`), in a tree of shapes.
+    """The paths of latent weights that the scheme's projection makes zero.
+
+    See `Scheme.always_zero`.
+
+    params: a tree of arrays or of their shapes.
     """
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -65,8 +69,9 @@ def kernels_always_zero(params, scheme: Scheme) -> list[str]:
 
 
 def project_params(params, rule: LatentRule):
-    """Parameters with their latent weights projected, as before the first forward pass
-    of the released code.
+    """Parameters with their latent weights projected, if the rule has a projection.
+
+    The released code does so before the first forward pass.
     """
     if rule.project is None:
         return params
@@ -76,15 +81,19 @@ def project_params(params, rule: LatentRule):
 def scale_latent_gradients(
     factor: Callable[[tuple[int, ...]], float],
 ) -> optax.GradientTransformation:
-    """Multiplies the gradients of latent weights by a factor of their shape
-    (`LatentRule.factor`).
+    """Multiplies the gradients of latent weights by a factor (`LatentRule.factor`).
+
+    factor: (shape of a latent weight) -> its factor.
     """
     scaled = lambda gradient: gradient * factor(gradient.shape)
     return optax.stateless(lambda grads, _: on_latents(scaled, grads))
 
 
 class StepCount(NamedTuple):
-    """step: the number of updates."""
+    """The state of `latent_gradients`.
+
+    step: the number of updates.
+    """
 
     step: jax.Array
 
@@ -92,8 +101,10 @@ class StepCount(NamedTuple):
 def latent_gradients(
     gradients: Callable, rate: Schedule
 ) -> optax.GradientTransformation:
-    """Replaces the gradients of modules that have latent weights by those of
-    `LatentRule.gradients`.
+    """Replaces the gradients of latent modules by those in closed form.
+
+    gradients: `LatentRule.gradients`.
+    rate: the learning rate, on which they depend.
     """
 
     def init(params):
@@ -110,8 +121,9 @@ def latent_gradients(
 
 
 def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies updates in modules with latent weights, each by the factor of its name
-    in `rates` (`LatentRule.rates`).
+    """Multiplies the updates of latent modules by factors (`LatentRule.rates`).
+
+    rates: {name of a parameter: its factor}; updates of other names stay as they are.
     """
 
     def of_module(updates):
@@ -129,12 +141,12 @@ def project_latents(
 ) -> optax.GradientTransformation:
     """Changes the updates so that the updated latent weights are projected.
 
-    The last link of a chain.
+    It must be the last link of a chain.
     """
 
-    # optax adds the result to the parameters, which are then the projected ones.
+    # u: updates, p: parameters. optax adds the result to p, which gives project(p + u).
     def update(updates, params):
-        # u: updates, p: parameters.
-        return on_latents(lambda u, p: project(p + u) - p, updates, params)
+        to_projected = lambda u, p: project(p + u) - p
+        return on_latents(to_projected, updates, params)
 
     return optax.stateless(update)

@@ -19,8 +19,10 @@ from bnas_jax.training.workdir import WorkDir
 
 
 class Restored(NamedTuple):
-    """A network with the variables of a checkpoint, and what its work directory says
-    about it.
+    """A network with the variables of a checkpoint.
+
+    run, facts: what its work directory says about it.
+    step: of the checkpoint.
     """
 
     model: nn.Module
@@ -33,12 +35,16 @@ class Restored(NamedTuple):
 def load(
     workdir: str | os.PathLike, *, step: str | int = "last"
 ) -> tuple[nn.Module, dict]:
-    """(model, variables) of a training or an imported network: `model.apply(variables,
-    images, train=False)`.
+    """(model, variables) of a training or an imported network.
 
-    step: `last`, `best` (chosen on the test set) or a number. Images are NHWC floats,
-    normalised by the mean and std of the directory's run.json. Raises `UserError` where
-    there is no such directory or checkpoint, or it is a search's.
+    `model.apply(variables, images, train=False)` gives the logits. Images are NHWC
+    floats, normalised by the mean and std of the directory's run.json.
+
+    step: `last`, `best` (chosen on the test set) or a number.
+
+    Raises `UserError` where there is no such directory or checkpoint, or it is a
+    search's.
+
     Example: `model, variables = bnas_jax.load("runs/train")`.
     """
     restored = restore(WorkDir(workdir), step=str(step))
@@ -46,32 +52,37 @@ def load(
 
 
 def restore(directory: WorkDir, *, step: str) -> Restored:
-    """The network of a training or an imported network. step and errors: see `load`."""
+    """The network of a training or an imported network.
+
+    step and errors: see `load`.
+    """
     run = run_of(directory)
     facts = facts_lib.from_dict(directory.facts())
     model, shapes = restored_model(run, facts)
 
-    found, variables = CheckpointReader(directory.checkpoints).restore_variables(
-        shapes, step
-    )
+    checkpoints = CheckpointReader(directory.checkpoints)
+    found, variables = checkpoints.restore_variables(shapes, step)
     return Restored(model, variables, run=run, facts=facts, step=found)
 
 
 def restored_model(run: TrainSettings, facts: Facts) -> tuple[nn.Module, Any]:
-    """(the network of a training's settings, for the classes and images of the facts;
-    the shapes of its variables).
+    """(the network of a training, the shapes of its variables).
+
+    run: the settings of the training.
+    facts: about its data, of which the classes and the image shape are taken.
     """
     model = run.network.build(
         num_classes=facts.num_classes, scheme=run.scheme, arithmetic=run.arithmetic()
     )
-    # Traced, nothing is initialised.
+    # Traced only: nothing is drawn or allocated.
     shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, seed=0))
     return model, shapes
 
 
 def run_of(directory: WorkDir) -> TrainSettings:
-    """The settings of a training or an imported network; `UserError` for a search's
-    directory.
+    """The settings of a training or an imported network.
+
+    Raises `UserError` for a search's directory.
     """
     run = _settings(directory)
     if not isinstance(run, TrainSettings):
@@ -82,8 +93,10 @@ def run_of(directory: WorkDir) -> TrainSettings:
 
 
 def _settings(directory: WorkDir) -> Settings:
-    """The settings of a run; `UserError` that names the extensions which it needs,
-    where they may be what is missing.
+    """The settings of a run.
+
+    Raises `UserError` for settings that cannot be read. It names the extensions that
+    the run was made with, as they may be what is missing.
     """
     try:
         return settings.from_config(directory.config())
@@ -98,9 +111,10 @@ def _settings(directory: WorkDir) -> Settings:
 
 
 def source_step(source: WorkDir, which: str) -> int:
-    """The step that `best`, `last` or a number stands for in another run's directory,
-    the same on every process.
+    """The step that `best`, `last` or a number stands for in another run's directory.
+
+    It is the same on every process.
     """
     step = CheckpointFolder(source.checkpoints).find(which)
-    # The run there may be going on, so that the processes would find different ones.
+    # The run there may be going on, so that the processes might find different steps.
     return int(hosts.from_first(str(step)))

@@ -1,6 +1,7 @@
 """The loop around the steps of a run: epochs, records, checkpoints, stops.
 
-What a step computes is the task's part.
+`run` is the whole of it, `_Loop` the state of a run that is under way. What a step
+computes is the task's part, behind the protocol `Work`.
 """
 
 import contextlib
@@ -39,27 +40,28 @@ class Work(Protocol):
         """The state to go on from: the newest checkpoint's, or the first one."""
 
     def prepare(self, state, calls: list[range]) -> None:
-        """Compiles the programs of those calls and of the evaluation; the state stays
-        as it is.
+        """Compiles the programs of those calls and of the evaluation.
+
+        The state stays as it is.
         """
 
     def advance(self, state, steps: range) -> Any:
-        """The state after the steps of those numbers, which are one call of a compiled
-        program.
-        """
+        """The state after the steps of those numbers, which one call makes."""
 
     def finish_epoch(
         self, state, epoch: int, between_batches: Callable[[], None]
     ) -> tuple[Any, dict, float | None]:
-        """(the state to go on with, the epoch's record, top-1 in % of that state or
-        None).
+        """(the state to go on with, the epoch's record, its accuracy).
+
+        The accuracy is top-1 in % of the state that is returned, or None.
 
         between_batches: to call between two batches.
         """
 
     def conclude(self, state, between_batches: Callable[[], None]) -> None:
-        """Computes what the run's result needs besides, after the last epoch; see
-        `finish_epoch`.
+        """Computes what else the run's result needs, after the last epoch.
+
+        between_batches: see `finish_epoch`.
         """
 
 
@@ -71,39 +73,33 @@ def run(
     *,
     where: Devices = devices.ONE,
 ) -> Any:
-    """Advances the state that the work begins with to the end of the last epoch and
-    returns it.
+    """Advances a run to the end of its last epoch and returns its state there.
 
-    At the end of each epoch its record is logged and the state saved. A state that was
-    saved after an epoch's last step but before its evaluation was finished is evaluated
-    first. Settings that `WorkDir.open` found changed are noted in the work directory,
-    with the learning rates before and after the change.
-    Raises `Stopped` after a signal, with the state saved, and `UserError`, without,
-    when the loss is not finite.
+    It begins with the state that `Work.begin` gives. At the end of each epoch the
+    record is logged and the state saved. A state that was saved after an epoch's last
+    step, but before the evaluation was finished, is evaluated first. Settings that
+    `WorkDir.open` found changed are noted in the work directory, with the learning
+    rates before and after the change.
+
+    Raises `Stopped` after a signal, with the state saved; and `UserError` when the loss
+    or the weights are not finite, with the state not saved.
     """
+    steps_per_epoch = work.steps_per_epoch
     with Stops() as stops, _finishing(checkpoints):
-        # Restoring takes minutes where files are slow, so that a signal must be able to
-        # end it.
-        try:
-            state = stops.during(work.begin)
-        except Interrupted as interrupted:
-            saved = max(checkpoints.steps(), default=0)
-            raise Stopped(interrupted.number, saved) from None
-
+        # The first state, or the newest that was saved, and where the run stands.
+        state = _begin(work, checkpoints, stops)
         step = int(state.step)
-        _check_epochs(
-            settings.num_epochs, step=step, steps_per_epoch=work.steps_per_epoch
-        )
-        evaluated = _is_evaluated(
-            state, step=step, steps_per_epoch=work.steps_per_epoch
-        )
+        _check_epochs(settings.num_epochs, step=step, steps_per_epoch=steps_per_epoch)
+        evaluated = _is_evaluated(state, step=step, steps_per_epoch=steps_per_epoch)
 
         # The log is cut behind the last record that is final: an epoch that is
-        # evaluated anew gets another one.
+        # evaluated anew gets another record.
         logged = step
         if not evaluated:
             logged = step - 1
-        _say_what_is_lost(workdir, step=step, epochs=logged // work.steps_per_epoch)
+        _say_what_is_lost(workdir, step=step, epochs=logged // steps_per_epoch)
+
+        # Compile, then steps and evaluations until the last epoch has ended.
         with contextlib.closing(Log(workdir, logged)) as log:
             loop = _Loop(
                 state=state,
@@ -126,6 +122,18 @@ def run(
                     loop.call()
                 loop.conclude()
         return loop.state
+
+
+def _begin(work: Work, checkpoints: Checkpoints, stops: Stops) -> Any:
+    """The state that a run begins with, as `Work.begin` gives it.
+
+    Restoring takes minutes where files are slow. A signal ends it: `Stopped`.
+    """
+    try:
+        return stops.during(work.begin)
+    except Interrupted as interrupted:
+        saved = max(checkpoints.steps(), default=0)
+        raise Stopped(interrupted.number, saved) from None
 
 
 class _Loop:
@@ -152,7 +160,7 @@ class _Loop:
         self.log = log
         self.stops = stops
 
-        # Steps: the one that the state is at, that of the newest checkpoint, and the
+        # Numbers of steps: that of the state, that of the newest checkpoint, and the
         # last one of the run.
         self.step = self.saved = int(state.step)
         self.last = settings.num_epochs * work.steps_per_epoch
@@ -160,7 +168,9 @@ class _Loop:
         self.watchdog = hosts.Watchdog(settings.distributed.timeout_seconds)
         self.progress = ProgressBar(self.step, self.last)
         self.saves = Saves(settings)
+        # When the epoch, or compiling before it, began.
         self.started = time.monotonic()
+
         log.note(
             f"starts at step {self.step} of {self.last} on {environment()['device']}, "
             f"{hosts.count()} processes"
@@ -168,10 +178,8 @@ class _Loop:
         log.note(f"code {hosts.code_version()}, jax {jax.__version__}")
 
     def note_changes(self) -> None:
-        """Notes the settings that differ from here on, if any, in config.json and in
-        the log.
-        """
-        # Read before it is overwritten.
+        """Notes settings that differ from here on, in config.json and in the log."""
+        # config.json is read before it is overwritten.
         before = self.workdir.config()
         changed = self.workdir.note_changes(self.settings, self.step)
         if not changed:
@@ -200,6 +208,7 @@ class _Loop:
         self.saves.done()
 
     def _compile(self) -> None:
+        # The steps, in calls of each length, and the evaluation.
         calls = calls_of(
             self.step,
             last=self.last,
@@ -207,15 +216,17 @@ class _Loop:
             steps_per_call=self.settings.steps_per_call,
         )
         self.work.prepare(self.state, calls)
-        # Copying a state for a save and checking it are small programs, which compile
-        # when they are first called.
+        # Copying a state for a save and checking it are small programs, too. They
+        # compile when they are first called.
         self.where.saveable(self.state)
         self._check_whole()
 
     def call(self) -> None:
-        """Runs the steps of one call, and what is due after them: an epoch's end, a
-        save, a check of the loss.
+        """Runs the steps of one call, and what is due after them.
+
+        That is the end of an epoch, a save, or a check of the loss.
         """
+        # The steps.
         steps = next_call(
             self.step,
             steps_per_epoch=self.work.steps_per_epoch,
@@ -225,15 +236,17 @@ class _Loop:
         self.step = steps.stop
         self.progress.show(self.step)
 
-        # Steps run ahead of Python. Only a wait for a result shows whether the other
-        # processes are alive.
+        # Python runs ahead of the devices. Only a wait for a result shows whether the
+        # other processes are alive.
         if hosts.count() > 1 and crossed(steps, hosts.WAIT_EVERY):
             jax.block_until_ready(self.state.step)
             self.watchdog.beat(self.step)
 
-        # Once a call on every process, or they would not agree on the step to stop
+        # Every process asks once a call, or they would not agree on the step to stop
         # after.
         signal = self.stops.wanted()
+
+        # What is due. The end of an epoch includes a save, and a save includes a check.
         if self.step % self.work.steps_per_epoch == 0:
             self.end_epoch()
         elif signal or self.saves.due(steps):
@@ -242,29 +255,32 @@ class _Loop:
         elif crossed(steps, self.settings.log_every_steps):
             self._check_finite()
 
-        # By now the state is saved.
+        # By now the state is saved. After the last step there is nothing to stop.
         if signal and self.step < self.last:
             raise self._stopped(signal)
 
     def end_epoch(self) -> None:
         """Evaluates, logs the record and saves.
 
-        After a signal the evaluation is broken off and the state saved without it.
+        After a signal the evaluation is broken off, and the state saved without it.
         """
         self._check_whole()
-        epoch = self.step // self.work.steps_per_epoch - 1
+
+        # The evaluation.
+        epoch = self.step // self.work.steps_per_epoch - 1  # from 0
         try:
             state, record, top1 = self.work.finish_epoch(
                 self.state, epoch, between_batches=self._between_batches
             )
         except Interrupted as interrupted:
-            # Saved without an accuracy, by which the next start sees that it has to
-            # evaluate (`_is_evaluated`).
+            # The state has no accuracy of this epoch, by which the next start sees that
+            # it has to evaluate (`_is_evaluated`).
             if self.saved < self.step:
                 self._save()
             raise self._stopped(interrupted.number) from None
         self.state = self.where.settle(state)
 
+        # The clock of the next epoch begins here.
         record["seconds"] = round(time.monotonic() - self.started, 3)
         self.started = time.monotonic()
 
@@ -276,7 +292,7 @@ class _Loop:
         self._save(top1)
 
     def conclude(self) -> None:
-        """What the result needs besides.
+        """Computes what else the result needs.
 
         It is not saved: after a signal the next start computes it anew.
         """
@@ -296,10 +312,8 @@ class _Loop:
         self.saves.done()
 
     def _check_finite(self) -> None:
-        """Raises the `UserError` of a run that has diverged, by the epoch's loss so
-        far.
-        """
-        loss = float(self.state.sums.loss)
+        """Raises `UserError` if the epoch's loss so far shows a divergence."""
+        loss = float(self.state.sums.loss)  # a sum over the examples
         examples = float(self.state.sums.examples)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss became {loss}")
@@ -310,8 +324,10 @@ class _Loop:
             )
 
     def _check_whole(self) -> None:
-        """Before a checkpoint: the last step may have spoiled the weights without the
-        loss showing it yet.
+        """Raises `UserError` if the loss or the weights show a divergence.
+
+        It is called before a checkpoint: the last step may have spoiled the weights,
+        which the loss does not show yet.
         """
         self._check_finite()
         # A search has alphas, a training has none.
@@ -320,33 +336,39 @@ class _Loop:
             raise self._diverged("the weights are no longer finite")
 
     def _diverged(self, what: str) -> UserError:
-        """The error of a run that has diverged: where it began, and how to go on from
-        the last good checkpoint.
+        """The error of a run that has diverged.
+
+        It says where the divergence began, and how to go on from the last good
+        checkpoint. Checkpoints from the divergence on are set aside.
         """
         began = divergence.describe(self.state.guard, self.state.params)
         section = "optimizer"
         if isinstance(self.settings, SearchSettings):
             section = "weights"
 
-        # Weights whose gradient is not finite are no good, even where they are finite
-        # themselves.
+        # The last good checkpoint is that before the first gradient that was not
+        # finite: later weights are no good, even where they are finite themselves.
         broken = divergence.first_step(self.state.guard)
         if broken is None:
             broken = self.step
         good = self.checkpoints.last_before(broken)
         goes_on = "begins anew, as there is no good checkpoint"
         if good is not None:
-            goes_on = f"goes on from step {good}, the last good checkpoint in {self.workdir.checkpoints}"
+            goes_on = (
+                f"goes on from step {good}, the last good checkpoint in "
+                f"{self.workdir.checkpoints}"
+            )
         return UserError(
             f"{what} by step {self.step}{began}; lower the learning rate or clip the "
-            "gradient: the same command with --change"
-            f" and a smaller --config.{section}.learning_rate or "
-            f"--config.{section}.clip_norm {goes_on}"
+            "gradient: the same command with --change and a smaller "
+            f"--config.{section}.learning_rate or --config.{section}.clip_norm "
+            f"{goes_on}"
         )
 
     def _stopped(self, signal: int) -> Stopped:
-        """The end of a run after a signal, once the state is on disk; `UserError` where
-        it could not be saved.
+        """The end of a run after a signal, once the state is on disk.
+
+        Raises `UserError` where the state could not be saved.
         """
         self.checkpoints.finish()
         stopped = Stopped(signal, self.step)
@@ -355,41 +377,45 @@ class _Loop:
 
 
 def _check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
+    """Raises `UserError` for a run that is beyond the last of its epochs."""
     if step > num_epochs * steps_per_epoch:
         raise UserError(
             f"the run is at step {step} of {steps_per_epoch} an epoch, beyond the end "
-            f"of config.num_epochs={num_epochs};"
-            f" write at least {-(-step // steps_per_epoch)}"
+            f"of config.num_epochs={num_epochs}; write at least "
+            f"{-(-step // steps_per_epoch)}"
         )
 
 
 def _say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
-    """A line where a run goes on without the records of some of its epochs, or begins
-    anew although it has records.
+    """Warns of what a run has lost: its checkpoints, or records of its epochs.
 
-    epochs: those that have ended by `step`, from which the run goes on.
+    step: from which the run goes on.
+    epochs: the number of those that have ended, and been evaluated, by then.
     """
+    # There are records, but the run begins anew.
     records = workdir.read_metrics()
     if step == 0 and records:
         workdir.say(
             f"warning: no checkpoint in {workdir.checkpoints}, though metrics.jsonl "
-            f"has {len(records)} epochs; the run begins"
-            " anew"
+            f"has {len(records)} epochs; the run begins anew"
         )
-    missing = set(range(epochs)) - {record.get("epoch") for record in records}
+
+    # The run goes on, but some of its epochs have no record.
+    recorded = {record.get("epoch") for record in records}
+    missing = set(range(epochs)) - recorded
     if missing:
         workdir.say(
             f"warning: metrics.jsonl lacks the records of {len(missing)} of the "
-            f"{epochs} epochs so far; the run goes on"
-            " without them"
+            f"{epochs} epochs so far; the run goes on without them"
         )
 
 
 def _is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
-    """Whether nothing is left to evaluate: False for the state of an epoch's last step
-    that has no accuracy of that epoch.
+    """Whether the last epoch that has ended needs no evaluation any more.
+
+    False for the state of an epoch's last step that has no accuracy of that epoch.
     """
-    epoch = step // steps_per_epoch - 1
+    epoch = step // steps_per_epoch - 1  # the last one that has ended, -1 for none
     within_epoch = step % steps_per_epoch > 0
     if within_epoch or epoch < 0:
         return True
@@ -399,7 +425,7 @@ def _is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
 
 @contextlib.contextmanager
 def _finishing(checkpoints: Checkpoints):
-    """Waits at the end for what is being saved, unless a second Ctrl-C quits at once."""
+    """Waits at the end for what is being saved, but not after a second Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:

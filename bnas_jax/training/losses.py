@@ -9,7 +9,10 @@ def cross_entropy(
 ) -> jax.Array:
     """Cross-entropy with targets (1 - smoothing) * onehot + smoothing / classes.
 
-    logits: (N, classes); labels: (N,) integers; returns (N,).
+    logits: (N, classes).
+    labels: (N,), integers.
+
+    Returns (N,).
     """
     log_p = jax.nn.log_softmax(logits)  # [N, classes]
     picked = jnp.take_along_axis(log_p, labels[:, None], axis=-1)  # [N, 1]
@@ -19,25 +22,35 @@ def cross_entropy(
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Cross-entropy with probabilities of all classes. logits, targets: (N, classes);
-    returns (N,).
+    """Cross-entropy with probabilities of all classes.
+
+    logits, targets: (N, classes).
+
+    Returns (N,).
     """
-    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+    log_p = jax.nn.log_softmax(logits)  # [N, classes]
+    return -jnp.sum(targets * log_p, axis=-1)
 
 
 def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     """1 where the label is among the k classes of the highest scores, else 0.
 
-    Shapes as `cross_entropy`.
-
     Of equal scores the first is the higher, as in argmax, so that a dead network has no
     hits for free. NaN is a miss.
+
+    logits: (N, classes).
+    labels: (N,), integers.
+
+    Returns (N,) in the number type of the logits.
     """
     score = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # [N, 1]
-    classes = jnp.arange(logits.shape[-1])
+    classes = jnp.arange(logits.shape[-1])  # [classes]
     first = classes < labels[:, None]  # [N, classes]
-    # The classes that come before the label: `not <=` instead of `>`, which a NaN would
-    # pass.
-    before = jnp.logical_not(logits <= score) | ((logits == score) & first)
+
+    # The classes that rank before the label. `not <=` stands in place of `>`, which
+    # would be False for NaN.
+    better = jnp.logical_not(logits <= score)  # [N, classes]
+    tied = (logits == score) & first  # [N, classes]
+    before = better | tied  # [N, classes]
     higher = jnp.sum(before, axis=-1)  # [N]
     return (higher < k).astype(logits.dtype)

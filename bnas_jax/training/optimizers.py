@@ -1,7 +1,7 @@
-"""Optimizers of the weights, as chains in which every rule of the method is one link
-(docs/schemes.md, docs/conventions.md).
+"""Optimizers of the weights: chains in which every rule of the method is one link.
 
-`latents` has the links for latent weights, `descent` those for all of them.
+`latents` has the links for latent weights, `descent` those for all weights. The rules
+are explained in docs/schemes.md and docs/conventions.md.
 """
 
 import optax
@@ -14,11 +14,11 @@ from bnas_jax.training.schedules import Schedule, constant
 
 
 class LatentOptimizer(optax.GradientTransformation):
-    """An optimizer with the links for latent weights of a scheme; made by
-    `for_latents`.
+    """An optimizer with a scheme's links for latent weights; made by `for_latents`.
 
-    scheme: that one. unclipped: the same optimizer without its clipping, with a state
-    of the same structure.
+    scheme: the scheme that it follows.
+    unclipped: the same optimizer without its clipping, with a state of the same
+        structure.
     """
 
     scheme: Scheme
@@ -45,15 +45,22 @@ def for_latents(
     clip_norm: float | None = None,
     rate: float | Schedule | None = None,
 ) -> LatentOptimizer:
-    """Any optax optimizer, with the scheme's treatment of latent weights: for
-    `TrainStep` and `SearchStep`.
+    """Any optax optimizer, with the scheme's treatment of latent weights.
 
-    In this order: the raw gradient is clipped to `clip_norm` (None: not), that of
-    latent weights is multiplied by the scheme's factor, the scheme's gradients in
-    closed form, the update of `optimizer`, the scheme's rates, and the projection.
+    `TrainStep` and `SearchStep` take such an optimizer. Its links, in this order:
+
+    1. The raw gradient is clipped to `clip_norm` (None: not).
+    2. The gradient of latent weights is multiplied by the scheme's factor.
+    3. The scheme's gradients in closed form take the place of the raw ones.
+    4. `optimizer` makes its update.
+    5. The scheme's rates multiply the update.
+    6. Latent weights are projected.
+
     rate: the optimizer's learning rate, a number or a function of the step; for a
-    scheme whose closed forms depend on it. Raises `UserError` for an optimizer that
-    already does this, and without a rate that is needed.
+        scheme whose closed forms depend on it.
+
+    Raises `UserError` for an optimizer that already does this, and without a rate that
+    is needed.
 
     >>> optimizer = bnas.for_latents(optax.adam(1e-3), bnas.SCHEMES["bireal"]())
     """
@@ -73,24 +80,24 @@ def for_latents(
     links = []
     clips = clip_norm is not None and clip_norm != float("inf")
     if clips:
-        # `flatten` lays all leaves into one vector, where each of hundreds would have
-        # kernels of its own.
+        # `flatten` lays all leaves into one vector. Otherwise each of hundreds of
+        # leaves would have device kernels of its own.
         links.append(optax.flatten(optax.clip_by_global_norm(clip_norm)))
     if rule.factor is not None:
         links.append(latents.scale_latent_gradients(rule.factor))
     if rule.gradients is not None and rate is not None:
         links.append(latents.latent_gradients(rule.gradients, _schedule(rate)))
 
-    # Behind it: what changes updates. The projection is last, as it needs the whole
-    # update.
+    # Behind the optimizer: what changes updates. The projection is last, as it needs
+    # the whole update.
     links.append(optimizer)
     if rule.rates:
         links.append(latents.scale_rates(rule.rates))
     if rule.project is not None:
         links.append(latents.project_latents(rule.project))
 
-    # An identity takes the place of the clipping, so that both chains can use one
-    # state.
+    # The same chain without clipping. An identity takes its place, so that both chains
+    # can use one state.
     unclipped = list(links)
     if clips:
         unclipped[0] = optax.flatten(optax.identity())
@@ -111,20 +118,19 @@ def latent_sgd(
 ) -> LatentOptimizer:
     """SGD as in PyTorch, with the scheme's treatment of latent weights.
 
-    Rates and momenta are numbers or functions of the step.
-
     Weight decay is added to the gradient behind the scheme's factor, as in the authors'
-    code. decayed: see `descent.with_decay`.
+    code.
 
-    >>> optimizer = bnas.latent_sgd(optax.cosine_decay_schedule(0.025, 1000), weight_decay=3e-4)
+    learning_rate, momentum: numbers or functions of the step.
+    decayed: see `descent.with_decay`.
+    clip_norm, scheme: see `for_latents`.
+
+    >>> rate = optax.cosine_decay_schedule(0.025, 1000)
+    >>> optimizer = bnas.latent_sgd(rate, weight_decay=3e-4)
     """
     descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
-    return for_latents(
-        with_decay(descent, weight_decay=weight_decay, decayed=decayed),
-        scheme,
-        clip_norm=clip_norm,
-        rate=learning_rate,
-    )
+    decaying = with_decay(descent, weight_decay=weight_decay, decayed=decayed)
+    return for_latents(decaying, scheme, clip_norm=clip_norm, rate=learning_rate)
 
 
 def latent_adam(
@@ -138,32 +144,32 @@ def latent_adam(
     clip_norm: float | None = None,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
-    """Adam as in PyTorch, where weight decay is L2 regularisation; otherwise as
-    `latent_sgd`.
+    """Adam as in PyTorch, where weight decay is L2 regularisation.
+
+    Otherwise as `latent_sgd`.
     """
     descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
-    return for_latents(
-        with_decay(descent, weight_decay=weight_decay, decayed=decayed),
-        scheme,
-        clip_norm=clip_norm,
-        rate=learning_rate,
-    )
+    decaying = with_decay(descent, weight_decay=weight_decay, decayed=decayed)
+    return for_latents(decaying, scheme, clip_norm=clip_norm, rate=learning_rate)
 
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
-    """`UserError` for an optimizer without the scheme's treatment of latent weights, or
-    with that of another scheme.
+    """Raises `UserError` unless an optimizer treats latent weights as the scheme does.
+
+    optimizer: any, such as one that treats no latent weights, or those of another
+        scheme.
     """
-    # A scheme's name, or its class without the brackets.
+    # A common slip is a scheme's name, or its class without the brackets.
     if not isinstance(scheme, Scheme):
         raise UserError(f"scheme must be an object such as Xnor(), got {scheme!r}")
+
+    # Schemes are compared before their rules: two equal schemes may have unequal rules,
+    # whose functions may be made anew for each.
     followed = getattr(optimizer, "scheme", None)
-    # Schemes first: equal ones may have unequal rules, whose functions may be made anew
-    # for each.
     if followed == scheme:
         return
 
-    # Schemes of other names may have the same rule, such as none.
+    # Two different schemes may have the same rule, such as none.
     rule = LatentRule()
     if followed is not None:
         rule = followed.latents
@@ -173,10 +179,9 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
         if scheme.latents.gradients is not None:
             rate = ", rate=rate"
         raise UserError(
-            f"the optimizer does not treat latent weights as {name} does; "
-            "write latent_sgd(rate, scheme=scheme) with the network's scheme, or "
-            f"for_latents(inner, scheme{rate}) with"
-            " an optax optimizer inside"
+            f"the optimizer does not treat latent weights as {name} does; write "
+            "latent_sgd(rate, scheme=scheme) with the network's scheme, or "
+            f"for_latents(inner, scheme{rate}) with an optax optimizer inside"
         )
 
 

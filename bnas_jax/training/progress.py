@@ -6,7 +6,7 @@ from bnas_jax.runtime import hosts
 
 
 def line_of(record: dict) -> str:
-    """A record in one line of text, without what is nested in it, such as the genotype."""
+    """A record in one line of text, without nested values such as the genotype."""
     shown = []
     for name, value in record.items():
         if isinstance(value, dict):
@@ -31,10 +31,12 @@ class ProgressBar:
         )
 
     def show(self, step: int) -> None:
+        """Moves the bar to a step."""
         # A hidden bar keeps no position to count from.
         if not self._bar.disable:
             self._bar.update(step - self._bar.n)
 
     def say(self, text: str) -> None:
+        """Writes a line above the bar, on the first process alone."""
         if hosts.is_first():
             self._bar.write(text, file=sys.stderr)

@@ -1,5 +1,6 @@
-"""Brings a state that was saved before some settings changed into the form that the run
-has now (`--change`).
+"""Brings a saved state into the form that a run has after a change of its settings.
+
+Such a change is made by `--change`.
 """
 
 from collections import Counter
@@ -13,13 +14,15 @@ PER_EPOCH = ("test_top1", "valid_top1", "history")
 
 
 def by_name(tree, links: bool = True) -> dict[str, Any]:
-    """The leaves of a tree by names such as params/cell0/..., which Orbax keeps of
-    tuples and classes, too.
+    """The leaves of a tree by names such as params/cell0/...
 
-    links: with the positions in tuples. Without them an optimizer's state has the same
-    names whether or not its chain has a link more that keeps no state, such as
-    clipping. Names that would occur twice keep their positions.
+    Orbax keeps such names of tuples and classes, too.
+
+    links: whether names have the positions in tuples. Without them an optimizer's state
+        has the same names whether or not its chain has a link more that keeps no state,
+        such as clipping. Names that would occur twice keep their positions.
     """
+    # Each leaf, its name with positions, and its name without them.
     leaves: list[Any] = []
     whole: list[str] = []
     short: list[str] = []
@@ -31,7 +34,7 @@ def by_name(tree, links: bool = True) -> dict[str, Any]:
     if links:
         return dict(zip(whole, leaves, strict=True))
 
-    # Without positions, where that leaves a name unique.
+    # The short name, where it is unique.
     times = Counter(short)
     named = {}
     for name, long_name, leaf in zip(short, whole, leaves, strict=True):
@@ -42,9 +45,7 @@ def by_name(tree, links: bool = True) -> dict[str, Any]:
 
 
 def _part(key) -> str:
-    """A part of a path as text: the name of a field, the key of a dict, or the position
-    in a tuple.
-    """
+    """A part of a path as text: a field's name, a dict's key, or a tuple's position."""
     for attribute in ("name", "key", "idx"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
@@ -52,8 +53,10 @@ def _part(key) -> str:
 
 
 def as_saved(wanted, saved):
-    """The shapes to restore: the structure and the shapes of `saved`, metadata by
-    Orbax, in the number types of `wanted`.
+    """The shapes to restore: those that were saved, in the number types wanted now.
+
+    wanted: the shapes of the run's state now.
+    saved: Orbax's metadata of the checkpoint, whose structure the result has.
     """
     named = by_name(wanted, links=False)
     types = {name: leaf.dtype for name, leaf in named.items()}
@@ -71,15 +74,16 @@ def restructured(restored, wanted):
 
 
 def with_epochs(state, shapes):
-    """A state with as many rows for epochs as `shapes` has: NaN for those to come, none
-    beyond.
+    """A state with as many rows for epochs as `shapes` has.
+
+    Rows for epochs to come are NaN, rows beyond the last epoch are dropped.
     """
 
     def fit(leaf: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
         if leaf.shape == shape.shape:
             return leaf
 
-        # Only leaves with a row for each epoch differ in shape.
+        # A leaf with a row for each epoch: only these differ in shape.
         rows = np.full(shape.shape, np.nan, dtype=shape.dtype)  # [epochs, ...]
         kept = np.asarray(leaf)[: len(rows)]
         rows[: len(kept)] = kept

@@ -27,8 +27,9 @@ def dataset_of(dataset: DatasetSettings) -> Dataset:
 
 
 def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Dataset:
-    """As `dataset_of`, of a data set with these parts, "train" and "test", in place of
-    its files.
+    """As `dataset_of`, for a data set whose files are replaced by the given parts.
+
+    parts: {"train": examples, "test": examples}.
     """
     options = load.with_defaults(dataset.name, read_options(dataset))
     data = load.from_parts(
@@ -40,11 +41,12 @@ def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Datase
 def load_test_data(
     dataset: DatasetSettings, statistics: Statistics | None
 ) -> Dataset | TestSet:
-    """The data that evaluation needs. statistics: see `data.load.load_test`; those of
-    the settings take precedence.
+    """The data that evaluation needs.
+
+    statistics: see `data.load.load_test`; those of the settings take precedence.
     """
     statistics = _statistics(dataset) or statistics
-    # Without the training images, where the statistics are known.
+    # Where the statistics are known, the training images are not read.
     data = load.load_test(
         dataset.name,
         path=dataset.path,
@@ -74,24 +76,29 @@ def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augme
 def load_run_data(
     run: Settings, workdir: WorkDir, *, change: bool = False
 ) -> tuple[Dataset, Facts]:
-    """The data of a run, and the facts about them: learned now for a new run, else as
-    they were when it began.
+    """(the data of a run, the facts about them).
 
-    `UserError` where the work directory belongs to a run with other settings or other
-    data. change: see `WorkDir.open`.
+    For a new run the facts are learned now. Otherwise they are as they were when the
+    run began.
+
+    change: see `WorkDir.open`.
+
+    Raises `UserError` where the work directory belongs to a run with other settings or
+    other data.
     """
     data = dataset_of(run.dataset)
     # A search does not look at the test images.
     test = None
     if isinstance(run, TrainSettings):
         test = data.test
-    facts = workdir.check(run, facts_lib.learn(data, test), change=change)
+    learned = facts_lib.learn(data, test)
+    facts = workdir.check(run, learned, change=change)
     return facts_lib.with_statistics(data, facts), facts
 
 
 def read_options(dataset: DatasetSettings) -> ReadOptions:
     """How the files of a data set are read, as its settings say."""
-    # Settings have the names of the options, but for `bad_images`.
+    # Settings have the names of the options, except for `bad_images`.
     settings = {field.name for field in dataclasses.fields(dataset)}
     values: dict[str, Any] = {}
     for field in dataclasses.fields(ReadOptions):
@@ -103,8 +110,12 @@ def read_options(dataset: DatasetSettings) -> ReadOptions:
 def evaluation_images(
     dataset: DatasetSettings, facts: Facts
 ) -> tuple[Arrays | Encoded, Augmentation]:
-    """The test images with the labels, and the normalisation, of the run whose facts
-    these are.
+    """(the test images, the augmentation with their normalisation) for a network.
+
+    Images are labelled and normalised as the data of the network's run were.
+
+    dataset: the settings of the test images.
+    facts: those of the network's run.
 
     Raises `UserError` for images with other channels, and for classes that the run did
     not have.
@@ -114,7 +125,7 @@ def evaluation_images(
     if data.test.image_shape[2] != channels:
         raise UserError(
             f"the network takes {channels} channels, {data.test.name} has "
-            f"{data.test.image_shape[2]}; set"
-            f" config.dataset.channels={channels} where the data set can be read so"
+            f"{data.test.image_shape[2]}; set config.dataset.channels={channels} where "
+            "the data set can be read so"
         )
     return facts_lib.with_labels(data.test, facts), data.augmentation

@@ -1,5 +1,6 @@
-"""Learning rates and momenta as functions of the step (section 5.1;
-docs/conventions.md).
+"""Learning rates and momenta as functions of the step.
+
+See section 5.1 of the paper and docs/conventions.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +15,14 @@ Schedule = Callable
 def one_cycle(
     low: float, high: float, last: float, steps: int, tail: float
 ) -> Schedule:
-    """low -> high -> low, linearly, over 1 - tail of the steps, then low -> last (arXiv
-    1708.07120).
+    """One cycle low -> high -> low, then low -> last, all linear (arXiv 1708.07120).
+
+    steps: of the whole training.
+    tail: the share of the steps behind the cycle.
     """
-    cycle = max(int(steps * (1 - tail)), 1)
+    cycle = max(int(steps * (1 - tail)), 1)  # steps of the cycle
     half = cycle / 2
-    rest = max(steps - cycle, 1)
+    rest = max(steps - cycle, 1)  # steps of the tail
 
     def rate(step):
         step = jnp.asarray(step, jnp.float32)
@@ -49,8 +52,9 @@ def cosine(high: float, low: float, steps: float) -> Schedule:
 
 
 def cosine_restarts(high: float, low: float, steps: float) -> Schedule:
-    """`cosine` of that many steps, started anew whenever it has ended (SGDR, arXiv
-    1608.03983).
+    """`cosine`, started anew whenever it has ended (SGDR, arXiv 1608.03983).
+
+    steps: of one period.
     """
     once = cosine(high=high, low=low, steps=steps)
     return lambda step: once(jnp.asarray(step, jnp.float32) % steps)
@@ -62,7 +66,7 @@ def linear(high: float, low: float, steps: int) -> Schedule:
 
 
 def decays(high: float, factor: float, steps: Sequence[int]) -> Schedule:
-    """high, multiplied by `factor` from each of `steps` on."""
+    """high, multiplied by `factor` again from each of `steps` on."""
     return optax.piecewise_constant_schedule(high, dict.fromkeys(steps, factor))
 
 
@@ -76,9 +80,9 @@ def by_epoch(
 ) -> Schedule:
     """A schedule of steps, constant within each epoch.
 
-    first_epoch: the position of the first epoch on the schedule: 0, or 1 for a code
-    that steps its scheduler before each epoch, as those of the search, of Bi-Real Net
-    and of ReActNet do.
+    first_epoch: the position of the first epoch on the schedule: 0, or 1 to follow code
+        that steps its scheduler before each epoch, as that of the search, of Bi-Real
+        Net and of ReActNet does.
     """
 
     def of_epoch(step):

@@ -1,4 +1,4 @@
-"""Searching a cell, from settings to genotype.json in the work directory (section 5.1)."""
+"""Searching a cell, from settings to genotype.json (section 5.1)."""
 
 import functools
 import math
@@ -33,16 +33,19 @@ def search(
     *,
     change: bool = False,
 ) -> dict:
-    """Searches a cell, or goes on from the newest checkpoint in `workdir`; writes
-    genotype.json and summary.json.
+    """Searches a cell; writes genotype.json and summary.json.
 
-    run: the settings. workdir: the directory of the run, which holds everything it
-    writes. where: the devices to use, once JAX is configured; None is those of the
-    settings. change: goes on with other settings.
-
+    A search that has begun before goes on from the newest checkpoint in `workdir`.
     Returns summary.json: {"genotype", "valid_top1" (in %, or None), "epoch" (from 0,
-    whose genotype was taken), "steps"}. Raises `Stopped` after a signal, with the state
-    saved, and `UserError` for what the user can mend, a divergence too.
+    whose genotype was taken), "steps"}.
+
+    run: the settings.
+    workdir: the directory of the run, which holds everything it writes.
+    where: the devices to use, once JAX is configured; None is those of the settings.
+    change: whether the run may go on with other settings.
+
+    Raises `Stopped` after a signal, with the state saved, and `UserError` for what the
+    user can mend, a divergence too.
 
     Example: `search(settings.from_config(search_configs.get_config("digits")),
     WorkDir("runs/search"))`, where `search_configs` is configs/search.py.
@@ -55,7 +58,7 @@ class SearchTask(Task):
     """The search of a cell."""
 
     split = "valid"
-    # The contents of genotype.json, of a searcher that chooses among candidates at the
+    # The contents of genotype.json, where the searcher chooses among candidates at the
     # end.
     _chosen: dict[str, Any] | None = None
 
@@ -72,6 +75,8 @@ class SearchTask(Task):
         # end.
         if self.program.held_out is None or not self.searcher.has_alphas:
             return None
+
+        # Validation images may be augmented as in training.
         seed = None
         if self.run.dataset.augment_validation:
             seed = build.image_seed(self.run, build.VALIDATION)
@@ -88,14 +93,15 @@ class SearchTask(Task):
     def finish_epoch(
         self, state: SearchState, epoch: int, between_batches: BetweenBatches
     ):
-        # Where the search begins anew, a candidate is validated after the last epoch of
-        # its training.
+        # Where the search begins anew again and again, each candidate is validated
+        # after the last epoch of its training.
         period = self.searcher.restart_epochs or 1
         period_ends = (epoch + 1) % period == 0
 
+        # The validation, if there is one, and the epoch's record.
         valid: dict[str, Any] = {"top1": None}
-        # An epoch that is not validated has ended, too: -inf, as NaN marks one that is
-        # still to come.
+        # -inf marks an epoch that has ended without a validation, NaN one that is still
+        # to come.
         top1 = -math.inf
         if self.evaluator is not None and period_ends:
             valid = self.evaluator(
@@ -105,31 +111,30 @@ class SearchTask(Task):
         record = self.record(state, epoch, result=valid)
         record |= self._describe(state, epoch)
 
-        # Row 0 of the history is alpha before the first epoch.
-        history = jax.tree.map(
-            lambda rows, alpha: rows.at[epoch + 1].set(alpha),
-            state.history,
-            state.alphas,
-        )
+        # The state of the next epoch. Row 0 of the history is alpha before the first
+        # epoch.
+        with_alpha = lambda rows, alpha: rows.at[epoch + 1].set(alpha)
+        history = jax.tree.map(with_alpha, state.history, state.alphas)
         state = state.replace(
             sums=Sums.zeros(self.program.model.arithmetic.dtype),
             history=history,
             valid_top1=state.valid_top1.at[epoch].set(top1),
         )
         write_history(self.workdir, state, epoch)
-        # After the last epoch, too: the run may go on with more of them. The accuracy
-        # is not that of the new state.
+
+        # The next candidate begins, after the last epoch, too, as the run may go on
+        # with more epochs. The accuracy is not that of the new state.
         if self.searcher.restart_epochs is not None and period_ends:
             number = (epoch + 1) // period
-            state = self.program.step.restarted(
-                state, first=self.first_state(), number=number
-            )
+            first = self.first_state()
+            state = self.program.step.restarted(state, first=first, number=number)
             return state, record, None
         return state, record, valid["top1"]
 
     def _describe(self, state: SearchState, epoch: int) -> dict[str, Any]:
-        """The part of an epoch's record that only a search has: of alpha, and the
-        temperature of the epoch.
+        """The part of an epoch's record that only a search has.
+
+        It is about alpha, and the temperature of the epoch.
         """
         described = self.searcher.record(state.alphas)
         progress = Progress(epoch=jnp.asarray(epoch), num_epochs=self.run.num_epochs)
@@ -139,14 +144,16 @@ class SearchTask(Task):
         return described
 
     def summary(self, state: SearchState) -> dict:
-        # A searcher without alphas chooses among candidates; the others have one
-        # derived from the history of alpha.
+        # A searcher without alphas has chosen among candidates. For the others, the
+        # genotype is derived from the history of alpha.
         record = self._chosen
         if record is None:
             history = {**state.history, "valid_top1": state.valid_top1}
             record = taken(self.searcher, rule=rule_of(self.run), history=history)
         write_json(self.workdir / "genotype.json", record)
-        # epoch: the one whose alpha was taken; of a searcher without alphas the last.
+
+        # "epoch" is the one whose alpha was taken; for a searcher without alphas, the
+        # last one.
         return {
             "genotype": {name: record[name] for name in ("normal", "reduce")},
             "valid_top1": record["valid_top1"],
@@ -155,19 +162,20 @@ class SearchTask(Task):
         }
 
     def conclude(self, state: SearchState, between_batches: BetweenBatches) -> None:
-        # Its file may have been lost or damaged since the last epoch ended.
-        write_history(self.workdir, state, self.run.num_epochs - 1)
+        # alphas.npz may have been lost or damaged since the last epoch ended.
+        last = self.run.num_epochs - 1
+        write_history(self.workdir, state, last)
+
         # A searcher may score candidates at the end, by the weights of the last epoch.
         key = run_key(self.run.seed, CANDIDATES)
-        finished = self.searcher.finish(
-            key, Scores(self, state, between_batches=between_batches)
-        )
+        scores = Scores(self, state, between_batches=between_batches)
+        finished = self.searcher.finish(key, scores)
         if finished is None:
             return
         write_json(self.workdir / "candidates.json", finished.candidates)
         self._chosen = {
             **finished.genotype.to_dict(),
-            "epoch": self.run.num_epochs - 1,
+            "epoch": last,
             "valid_top1": finished.top1,
         }
 
@@ -175,10 +183,12 @@ class SearchTask(Task):
 class Scores:
     """`scores(weights, batches)`: top-1 in % of the supernet on held-out batches.
 
-    weights: of the layer types, {"normal", "reduce"}, (14, types) each. batches:
-    numbers of batches of the search's size; those beyond the last one begin again with
-    the first; None takes all of them once. Batch norm normalises by the batch.
-    between_batches: is called between two batches; what it raises ends the scoring.
+    Batch norm normalises by the batch.
+
+    weights: of the layer types, {"normal", "reduce"}, (14, types) each.
+    batches: numbers of batches of the search's size; those beyond the last one begin
+        again with the first; None takes all of them once.
+    between_batches: called between two batches; what it raises ends the scoring.
     """
 
     def __init__(
@@ -189,8 +199,8 @@ class Scores:
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
-        # Made at the first score: compiled for batches of another size than the
-        # evaluation of an epoch.
+        # It is made at the first score. It is compiled for batches of another size than
+        # the evaluation of an epoch.
         task = self._task
         return Evaluator(
             task.program.model,
@@ -207,16 +217,17 @@ class Scores:
         self, weights: Mapping[str, np.ndarray], batches: range | None
     ) -> float:
         # Whole batches only: padding would enter the statistics by which batch norm
-        # normalises.
+        # normalises. Each batch is taken once, however many are wanted.
         count = len(self._task.program.held_out) // self._task.run.batch_size
-        # Each once, however many are wanted.
-        numbers = [number % count for number in (batches or range(count))[:count]]
+        wanted = batches or range(count)
+        numbers = [number % count for number in wanted[:count]]
 
         # A searcher without alphas takes the weights in their place.
         place = self._task.where.place
         placed = {name: place(value) for name, value in weights.items()}
         variables = {**self._state.variables, "alphas": placed}
-        # An evaluation by a single batch has nothing between two.
+
+        # An evaluation on a single batch would never call it.
         self._between_batches()
         result = self._evaluator(
             variables, batches=numbers, between_batches=self._between_batches
@@ -227,29 +238,32 @@ class Scores:
 def write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
     """Writes alphas.npz, on the first process alone.
 
-    One array for each cell, (epochs + 1, 14, types): alpha before the first and after
-    each epoch until `epoch`. "valid_top1": (epochs,), the validation accuracies in %,
-    NaN where there is none.
+    It has one array for each cell, (epochs + 1, 14, types): alpha before the first and
+    after each epoch until `epoch`. "valid_top1", (epochs,), are the validation
+    accuracies in %, NaN where there is none.
     """
     if not hosts.is_first():
         return
-    valid_top1 = np.asarray(state.valid_top1[: epoch + 1])
-    # -inf of epochs without validation is a mark inside a state only.
+
+    # Inside a state -inf marks epochs without validation. The file has NaN for them.
+    valid_top1 = np.asarray(state.valid_top1[: epoch + 1])  # [epochs]
     valid_top1 = np.where(np.isfinite(valid_top1), valid_top1, np.nan)
     arrays: dict[str, Any] = {"valid_top1": valid_top1}
     for name, rows in state.history.items():
-        arrays[name] = np.asarray(rows[: epoch + 2])
+        arrays[name] = np.asarray(rows[: epoch + 2])  # [epochs + 1, 14, types]
     with whole(workdir / HISTORY) as part:
         np.savez(part, **arrays)
 
 
 def _check_cells(num_cells: int) -> None:
-    """A genotype has both kinds of cell, so that a supernet without normal cells, which
-    can be timed, has none to give.
+    """Raises `UserError` for a supernet that has no normal cells.
+
+    A genotype has both kinds of cell, so that such a supernet has none to give. It can
+    be timed, though.
     """
     if len(reductions(num_cells)) == num_cells:
         raise UserError(
             "config.network.num_cells must be at least 3 for a search, got "
-            f"{num_cells}: both kinds of cell are searched,"
-            " and with fewer all are reduction cells"
+            f"{num_cells}: both kinds of cell are searched, and with fewer all are "
+            "reduction cells"
         )

@@ -1,8 +1,7 @@
-"""The step of the search: a frozen dataclass, called as `step(state, batches)` under
-`jax.jit`.
+"""The step of the search: a frozen dataclass, called as `step(state, batches)`.
 
-It is written for one device and its part of the batches, with the name of a mapped axis
-to average over.
+It runs under `jax.jit`. It is written for one device and that device's part of the
+batches. `axis` names the mapped axis of several devices, over which it averages.
 """
 
 import dataclasses
@@ -32,12 +31,15 @@ from bnas_jax.training.step_parts import Batch, accumulate, noted
 
 @dataclasses.dataclass(frozen=True)
 class SearchStep:
-    """One step of the search: `step(state, batches) -> state`, batches {"train": batch,
-    "valid": batch}.
+    """One step of the search: `step(state, batches) -> state`.
 
-    The searcher says which stages it has; `stage(index)` gives them one by one.
-    weights, alphas: the optimizers of the supernet's weights and of alpha. num_epochs,
-    steps_per_epoch: of the search, for what is annealed. The rest as `TrainStep`.
+    batches are {"train": batch, "valid": batch}, each as `TrainStep` takes it. The
+    searcher says which stages a step has, for instance one that moves alpha and one
+    that moves the weights. `stage(index, ...)` runs one of them.
+
+    weights, alphas: the optimizers of the supernet's weights and of alpha.
+    num_epochs, steps_per_epoch: of the search, for what is annealed.
+    microbatches, axis: see `TrainStep`.
 
     >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
     >>> optimizers = {"weights": bnas.latent_sgd(0.025), "alphas": optax.adam(3e-4)}
@@ -57,15 +59,18 @@ class SearchStep:
 
     def __post_init__(self):
         check_latents(self.weights, self.supernet.scheme)
-        # A searcher's name, or its class without the brackets.
+        # A common slip is a searcher's name, or its class without the brackets.
         if not isinstance(self.searcher, Searcher):
             raise UserError(
                 f"searcher must be an object such as Bnas(), got {self.searcher!r}"
             )
+        # The dataclass is frozen, so that a plain assignment would be refused.
         object.__setattr__(self, "searcher", self.searcher.of(self.supernet))
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:
-        """The state of a new search. seed: of all that is drawn, in its steps too.
+        """The state of a new search.
+
+        seed: of everything that is drawn, in the steps too.
         image_shape: (H, W, C).
         """
         dtype = self.supernet.arithmetic.dtype
@@ -90,21 +95,24 @@ class SearchStep:
     def stage(
         self, index: int, state: SearchState, batches: Mapping[str, Batch]
     ) -> SearchState:
-        """The state after the stage of that number. batches: at least those that the
-        stage takes.
+        """The state after one stage of a step.
+
+        index: the number of the stage, from 0.
+        batches: at least those that the stage takes.
         """
         stage = self.searcher.stages[index]
+        # The objective is the loss on the first of the stage's batches.
         batch = batches[stage.batches[0]]
 
-        # A searcher may have another gradient with respect to alpha than that of the
-        # loss, such as the second order of DARTS.
+        # Some searchers define their own gradient with respect to alpha, such as
+        # second-order DARTS.
         gradients: dict[str, Any] = {}
         if ALPHAS in stage.moves:
             stage_batches = {name: batches[name] for name in stage.batches}
             gradients = self._searcher_gradient(index, state, batches=stage_batches)
 
-        # The gradients of the loss at the rest of what the stage moves, all by one
-        # backward pass.
+        # All other gradients that the stage needs are those of the objective. One
+        # backward pass gives them.
         ordinary = (stage.moves | stage.beside) - set(gradients)
         if ordinary:
             gradient = lambda part, number: self._gradient(
@@ -115,30 +123,20 @@ class SearchStep:
             gradients = gradients | found
         gradients = self.searcher.clip(gradients)
 
+        # The update of alpha.
         if ALPHAS in stage.moves:
-            updates, opt_state = self.alphas.update(
-                gradients[ALPHAS], state.alphas_opt_state, params=state.alphas
-            )
-            alphas = optax.apply_updates(state.alphas, updates)
-            state = state.replace(alphas=alphas, alphas_opt_state=opt_state)
+            state = self._move_alphas(state, gradients[ALPHAS])
 
+        # The update of the weights, and what the state notes of it.
         if WEIGHTS in stage.moves:
-            updates, opt_state = self.weights.update(
-                gradients[WEIGHTS], state.opt_state, params=state.params
+            grads = gradients[WEIGHTS]
+            state = self._move_weights(state, grads)
+            notes = noted(
+                self, state, grads=grads, loss=loss, correct=correct, batch=batch
             )
-            params = optax.apply_updates(state.params, updates)
+            state = state.replace(**notes)
 
-            aside = noted(
-                self,
-                state,
-                grads=gradients[WEIGHTS],
-                loss=loss,
-                correct=correct,
-                batch=batch,
-            )
-            state = state.replace(params=params, opt_state=opt_state, **aside)
-
-        # A step ends with its last stage.
+        # The last stage ends the step.
         if index == len(self.searcher.stages) - 1:
             state = state.replace(step=state.step + 1)
         return state
@@ -146,11 +144,13 @@ class SearchStep:
     def restarted(
         self, state: SearchState, first: SearchState, *, number: int
     ) -> SearchState:
-        """A search that begins anew: the weights of its first state, and an alpha of
-        its own for each restart.
+        """A search that begins anew in the middle of a run.
 
-        first: what `init` gave. number: of the restart, from 1 on. Steps, history and
-        accuracies go on.
+        The weights are those of its first state. Alpha is drawn anew for each restart.
+        Steps, history and accuracies go on.
+
+        first: what `init` gave.
+        number: of the restart, from 1.
         """
         key = jax.random.fold_in(run_key(state.seed, state_lib.ALPHAS), number)
         return state.replace(
@@ -160,9 +160,27 @@ class SearchStep:
             alphas=self.searcher.init(key, self.supernet.arithmetic.dtype),
         )
 
+    def _move_alphas(self, state: SearchState, grads: Any) -> SearchState:
+        """The state after an update of alpha by its optimizer."""
+        updates, opt_state = self.alphas.update(
+            grads, state.alphas_opt_state, params=state.alphas
+        )
+        alphas = optax.apply_updates(state.alphas, updates)
+        return state.replace(alphas=alphas, alphas_opt_state=opt_state)
+
+    def _move_weights(self, state: SearchState, grads: Any) -> SearchState:
+        """The state after an update of the weights by their optimizer."""
+        # Latent weights are projected by the last link of the optimizer's chain.
+        updates, opt_state = self.weights.update(
+            grads, state.opt_state, params=state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(params=params, opt_state=opt_state)
+
     def _mean(self, function: Callable, batch: Batch) -> Any:
         """The mean of `function(part, number)` over the microbatches of all devices."""
-        return average(accumulate(function, batch, parts=self.microbatches), self.axis)
+        of_device = accumulate(function, batch, parts=self.microbatches)
+        return average(of_device, self.axis)
 
     def _gradient(
         self,
@@ -172,8 +190,10 @@ class SearchStep:
         number,
         names: frozenset[str],
     ) -> tuple:
-        """(batch statistics, gradients at `names`, of `WEIGHTS` and `ALPHAS`, loss,
-        hits) of a microbatch.
+        """(batch statistics, gradients, loss, hits) of a microbatch.
+
+        names: which gradients, of `WEIGHTS` and `ALPHAS`; they are returned under these
+            names.
         """
         position = {WEIGHTS: state.params, ALPHAS: state.alphas}
         moves_alphas = ALPHAS in self.searcher.stages[index].moves
@@ -184,14 +204,16 @@ class SearchStep:
             alphas = at.get(ALPHAS, state.alphas)
             forward = self._forward(index, state, batch, number, supernet=self.supernet)
             loss, aside = forward(params, alphas)
-            # The record's loss is the cross-entropy alone.
+
+            # What the searcher adds is differentiated, too. The loss of the epoch's
+            # record is the cross-entropy alone.
             total = loss
             if moves_alphas:
                 total = loss + self._added(index, state, alphas)
             return total, (loss, *aside)
 
-        # In the order of their names, which a set does not keep: the compiled program
-        # must not depend on it.
+        # Sorted, as a set has no order of its own and the compiled program must always
+        # be the same.
         at = {name: position[name] for name in sorted(names)}
         gradients, (loss, batch_stats, correct) = jax.grad(objective, has_aux=True)(at)
         return batch_stats, gradients, loss, correct
@@ -199,25 +221,29 @@ class SearchStep:
     def _searcher_gradient(
         self, index: int, state: SearchState, batches: Mapping[str, Batch]
     ) -> dict[str, Any]:
-        """{"alphas": the gradient that the searcher itself defines at alpha}, {} where
-        it defines none.
+        """{"alphas": the gradient that the searcher itself defines}.
+
+        {} where it defines none. See `Searcher.gradient`, to which `mean` and `virtual`
+        are passed.
         """
         supernet = self.supernet
         if self.searcher.second_order:
-            # The sums of signs are integers elsewhere, which carry no derivative.
+            # Second derivatives need the plain arithmetic. The other one computes sums
+            # of signs as integers, which carry no derivative.
             plain = dataclasses.replace(supernet.arithmetic, plain=True)
             supernet = supernet.clone(arithmetic=plain)
 
-        # The mean over a batch's microbatches of `function`, which is given the loss as
-        # a function of (weights, alphas).
+        # The mean of `function(loss)` over the parts of a batch, where `loss` is that
+        # of the part as a function of (weights, alpha).
         def mean(function, name):
             def of_part(part, number):
                 forward = self._forward(index, state, part, number, supernet=supernet)
-                return function(lambda params, alphas: forward(params, alphas)[0])
+                loss = lambda params, alphas: forward(params, alphas)[0]
+                return function(loss)
 
             return self._mean(of_part, batches[name])
 
-        # Where the next step would bring the weights: second-order DARTS differentiates
+        # Where an update would bring the weights: second-order DARTS differentiates
         # there.
         def virtual(params, gradients):
             optimizer = getattr(self.weights, "unclipped", self.weights)
@@ -227,8 +253,8 @@ class SearchStep:
         gradient = self.searcher.gradient(mean, virtual, state.params, state.alphas)
         if gradient is None:
             return {}
-        # And what the objective adds to the loss, as for any gradient with respect to
-        # alpha.
+
+        # The gradient of what the objective adds to the loss, as in `_gradient`.
         addition = lambda alphas: self._added(index, state, alphas)
         added = jax.grad(addition)(state.alphas)
         return {ALPHAS: jax.tree.map(jnp.add, gradient, added)}
@@ -242,17 +268,19 @@ class SearchStep:
         *,
         supernet: Supernet,
     ) -> Callable:
-        """(params, alphas) -> (mean cross-entropy, (batch statistics, hits)) of a
-        microbatch.
+        """The supernet on a microbatch, as a function of weights and alpha.
+
+        It is (params, alphas) -> (mean cross-entropy, (batch statistics, hits)).
         """
         options = self._drop_path_options(index, state, number)
         labels = batch["label"]  # [N]
 
         def forward(params, alphas):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            mixture = self._mixture(index, state, alphas)
+            mixture = self._mixture(index, state, alphas)  # [14, types] of each cell
 
-            # What some searchers add to all outputs of an edge.
+            # What some searchers add to all outputs of an edge, from the key of the
+            # mixture.
             key = self._key(STEPS, state, index)
             scalars = self.searcher.scalars(alphas, key, self._progress(state))
             if scalars is not None:
@@ -274,16 +302,18 @@ class SearchStep:
         return forward
 
     def _mixture(self, index: int, state: SearchState, alphas) -> dict[str, jax.Array]:
-        """The weights of the layer types: what is drawn is the same on all devices and
-        for all microbatches.
+        """The weights of the layer types, (14, types) for each cell.
+
+        What is drawn is the same on all devices and for all microbatches.
         """
         key = self._key(STEPS, state, index)
         progress = self._progress(state)
         return self.searcher.weights(alphas, key, progress)
 
     def _added(self, index: int, state: SearchState, alphas) -> jax.Array:
-        """What the searcher's objective adds to the cross-entropy."""
+        """What the searcher's objective adds to the cross-entropy, a scalar."""
         progress = self._progress(state)
+        # Such as the diversity of Eq. (5).
         regularizer = self.searcher.regularizer(alphas, progress)
         mixture = self._mixture(index, state, alphas)
         return regularizer + self.searcher.resources(mixture)
@@ -293,22 +323,25 @@ class SearchStep:
         return Progress(epoch=epoch, num_epochs=self.num_epochs)
 
     def _key(self, use: int, state: SearchState, index: int) -> jax.Array:
-        """The key of a stage of a step, so that a resumed run draws what an
-        uninterrupted one draws.
+        """The key of a stage of a step.
+
+        It depends on the seed, the step and the stage alone, so that a resumed run
+        draws what an uninterrupted one draws.
         """
         of_step = jax.random.fold_in(run_key(state.seed, use), state.step)
         return jax.random.fold_in(of_step, index)
 
     def _drop_path_options(self, index: int, state: SearchState, number) -> dict:
-        """The supernet's options to drop edges at random; {} where the searcher drops
-        none.
+        """The supernet's options to drop edges at random.
+
+        {} where the searcher drops none.
         """
         rate = self.searcher.drop_path_rate
         if rate == 0:
             return {}
+        # Each microbatch drops other edges. A batch in one piece takes the key of the
+        # stage.
         key = self._key(state_lib.DROPPED, state, index)
-        # Each microbatch drops other edges; a batch in one piece is drawn for by the
-        # key of the step.
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key}}

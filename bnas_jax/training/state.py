@@ -1,5 +1,6 @@
-"""The state of a run at a step: all that its next steps depend on, which a checkpoint
-saves and a resumed run begins with.
+"""The state of a run at a step: everything that its next steps depend on.
+
+A checkpoint saves it, and a resumed run begins with it.
 """
 
 import dataclasses
@@ -19,7 +20,10 @@ from bnas_jax.training.latents import project_params
 
 
 class Sums(struct.PyTreeNode):
-    """Sums over the examples since the epoch began; float32, or float64 in exact runs."""
+    """Sums over the examples since the epoch began, scalars.
+
+    They are float32, or float64 in runs of that precision.
+    """
 
     loss: jax.Array
     correct: jax.Array
@@ -27,15 +31,17 @@ class Sums(struct.PyTreeNode):
 
     @classmethod
     def zeros(cls, dtype) -> "Sums":
-        """Before the first example."""
+        """The sums before the first example."""
         # Three arrays, not one: a step donates its buffers, and none may be donated
         # twice.
         loss, correct, examples = (jnp.zeros((), dtype) for _ in range(3))
         return cls(loss=loss, correct=correct, examples=examples)
 
     def add(self, loss, correct, examples) -> "Sums":
-        """With those of a batch. loss: mean over the batch; correct, examples: numbers
-        of examples.
+        """The sums with a batch added.
+
+        loss: mean over the batch.
+        correct, examples: numbers of examples.
         """
         return Sums(
             loss=self.loss + loss * examples,
@@ -47,9 +53,11 @@ class Sums(struct.PyTreeNode):
 class TrainState(struct.PyTreeNode):
     """The state of the final training."""
 
+    # The number of steps that have been made, int32.
     step: jax.Array
-    # Of everything that is drawn in the steps, uint32.
+    # The seed of everything that is drawn in the steps, uint32.
     seed: jax.Array
+    # The weights, the running statistics of batch norm, and the optimizer's state.
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -57,6 +65,7 @@ class TrainState(struct.PyTreeNode):
     sums: Sums
     # [epochs], top-1 in % after each epoch, NaN where it is still to come.
     test_top1: jax.Array
+    # The sizes of the gradients, by which a divergence is explained.
     guard: Guard | None = None
 
     @property
@@ -79,7 +88,8 @@ class SearchState(struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     sums: Sums
-    # {"normal", "reduce"}, [14, types] each; {} for a searcher without alphas.
+    # {"normal", "reduce"}, [14, types] each; without "reduce" beside a fixed reduction
+    # cell, {} for a searcher without alphas.
     alphas: Any
     alphas_opt_state: Any
     # Alpha before the first and after each epoch, [epochs + 1, 14, types] each.
@@ -110,8 +120,9 @@ PARAMETERS, ALPHAS, STEPS, DROPPED, CANDIDATES = range(2**30, 2**30 + 5)
 
 
 def run_key(seed: Any, use: int) -> jax.Array:
-    """The key of a run for one of the uses above, the same on every backend. seed: a
-    number or a uint32 array.
+    """The key of a run for one of the uses above, the same on every backend.
+
+    seed: a number or a uint32 array.
     """
     key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
     return jax.random.fold_in(key, use)
@@ -120,30 +131,39 @@ def run_key(seed: Any, use: int) -> jax.Array:
 def initial_variables(
     model: nn.Module, image_shape: tuple[int, ...], seed: int
 ) -> dict:
-    """{"params", "batch_stats"}, the latent weights projected as the scheme says.
+    """{"params", "batch_stats"} of a new network, drawn from a seed.
+
+    Latent weights are projected as the network's scheme says.
+
     image_shape: (H, W, C).
     """
     key = run_key(seed, PARAMETERS)
-    # Within another program it has the options of that.
-    options = None if isinstance(key, jax.core.Tracer) else once_options()
+    # Inside another program the options of that program hold.
+    options = None
+    if not isinstance(key, jax.core.Tracer):
+        options = once_options()
     # Under jit XLA leaves the forward pass out, as nothing uses its result.
     initialise = jax.jit(_initialise, static_argnums=(0, 1), compiler_options=options)
     return initialise(model, tuple(image_shape), key)
 
 
 def _initialise(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> dict:
-    # Operations in their plain forms are traced faster, and draw the same.
-    model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
+    # The plain forms of operations are traced faster. The parameters are the same.
+    plain = dataclasses.replace(model.arithmetic, plain=True)
+    model = model.clone(arithmetic=plain)
+
+    # A forward pass of one image makes the parameters.
     images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)  # [1, H, W, C]
     if isinstance(model, Supernet):
-        # By the method that calls every layer type, so that all of them get parameters.
+        # The method `mixture` calls every layer type, so that all of them get
+        # parameters.
         variables = model.init(
             key, model.even_mixture(), images, train=False, method="mixture"
         )
     else:
         variables = model.init(key, images, train=False)
 
-    # As the released code does before the first forward pass.
+    # The released code projects them, too, before the first forward pass.
     return {
         "params": project_params(variables["params"], model.scheme.latents),
         "batch_stats": variables.get("batch_stats", {}),
@@ -158,7 +178,11 @@ def train_state_of(
     seed: Any = 0,
     dtype=jnp.float32,
 ) -> TrainState:
-    """A new training that begins with {"params", "batch_stats"}. dtype: of its sums."""
+    """The state of a new training.
+
+    variables: {"params", "batch_stats"} to begin with.
+    dtype: of the state's sums.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         seed=jnp.asarray(seed, jnp.uint32),
@@ -181,10 +205,14 @@ def search_state_of(
     seed: Any = 0,
     dtype=jnp.float32,
 ) -> SearchState:
-    """A new search that begins with {"params", "batch_stats"} and alpha. dtype: of its
-    sums.
+    """The state of a new search.
+
+    variables: {"params", "batch_stats"} to begin with.
+    alphas: alpha to begin with.
+    dtype: of the state's sums.
     """
 
+    # Row 0 of the history is alpha before the first epoch.
     def history(alpha):
         rows = jnp.zeros((num_epochs + 1, *alpha.shape), alpha.dtype)
         return rows.at[0].set(alpha)

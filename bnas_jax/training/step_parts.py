@@ -1,5 +1,6 @@
-"""What the steps of training and search share: the mean over microbatches, and what a
-state notes of a step.
+"""What the steps of training and search share.
+
+That is the mean over microbatches, and what a state notes of each step.
 """
 
 from collections.abc import Callable
@@ -15,27 +16,30 @@ Batch = dict[str, jax.Array]
 
 
 def accumulate(function: Callable, batch: Any, parts: int) -> Any:
-    """The mean of the results of `function(part, number)`, called for each of `parts`
-    equal parts of a batch in turn.
+    """The mean of `function(part, number)` over equal parts of a batch, one by one.
 
-    batch: a tree of arrays (N, ...), N divisible by `parts`. Every part starts from the
-    same running statistics, so that the mean of the statistics among the results is one
-    update of them.
+    Every part starts from the same running statistics, so that the mean of the new
+    statistics among the results is one update of them.
+
+    function: (part, number of the part) -> a tree of arrays.
+    batch: a tree of arrays (N, ...), N divisible by `parts`.
+    parts: their number.
     """
     if parts == 1:
         return function(batch, 0)
     in_parts = lambda x: x.reshape(parts, -1, *x.shape[1:])
     divided = jax.tree.map(in_parts, batch)  # [parts, N / parts, ...]
-    numbers = jnp.arange(parts)
+    numbers = jnp.arange(parts)  # [parts]
 
-    # Zeros of the result's shapes, which are found without computing anything.
+    # Zeros to begin the sums with. The shapes of the result are found without
+    # computing anything.
     first = jax.tree.map(lambda x: x[0], (divided, numbers))
     shapes = jax.eval_shape(function, *first)
     zero = lambda s: jnp.zeros(s.shape, s.dtype)
     zeros = jax.tree.map(zero, shapes)
 
-    # A scan holds the activations of one part at a time, which is what microbatches are
-    # for.
+    # A scan holds the activations of one part at a time: microbatches are there to
+    # save this memory.
     def add(sums, numbered):
         return jax.tree.map(jnp.add, sums, function(*numbered)), None
 
@@ -52,19 +56,23 @@ def noted(
     correct: jax.Array,
     batch: Batch,
 ) -> dict[str, Any]:
-    """What a state notes of a step of the weights: sums for the epoch's record, and the
-    sizes of the gradients.
+    """What a state notes of an update of the weights: {"sums", "guard"}.
 
-    step: a `TrainStep` or `SearchStep`. loss, correct: means over microbatches and
-    devices.
+    "sums" are for the epoch's record, "guard" has the sizes of the gradients.
+
+    step: a `TrainStep` or `SearchStep`.
+    loss, correct: means over microbatches and devices.
+    batch: that of this device.
     """
     devices = 1
     if step.axis is not None:
         devices = jax.lax.axis_size(step.axis)
-    examples = batch["label"].shape[0] * devices
-    # A mean of counts, back to the count, which is whole.
+    examples = batch["label"].shape[0] * devices  # on all devices
+
+    # `correct` is a mean of counts: back to the count, which is whole.
     correct = jnp.round(correct * step.microbatches * devices)
     sums = state.sums.add(loss=loss, correct=correct, examples=examples)
+
     guard = state.guard
     if guard is not None:
         guard = watch(guard, grads=grads, step=state.step)

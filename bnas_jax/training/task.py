@@ -1,5 +1,6 @@
-"""What a search and a training have in common: a task, which the loop drives from its
-first state to its summary.
+"""What a search and a training have in common: a task.
+
+The loop drives it from its first state to its summary.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,21 +27,24 @@ BetweenBatches = Callable[[], None]
 
 
 class Task:
-    """A run in a work directory: a new one, or one that goes on from the newest
-    checkpoint there.
+    """A run in a work directory: a new one, or one that goes on from a checkpoint.
 
-    run: its settings. where: the devices to use, once JAX is configured; None is those
-    of the settings. change: goes on with other settings. A subclass builds the program
-    of its kind of run, ends its epochs, and makes its summary.
+    A subclass builds the program of its kind of run (`build`), ends its epochs
+    (`finish_epoch`), and makes its summary (`summary`).
+
+    run: the settings.
+    workdir: the directory of the run; it goes on from the newest checkpoint there.
+    where: the devices to use, once JAX is configured; None is those of the settings.
+    change: whether the run may go on with other settings.
 
     Raises `UserError` for data, sizes and a work directory that do not fit, before
     anything is written.
     """
 
-    # The images that an epoch is evaluated on, by which fields of its record are named:
-    # `test` or `valid`.
+    # `test` or `valid`: the images that an epoch is evaluated on. Fields of the epoch's
+    # record have it in their names.
     split: ClassVar[str]
-    # Of the types of the subclass.
+    # Each subclass has its own types of these.
     run: Any
     program: Any
     evaluator: Any
@@ -58,15 +62,17 @@ class Task:
         self.where = where or devices.configure(run)
         self.where.check_batch(run)
 
+        # The data, the program, and the shapes of a state. Tracing the first state
+        # refuses an image size that the network cannot take.
         self.data, facts = load_run_data(run, workdir, change=change)
         self.program = self.build(self.data)
-        # Tracing the first state refuses an image size that the network cannot take.
         self.shapes = jax.eval_shape(self.program.create, 0)
 
         # All checks are behind: from here on files are written.
         self.open(facts, change=change)
         self._warn()
 
+        # Checkpoints, and the programs, which are compiled when they are first called.
         self.checkpoints = Checkpoints(
             workdir.checkpoints, settings=run.checkpoint, where=self.where
         )
@@ -77,7 +83,8 @@ class Task:
         self.evaluator = self.build_evaluator()
 
     def _warn(self) -> None:
-        """Says what the settings allow, but hardly anybody wants."""
+        """Warns of what the settings allow, but hardly anybody wants."""
+        # Kernels that the projection keeps at zero.
         zero = latents.kernels_always_zero(self.shapes.params, self.run.scheme)
         if zero:
             self.workdir.say(
@@ -86,6 +93,8 @@ class Task:
                 "they put out nothing and never learn, as in XNOR-Net's codes; False "
                 "leaves them uncentred"
             )
+
+        # A schedule that rises above its learning rate.
         for setting in build_optimizers.higher_rates(self.run):
             self.workdir.say(
                 f"warning: {setting} is above the learning_rate beside it, which "
@@ -98,7 +107,7 @@ class Task:
         raise NotImplementedError
 
     def build_evaluator(self) -> Evaluator | None:
-        """The evaluation at the end of an epoch, None where there are no images for it."""
+        """The evaluation at the end of an epoch, None without images for it."""
         return Evaluator(
             self.program.model,
             self.program.held_out,
@@ -118,20 +127,22 @@ class Task:
 
     def begin(self) -> Any:
         """The newest state that was saved, or else the first one."""
-        return (
-            self.checkpoints.restore_state(self.shapes, self.changed)
-            or self.first_state()
-        )
+        saved = self.checkpoints.restore_state(self.shapes, self.changed)
+        return saved or self.first_state()
 
     def first_state(self) -> Any:
         """The state of a new run."""
         return self.where.create(self.program.create, np.uint32(self.run.seed))
 
     def prepare(self, state, calls: list[range]) -> None:
-        """Compiles the programs of those calls and of the evaluation, without running
-        them.
+        """Compiles the programs of those calls and of the evaluation.
+
+        The programs are not run.
+
+        calls: the numbers of the steps of each call.
         """
 
+        # A generator: a program is traced while XLA compiles the one before.
         def needed() -> Iterator[Call]:
             for call in calls:
                 feeds = [self.program.feeds(step) for step in call]
@@ -142,8 +153,9 @@ class Task:
         compile_together(needed())
 
     def advance(self, state, steps: range) -> Any:
-        """The state after the steps of those numbers, which are one call of a compiled
-        program.
+        """The state after the steps of those numbers, which one call makes.
+
+        Several steps are one program. A single step is a program for each stage.
         """
         feeds = [self.program.feeds(step) for step in steps]
         return self.steps(state, feeds)
@@ -151,21 +163,27 @@ class Task:
     def finish_epoch(
         self, state, epoch: int, between_batches: BetweenBatches
     ) -> tuple[Any, dict, float | None]:
-        """Evaluates: (the state to go on with, the epoch's record, top-1 in %, by which
-        checkpoints are compared, or None).
+        """Ends an epoch: (the state to go on with, the epoch's record, its accuracy).
+
+        The accuracy is top-1 in %, by which checkpoints are compared, or None.
         """
         raise NotImplementedError
 
     def conclude(self, state, between_batches: BetweenBatches) -> None:
-        """Computes what the summary needs besides, after the last epoch."""
+        """Computes what else the summary needs, after the last epoch."""
 
     def summary(self, state) -> dict:
         """The contents of summary.json, for a run that has ended."""
         raise NotImplementedError
 
     def record(self, state, epoch: int, result: dict) -> dict:
-        """A line of metrics.jsonl: means over the epoch's training examples, and the
-        result of its evaluation.
+        """A line of metrics.jsonl.
+
+        It has means over the epoch's training examples, and the result of its
+        evaluation.
+
+        epoch: its number, from 0.
+        result: {"top1", "loss", ...} as `Evaluator` gives it.
         """
         examples = float(state.sums.examples)
         record = {
@@ -175,7 +193,7 @@ class Task:
             "train_top1": 100 * float(state.sums.correct) / examples,
         }
         for name, value in result.items():
-            # The same in every epoch.
+            # The number of examples is the same in every epoch.
             if name != "num_examples":
                 record[f"{self.split}_{name}"] = value
         return record

@@ -1,15 +1,15 @@
-"""Learning from a trained network: its class probabilities are targets beside the
-labels (distillation, arXiv 1503.02531).
+"""Learning from a trained network, the teacher (distillation, arXiv 1503.02531).
 
-ReActNet (arXiv 2003.03488, section 4.3) trains binary networks so, from a float
-ResNet34. A run keeps a copy of its teacher in its own work directory, so that it goes
-on with the same one, whatever becomes of the original.
+The teacher's class probabilities are targets beside the labels. ReActNet (arXiv
+2003.03488, section 4.3) trains binary networks so, from a float ResNet34. A run keeps a
+copy of its teacher in its own work directory, so that it goes on with the same one,
+whatever becomes of the original.
 """
 
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -31,15 +31,19 @@ from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import room
 
 _SETTING = "config.teacher.workdir"
-# In the student's work directory: settings, facts and one checkpoint of the teacher.
+# The folder in the student's work directory that holds settings, facts and one
+# checkpoint of the teacher.
 _COPY = "teacher"
-# Of a checkpoint, the optimizer's state and the like, which no teacher needs.
+# The item of a checkpoint with the optimizer's state and the like, which no teacher
+# needs.
 _REST = "rest"
 
 
 class Teacher(NamedTuple):
-    """A trained network. variables: on all devices of the student's run. temperature:
-    see `TeacherSettings`.
+    """A trained network to learn from.
+
+    variables: its weights and statistics, on all devices of the student's run.
+    temperature: see `TeacherSettings`.
     """
 
     model: nn.Module
@@ -49,33 +53,41 @@ class Teacher(NamedTuple):
     def add_targets(self, batch: Batch, variables: dict, *, parts: int = 1) -> Batch:
         """The batch with "targets", the probabilities (N, classes) of its images.
 
-        variables: those above, as a step gets them. parts: equal parts of the batch
-        that go through the network one after the other, to save memory.
+        variables: those above, as a step gets them.
+        parts: equal parts of the batch that go through the network one after the other,
+            to save memory.
         """
 
         def probabilities(images):
             logits: Any = self.model.apply(variables, images, train=False)
             return jax.nn.softmax(logits / self.temperature)
 
-        images = batch["image"]
+        images = batch["image"]  # [N, H, W, C]
         if parts == 1:
             return {**batch, "targets": probabilities(images)}
-        divided = images.reshape(
-            parts, -1, *images.shape[1:]
-        )  # [parts, N / parts, H, W, C]
-        targets = jax.lax.map(probabilities, divided)
+
+        # Part by part.
+        _, *image_shape = images.shape
+        divided = images.reshape(parts, -1, *image_shape)  # [parts, N / parts, H, W, C]
+        targets = jax.lax.map(probabilities, divided)  # [parts, N / parts, classes]
         return {**batch, "targets": targets.reshape(len(images), -1)}
 
 
 def origin(run: TrainSettings, workdir: WorkDir) -> dict | None:
-    """Where a run's teacher comes from, as run.json notes it: {"workdir", "step"}; None
-    for a run without one.
+    """Where a run's teacher comes from, as run.json notes it: {"workdir", "step"}.
 
-    The step is the one that `best` or `last` stood for when the run began. Raises
-    `UserError` for a directory of no training, and where it has no such checkpoint.
+    None for a run without a teacher. The step is the one that `best` or `last` stood
+    for when the run began.
+
+    workdir: of the student.
+
+    Raises `UserError` for a directory of no training, and where it has no such
+    checkpoint.
     """
     if run.teacher.workdir is None:
         return None
+
+    # A run that goes on keeps the teacher that it began with.
     if workdir.exists() and "teacher" in workdir.facts():
         return workdir.facts()["teacher"]
     directory = _directory(run.teacher.workdir)
@@ -91,8 +103,11 @@ def load(
     *,
     workdir: WorkDir,
 ) -> Teacher:
-    """The teacher that `origin` names. workdir: of the student, whose copy is taken if
-    there is one.
+    """The teacher that `origin` names.
+
+    began: as `origin` returns it.
+    run, data, where: settings, data and devices of the student.
+    workdir: of the student; its copy of the teacher is taken if there is one.
 
     Raises `UserError` for a directory of no training, and for a network of other
     classes, images or statistics than the data's.
@@ -101,6 +116,7 @@ def load(
     facts = facts_lib.from_dict(directory.facts())
     _check_data(facts, data, directory)
 
+    # The network, and its variables from the checkpoint.
     model, shapes = restored_model(_settings_of(directory, run), facts)
     checkpoints = CheckpointReader(directory.checkpoints, where)
     _, variables = checkpoints.restore_variables(shapes, str(began["step"]))
@@ -109,9 +125,7 @@ def load(
 
 
 def _source(began: Mapping, workdir: WorkDir) -> WorkDir:
-    """The work directory that a teacher is read from: the student's copy, or the
-    original.
-    """
+    """The directory to read a teacher from: the student's copy, or the original."""
     kept = WorkDir(workdir / _COPY)
     if kept.exists():
         return kept
@@ -119,8 +133,9 @@ def _source(began: Mapping, workdir: WorkDir) -> WorkDir:
 
 
 def keep(began: Mapping, workdir: WorkDir) -> None:
-    """Copies the teacher that `origin` names into the student's work directory, where
-    that has no copy yet.
+    """Copies the teacher that `origin` names into the student's work directory.
+
+    A copy that is there already stays.
 
     Raises `UserError` where there is no room.
     """
@@ -135,6 +150,7 @@ def _copy(began: Mapping, workdir: WorkDir) -> None:
     source, step = _directory(began["workdir"]), str(began["step"])
     part = workdir / f"part.{_COPY}"
     with room(target):
+        # What an earlier start has left unfinished is made anew.
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(
             source.checkpoints / step,
@@ -143,29 +159,32 @@ def _copy(began: Mapping, workdir: WorkDir) -> None:
         )
         for name in ("run.json", "config.json"):
             shutil.copy(source / name, part / name)
-        # In one piece: what a stop cut short is made anew.
+        # The copy gets its name in one piece, when it is complete.
         os.replace(part, target)
 
 
 def drawn(run: TrainSettings, data: Dataset, where: Any) -> Teacher | None:
-    """The teacher's network for images of other data, with weights that are drawn: what
-    a benchmark times, and a plan compiles.
+    """The teacher's network with weights that are drawn, for images of any data.
 
-    None for a run without a teacher. where: devices of a run, or those of a plan.
+    A benchmark times it, and a plan compiles it. None for a run without a teacher.
+
+    where: devices of a run, or those of a plan.
     """
     if run.teacher.workdir is None:
         return None
     facts = Facts(
         num_classes=data.train.num_classes, image_shape=data.train.image_shape
     )
-    model, _ = restored_model(_settings_of(_directory(run.teacher.workdir), run), facts)
+    settings = _settings_of(_directory(run.teacher.workdir), run)
+    model, _ = restored_model(settings, facts)
     first = lambda: initial_variables(model, facts.image_shape, seed=0)
     return Teacher(model, where.create(first), temperature=run.teacher.temperature)
 
 
 def _directory(given: str) -> WorkDir:
-    """The work directory of a training, or of an import; `UserError` that names the
-    setting for anything else.
+    """The work directory of a training, or of an import.
+
+    Raises `UserError`, which names the setting, for anything else.
     """
     directory = WorkDir(paths.local(given, _SETTING))
     if not directory.exists():
@@ -189,9 +208,15 @@ def _settings_of(directory: WorkDir, run: TrainSettings) -> TrainSettings:
 
 
 def _check_data(theirs: Facts, data: Dataset, directory: WorkDir) -> None:
-    """`UserError` unless the teacher takes the student's images as they are, and knows
-    its classes.
+    """Raises `UserError` unless the teacher fits the student's data.
+
+    It must take the student's images as they are, and know their classes.
+
+    theirs: facts about the teacher's data.
+    data: that of the student.
+    directory: the teacher's, for the message.
     """
+    # The facts about the student's data, by their names in `Facts`.
     ours = {
         "num_classes": data.train.num_classes,
         "image_shape": tuple(data.train.image_shape),
@@ -201,16 +226,23 @@ def _check_data(theirs: Facts, data: Dataset, directory: WorkDir) -> None:
     }
     for name, here in ours.items():
         there = getattr(theirs, name)
-        # An imported network does not know all of it.
+        # Not all facts are known of an imported network.
         if here is None or there is None or here == there:
             continue
+
         advice = "choose a teacher that was trained on the same data"
         if name in ("mean", "std"):
-            written = [
-                ",".join(map(str, values or ())) for values in (theirs.mean, theirs.std)
-            ]
-            advice = f"write --config.dataset.mean={written[0]} --config.dataset.std={written[1]}, as it was trained"
+            mean, std = _written(theirs.mean), _written(theirs.std)
+            advice = (
+                f"write --config.dataset.mean={mean} --config.dataset.std={std}, as it "
+                "was trained"
+            )
         raise UserError(
             f"the teacher in {directory.path} has {name} {there}, this data has "
             f"{here}; {advice}"
         )
+
+
+def _written(values: Sequence[float] | None) -> str:
+    """Numbers as they are written in an option: 0.5,0.25."""
+    return ",".join(str(value) for value in values or ())

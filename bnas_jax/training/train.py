@@ -1,6 +1,4 @@
-"""Training a final network from scratch, from settings to a finished work directory
-(section 5.1).
-"""
+"""Training a final network, from settings to summary.json (section 5.1)."""
 
 from typing import Any
 
@@ -26,18 +24,21 @@ def train(
     change: bool = False,
     init: Init | None = None,
 ) -> dict:
-    """Trains a network, or goes on from the newest checkpoint in `workdir`; writes
-    summary.json.
+    """Trains a network; writes summary.json.
 
-    run: the settings. workdir: the directory of the run, which holds everything it
-    writes. where: the devices to use, once JAX is configured; None is those of the
-    settings. change: goes on with other settings. init: the checkpoint of another run
-    that a new one begins with.
-
+    A training that has begun before goes on from the newest checkpoint in `workdir`.
     Returns summary.json: {"top1", "top5" (in %, of the last epoch, on the test images),
     "loss", "num_examples", "steps", "best_top1", "best_epoch"}, with `init` also
-    "init". Raises `Stopped` after a signal, with the state saved, and `UserError` for
-    what the user can mend, a divergence too.
+    "init".
+
+    run: the settings.
+    workdir: the directory of the run, which holds everything it writes.
+    where: the devices to use, once JAX is configured; None is those of the settings.
+    change: whether the run may go on with other settings.
+    init: the checkpoint of another run that a new one begins with.
+
+    Raises `Stopped` after a signal, with the state saved, and `UserError` for what the
+    user can mend, a divergence too.
 
     Example: `train(settings.from_config(train_configs.get_config("digits")),
     WorkDir("runs/train"))`, where `train_configs` is configs/train.py.
@@ -46,8 +47,9 @@ def train(
 
 
 class TrainTask(Task):
-    """The training of a final network. init: the checkpoint of another run that it
-    begins with.
+    """The training of a final network.
+
+    init: the checkpoint of another run that a new one begins with.
     """
 
     split = "test"
@@ -61,8 +63,10 @@ class TrainTask(Task):
         **options,
     ):
         self._init = init
+        # Where the first weights and the teacher come from, as run.json notes it.
         self._origin: dict | None = None
         self._teacher: dict | None = None
+        # The last evaluation.
         self._result: dict[str, float] | None = None
         super().__init__(run, workdir, **options)
 
@@ -76,8 +80,8 @@ class TrainTask(Task):
         return build.training(self.run, data, where=self.where, teacher=loaded)
 
     def open(self, facts: Facts, *, change: bool) -> None:
-        # Before the directory is made: weights that do not fit must leave nothing
-        # behind.
+        # This comes before the directory is made, as weights that do not fit must leave
+        # nothing behind.
         self._origin = fine_tune.origin(
             self.workdir, init=self._init, run=self.run, facts=facts.known()
         )
@@ -101,12 +105,13 @@ class TrainTask(Task):
     def finish_epoch(
         self, state: TrainState, epoch: int, between_batches: BetweenBatches
     ):
+        # The evaluation on the test images.
         result = self.evaluator(state.variables, between_batches=between_batches)
         self._result = result
         top1 = result["top1"]
         record = self.record(state, epoch, result=result)
 
-        # The sums begin again with the next epoch.
+        # The state of the next epoch, whose sums begin at zero.
         state = state.replace(
             sums=Sums.zeros(self.program.model.arithmetic.dtype),
             test_top1=state.test_top1.at[epoch].set(top1),
@@ -114,8 +119,8 @@ class TrainTask(Task):
         return state, record, top1
 
     def conclude(self, state: TrainState, between_batches: BetweenBatches) -> None:
-        # A run that had ended before is evaluated here; otherwise its last epoch was
-        # just now.
+        # A run that had ended before is evaluated here. In all others the last epoch
+        # has just been evaluated.
         if self._result is None:
             self._result = self.evaluator(
                 state.variables, between_batches=between_batches

@@ -1,8 +1,7 @@
-"""The step of training: a frozen dataclass, called as `step(state, batch)` under
-`jax.jit`.
+"""The step of training: a frozen dataclass, called as `step(state, batch)` under `jit`.
 
-It is written for one device and its part of the batch, with the name of a mapped axis
-to average over.
+It is written for one device and that device's part of the batch. `axis` names the
+mapped axis of several devices, over which it averages.
 """
 
 import dataclasses
@@ -27,24 +26,25 @@ from bnas_jax.training.step_parts import Batch, accumulate, noted
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """One step of the final network: `step(state, batch) -> state`, batch {"image":
-    NHWC, "label": (N,)}.
+    """One step of the final network: `step(state, batch) -> state`.
 
-    A batch may have "targets", too, probabilities (N, classes) such as a teacher's. The
-    loss is then (1 - soft_share) times the cross-entropy with the labels plus
-    soft_share * temperature^2 times that with the targets, there of logits that are
-    divided by the temperature (arXiv 1503.02531, section 2).
+    A batch is {"image": NHWC, "label": (N,)}. It may have "targets", too: probabilities
+    (N, classes), such as a teacher's. The loss is then (1 - soft_share) times the
+    cross-entropy with the labels, plus soft_share * temperature^2 times the
+    cross-entropy with the targets. The latter divides the logits by the temperature
+    (arXiv 1503.02531, section 2).
 
-    optimizer: one that projects latent weights where the scheme does, see
-    `optimizers.for_latents`.
-    label_smoothing: see `losses.cross_entropy`. drop_path: the rate of epoch e, from 0,
-    is drop_path * e / num_epochs.
-    auxiliary_weight: of the loss at an auxiliary classifier, where the network has one
-    (DARTS).
+    optimizer: it projects latent weights where the scheme does, see
+        `optimizers.for_latents`.
+    label_smoothing: see `losses.cross_entropy`.
+    soft_share, temperature: of the loss with targets, above.
+    drop_path: the rate in epoch e, counted from 0, is drop_path * e / num_epochs.
+    auxiliary_weight: factor of the loss at an auxiliary classifier, where the network
+        has one (DARTS).
     num_epochs, steps_per_epoch: of the training.
     microbatches: equal parts of the batch that go through the network one after the
-    other; their gradients are averaged.
-    axis: the mapped axis of several devices, to average over.
+        other; their gradients are averaged.
+    axis: the mapped axis of several devices; None on one device.
 
     Raises `UserError` for an optimizer that treats latent weights otherwise than the
     network's scheme does: `latent_sgd(0.1)`, which follows `Xnor`, for a network of
@@ -74,7 +74,9 @@ class TrainStep:
         check_latents(self.optimizer, self.network.scheme)
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> TrainState:
-        """The state of a new training. seed: of all that is drawn, in its steps too.
+        """The state of a new training.
+
+        seed: of everything that is drawn, in the steps too.
         image_shape: (H, W, C).
         """
         variables = initial_variables(self.network, image_shape, seed=seed)
@@ -84,12 +86,13 @@ class TrainStep:
         )
 
     def __call__(self, state: TrainState, batch: Batch) -> TrainState:
-        # Forward and backward, microbatch by microbatch, and the mean over the devices.
+        # Forward and backward pass of each microbatch, then the mean over microbatches
+        # and devices.
         gradient = lambda part, number: self._gradient(state, part, number)
         results = accumulate(gradient, batch, parts=self.microbatches)
         batch_stats, grads, loss, correct = average(results, self.axis)
 
-        # The update; latent weights are projected by the last link of the optimizer's
+        # The update. Latent weights are projected by the last link of the optimizer's
         # chain.
         updates, opt_state = self.optimizer.update(
             grads, state.opt_state, params=state.params
@@ -97,23 +100,26 @@ class TrainStep:
         step = state.step + 1
         params = optax.apply_updates(state.params, updates)
 
-        aside = noted(self, state, grads=grads, loss=loss, correct=correct, batch=batch)
+        # For the epoch's record, and to find where a divergence began.
+        notes = noted(self, state, grads=grads, loss=loss, correct=correct, batch=batch)
         return state.replace(
             step=step,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            **aside,
+            **notes,
         )
 
     def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
-        """(batch statistics, gradients, loss, hits) of a microbatch. number: of the
-        microbatch in the batch.
+        """(batch statistics, gradients, loss, hits) of a microbatch.
+
+        number: of the microbatch in the batch, from 0.
         """
         options = self._random_options(state, number)
         labels = batch["label"]  # [N]
 
         def loss_of(params):
+            # The forward pass, in which batch norm takes the statistics of the batch.
             variables = {"params": params, "batch_stats": state.batch_stats}
             mutable = ["batch_stats", "auxiliary"]
             logits, new = self.network.apply(  # [N, classes]
@@ -121,9 +127,9 @@ class TrainStep:
             )
             loss = jnp.mean(self._losses(logits, batch))
 
-            # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most
-            # networks have none.
-            for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):
+            # An auxiliary classifier sows its logits in the collection "auxiliary".
+            # Most networks have none.
+            for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):  # [N, classes]
                 extra = cross_entropy(auxiliary, labels, smoothing=self.label_smoothing)
                 loss += self.auxiliary_weight * jnp.mean(extra)
 
@@ -139,24 +145,30 @@ class TrainStep:
         hard = cross_entropy(logits, batch["label"], smoothing=self.label_smoothing)
         if "targets" not in batch:
             return hard
+
+        # Distillation. The square makes up for the gradients of the soft loss, which
+        # shrink as 1 / temperature^2 (arXiv 1503.02531, section 2).
         soft = soft_cross_entropy(logits / self.temperature, batch["targets"])
-        return (
-            1 - self.soft_share
-        ) * hard + self.soft_share * self.temperature**2 * soft
+        hard_weight = 1 - self.soft_share
+        soft_weight = self.soft_share * self.temperature**2
+        return hard_weight * hard + soft_weight * soft
 
     def _random_options(self, state: TrainState, number) -> dict:
-        """The keys of dropout and drop-path, and the rate of drop-path, which grows
-        linearly with the epoch from 0 (docs/conventions.md).
+        """The keys of dropout and drop-path, and the rate of drop-path.
+
+        The rate grows linearly with the epoch, from 0 (docs/conventions.md).
         """
-        # A key for each step and, where there are several, each microbatch.
+        # Each step has its own key. Where there are several microbatches, each of them
+        # has one.
         key = jax.random.fold_in(run_key(state.seed, STEPS), state.step)
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         if self.drop_path == 0:
             return {"rngs": {"dropout": key}}
-        # The rate is constant within an epoch.
+
+        # The rate is constant within an epoch. Steps beyond the training's end keep its
+        # last rate.
         epoch = (state.step // self.steps_per_epoch).astype(jnp.float32)
-        # Steps beyond the training's end keep its last rate.
         rate = self.drop_path * epoch / self.num_epochs
         rate = jnp.minimum(rate, self.drop_path)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key, "dropout": key}}

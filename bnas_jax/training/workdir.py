@@ -1,5 +1,7 @@
-"""A run's directory while the run writes it: its lock, config.json, run.json,
-metrics.jsonl, TensorBoard events and log.txt.
+"""A run's directory while the run writes it.
+
+`WorkDir` writes config.json, run.json and log.txt, and holds the lock. `Log` writes
+metrics.jsonl and, by `TensorBoard`, events.
 """
 
 import contextlib
@@ -34,8 +36,8 @@ from bnas_jax.workdir.files import (
     write_whole,
 )
 
-# What locking says on file systems that cannot: FUSE, Lustre without flock, NFS without
-# its lock service.
+# The errors of locking on file systems without locks: FUSE, Lustre without flock, NFS
+# without its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -46,9 +48,7 @@ def write_json(path: pathlib.Path, value) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The versions and the hardware of this process, which a run notes beside its
-    results.
-    """
+    """The versions and the hardware of this process, as a run notes them."""
     # All devices of a run are of one kind.
     device = jax.devices()[0]
     return {
@@ -65,6 +65,7 @@ class WorkDir(RunDirectory):
 
     `open` makes it or, for the same settings, goes on in it.
 
+    path: the directory.
     extensions: the files of extensions that a new run notes, {"file", "sha256"} each.
     """
 
@@ -73,6 +74,7 @@ class WorkDir(RunDirectory):
         self._extensions = [dict(extension) for extension in extensions]
         # The descriptor of the lock's file while this process has the lock.
         self._held: int | None = None
+        # The settings that `check` found changed.
         self._changes: list[Difference] = []
 
     def open(
@@ -83,35 +85,40 @@ class WorkDir(RunDirectory):
         change: bool = False,
         entries: Mapping | None = None,
     ) -> None:
-        """Locks the directory; writes config.json and run.json (facts about data,
-        versions and hardware) into a new one.
+        """Locks the directory, and writes config.json and run.json into a new one.
 
+        facts: about the data; run.json has them, and versions and hardware.
         change: settings of a run that goes on may differ, see `changes.check`;
-        `note_changes` writes them down.
+            `note_changes` writes them down.
         entries: what else a new run's run.json has: "init", the weights that it begins
-        with, and "teacher", None for none. `UserError` where the directory has another
-        run, or one that is under way, or cannot be written, and for other data.
+            with, and "teacher", None for none.
+
+        Raises `UserError` where the directory has another run, or one that is under
+        way, or cannot be written, and for other data.
         """
         # The other processes wait, and get the same error.
         hosts.on_first(lambda: self._open(run, facts, change, entries or {}))
 
     def check(self, run: Settings, facts: Facts, *, change: bool = False) -> Facts:
-        """The facts of the directory's run, completed by those given; `facts` as given
-        where there is no run yet.
+        """The facts of the directory's run, completed by `facts`.
 
-        `UserError` for a directory of a run with other settings or other data. change:
-        see `open`.
+        Where there is no run yet, they are `facts`.
+
+        change: see `open`.
+
+        Raises `UserError` for a directory of a run with other settings or other data.
         """
         if self.exists():
+            # The settings. The config is read into settings first: a config of an older
+            # version lacks those that are new since.
             step = max(CheckpointFolder(self.checkpoints).steps(), default=0)
-            # By way of the settings: a config of an older version lacks those that are
-            # new since.
             before = settings.to_dict(settings.from_config(self.config()))
             now = settings.to_dict(run)
             self._changes = changes.check(
                 now, before, self.path, change=change, step=step
             )
 
+            # The data.
             then = self.facts()
             _check_data(facts, facts_lib.from_dict(then))
             return facts_lib.from_dict({**facts.known(), **then})
@@ -127,14 +134,16 @@ class WorkDir(RunDirectory):
     def _open(
         self, run: Settings, facts: Facts, change: bool, entries: Mapping
     ) -> None:
+        """`open` on the first process."""
         facts = self.check(run, facts, change=change)
+        # From here on files are written.
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             if not self.exists():
                 self._begin(run, facts, entries)
             elif facts.known().keys() - self.facts().keys():
-                # An imported network, of whose data nothing was known, is trained on.
+                # An imported network is trained on, and nothing was known of its data.
                 write_json(self / "run.json", {**self.facts(), **facts.known()})
         except OSError as error:
             raise UserError(
@@ -155,22 +164,21 @@ class WorkDir(RunDirectory):
         if self._extensions:
             record["extensions"] = self._extensions
         write_json(self / "run.json", record)
-        # The last of the two, as a directory with a config.json is taken for a run
-        # (`exists`).
+        # config.json is the last of the two: a directory that has one is taken for a
+        # run (`exists`).
         self._write_config(settings.to_dict(run))
 
     def _write_config(self, config: Mapping) -> None:
         """Writes config.json on the first process alone.
 
-        An infinite setting stays so, or the run would have another one.
+        An infinite setting stays infinite, which `write_json` would change.
         """
         if hosts.is_first():
             with whole(self / "config.json") as part:
                 part.write_text(json.dumps(config, indent=1) + "\n")
 
     def _lock(self) -> None:
-        """Locks the directory for this process until it ends, however it ends, or until
-        `close`.
+        """Locks the directory for this process until `close`, or until it ends.
 
         The file is never removed: a process that waits for a file which is then removed
         would lock nothing.
@@ -180,6 +188,7 @@ class WorkDir(RunDirectory):
         try:
             fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
+            # Another process has the lock, and has written its name into the file.
             owner = os.pread(self._held, 200, 0).decode(errors="replace").strip()
             if not owner:
                 owner = "another process"
@@ -193,16 +202,16 @@ class WorkDir(RunDirectory):
                 raise
             self._warn_of_no_locks(error)
 
-        # Who has it, for the error of the next one.
+        # The name of this process, for the error of the next one.
         os.truncate(self._held, 0)
         owner = f"process {os.getpid()} on {platform.node()}\n"
         os.pwrite(self._held, owner.encode(), 0)
 
     def _warn_of_no_locks(self, error: OSError) -> None:
+        """Warns of a file system without locks, in log.txt and on stderr."""
         warning = (
             f"warning: the file system of {self.path} has no locks ({error.strerror}); "
-            "nothing keeps a second run out of"
-            " this work directory"
+            "nothing keeps a second run out of this work directory"
         )
         self.note(warning)
         print(f"bnas_jax: {warning}", file=sys.stderr, flush=True)
@@ -210,13 +219,13 @@ class WorkDir(RunDirectory):
     def note(self, text: str) -> None:
         """A line of log.txt, with clock (UTC), host and process."""
         clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        # A full disk must not end a run for the sake of its log.
         line = f"{clock} {platform.node()} {os.getpid()} {text}\n"
+        # A full disk must not end a run because of its log.
         with convenience("log.txt"):
             append(self / "log.txt", line)
 
     def say(self, text: str) -> None:
-        """A line of log.txt that is also printed to stderr, by the first process alone."""
+        """A line of log.txt and of stderr, by the first process alone."""
         if hosts.is_first():
             self.note(text)
             print(f"bnas_jax: {text}", file=sys.stderr, flush=True)
@@ -228,10 +237,12 @@ class WorkDir(RunDirectory):
             self._held = None
 
     def note_changes(self, run: Settings, step: int) -> list[dict]:
-        """Writes the settings that `open` found changed into config.json, as changed at
-        `step`; returns their entries there.
+        """Writes the settings that `open` found changed into config.json.
 
-        summary.json is removed: it has the results of the run before its change.
+        Returns their entries there. summary.json is removed: it has the results of the
+        run before its change.
+
+        step: at which the settings change.
         """
         added = changes.records(self._changes, step)
         if added:
@@ -243,15 +254,12 @@ class WorkDir(RunDirectory):
 
 
 def _check_data(now: Facts, then: Facts) -> None:
-    """Raises `UserError` unless the data at config.dataset.path is still that with
-    which the run began.
-    """
+    """Raises `UserError` unless the data is still that with which the run began."""
     difference = facts_lib.difference(now, then)
     if difference:
         raise UserError(
             f"{difference} when the run began; restore that data (config.dataset.path "
-            "may say where it is now), or choose"
-            " another --workdir"
+            "may say where it is now), or choose another --workdir"
         )
 
 
@@ -260,7 +268,7 @@ class Log:
 
     The first process alone writes.
 
-    Records behind `step`, from which a run goes on, are cut off; log.txt is not.
+    step: from which the run goes on; later records are cut off, log.txt is not.
     """
 
     def __init__(self, workdir: WorkDir, step: int):
@@ -282,7 +290,7 @@ class Log:
     def write(self, record: Mapping) -> None:
         """Adds an epoch's record.
 
-        `UserError`, and nothing of the record, where there is no room for it.
+        Raises `UserError` where there is no room for it; nothing of it is then written.
         """
         if self._tensorboard is None:
             return
@@ -296,16 +304,17 @@ class Log:
             self._workdir.note(text)
 
     def close(self) -> None:
+        """Ends the file of TensorBoard."""
         if self._tensorboard is not None:
             self._tensorboard.close()
 
 
 class TensorBoard:
-    """Events for TensorBoard, written at once; without room for them the run goes on,
-    with a warning.
+    """Events for TensorBoard, written at once.
 
-    The writer of tensorboardX is not used: it writes in a thread, which ends on a full
-    disk, and the run then waits forever.
+    Without room for them the run goes on, with a warning. The writer of tensorboardX is
+    not used: it writes in a thread, which ends on a full disk, and the run then waits
+    forever.
     """
 
     def __init__(self, folder: pathlib.Path, first_step: int):
@@ -321,9 +330,8 @@ class TensorBoard:
         self._add([{"file_version": "brain.Event:2"}])
         # By this event TensorBoard drops what an earlier process wrote from that step
         # on.
-        self._add(
-            [{"step": first_step, "session_log": SessionLog(status=SessionLog.START)}]
-        )
+        start = SessionLog(status=SessionLog.START)
+        self._add([{"step": first_step, "session_log": start}])
 
     def write(self, record: Mapping) -> None:
         """The numbers of a record as scalars at its step."""
@@ -336,20 +344,23 @@ class TensorBoard:
         self._add(events)
 
     def _add(self, events: list[dict]) -> None:
+        """Writes events.
+
+        events: the fields of each, without its clock.
+        """
         from tensorboardX.proto.event_pb2 import Event
 
-        # Without room from the beginning, or after an error.
+        # There was no room for the file, or an error has ended it.
         if self._file is None:
             return
         with convenience("TensorBoard events"):
             try:
-                for event in events:
-                    self._file.write(
-                        Event(wall_time=time.time(), **event).SerializeToString()
-                    )
+                for fields in events:
+                    event = Event(wall_time=time.time(), **fields)
+                    self._file.write(event.SerializeToString())
                 self._file.flush()
             except OSError:
-                # Closing writes the rest of the buffer, which fails, too.
+                # Closing the file writes the rest of its buffer, which fails, too.
                 with contextlib.suppress(OSError):
                     self.close()
                 raise

@@ -1,5 +1,6 @@
-"""A run's directory, for reading: config.json, run.json, metrics.jsonl, alphas.npz,
-summary.json, checkpoints/.
+"""A run's directory, for reading.
+
+It holds config.json, run.json, metrics.jsonl, alphas.npz, summary.json, checkpoints/.
 """
 
 import json
@@ -20,7 +21,8 @@ GRADIENTS = "gradients.json"
 class RunDirectory:
     """The files that a run has written.
 
-    Raises `UserError` for a directory of none, a damaged one, or another version's.
+    Its methods raise `UserError` for a directory of no run, a damaged one, or one of
+    another version.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -39,32 +41,37 @@ class RunDirectory:
         return (self / "config.json").is_file()
 
     def config(self) -> dict:
-        """The run's resolved settings; `UserError` where there are none."""
+        """The run's resolved settings.
+
+        Raises `UserError` where there are none.
+        """
         self._check_format()
         values = self._read("config.json")
-        # The history of changes is no setting.
+        # The history of changes is no setting, see `changed`.
         values.pop("changed", None)
         return values
 
     def _check_format(self) -> None:
-        """`UserError` for a directory of a version whose settings and parameters have
-        other names.
+        """Raises `UserError` for a directory of another format.
+
+        Its settings and parameters have other names.
         """
-        # A config.json alone has no version; what is wrong with it is noticed when it
-        # is read.
+        # A config.json alone has no format. What is wrong with it is noticed when it is
+        # read.
         if not (self / "run.json").is_file():
             return
         found = self._read("run.json").get("format", 1)
         if found != FORMAT:
             raise UserError(
                 f"{self.path} was written by another version of bnas-jax, in the "
-                f"format {found}; {__version__} reads {FORMAT}:"
-                " choose another --workdir"
+                f"format {found}; {__version__} reads {FORMAT}: choose another "
+                "--workdir"
             )
 
     def changed(self) -> list[dict]:
-        """The changes of the run's settings so far, the first one first: {"step",
-        "key", "from", "to"} each.
+        """The changes of the run's settings so far, the first one first.
+
+        Each is {"step", "key", "from", "to"}.
         """
         return self._read("config.json").get("changed", [])
 
@@ -81,8 +88,10 @@ class RunDirectory:
         return self._read(GRADIENTS)
 
     def facts(self) -> dict:
-        """run.json: the values of `data.facts.Facts` that are known, "environment",
-        perhaps "init", "teacher", "extensions".
+        """run.json: what is known of the run and its data.
+
+        It has the values of `data.facts.Facts` that are known, "environment", and
+        perhaps "init", "teacher" and "extensions".
         """
         values = self._read("run.json")
         # Every run knows at least these two.
@@ -96,11 +105,15 @@ class RunDirectory:
         return values
 
     def _read(self, name: str) -> dict:
+        """The contents of a file of JSON.
+
+        Raises `UserError` where it is missing, cannot be read, or holds no object.
+        """
         try:
             value = json.loads((self / name).read_text())
         except (FileNotFoundError, NotADirectoryError):
-            # run.json is written before config.json, so that a run without it has lost
-            # it.
+            # run.json is written before config.json. A run without run.json has
+            # therefore lost it.
             if name == "run.json" and self.exists():
                 raise UserError(
                     f"{self.path} has lost its {name}; restore it or choose another "
@@ -111,19 +124,9 @@ class RunDirectory:
                 "search or train wrote"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
-            # Without the words of Python that a user cannot mend.
-            reason = str(error)
-            if isinstance(error, OSError):
-                reason = error.strerror or reason
-            elif isinstance(error, UnicodeDecodeError):
-                reason = "it is no text"
-            elif isinstance(error, ValueError) and not isinstance(
-                error, json.JSONDecodeError
-            ):
-                reason = "a number has too many digits"
             raise UserError(
-                f"{self / name} cannot be read ({reason}); restore it or choose "
-                "another --workdir"
+                f"{self / name} cannot be read ({_reason_of(error)}); restore it or "
+                "choose another --workdir"
             ) from None
         if not isinstance(value, dict):
             raise UserError(
@@ -133,8 +136,9 @@ class RunDirectory:
         return value
 
     def read_metrics(self) -> list[dict]:
-        """The records of metrics.jsonl; a line that a stop cut short or that is damaged
-        is left out.
+        """The records of metrics.jsonl.
+
+        A line that is damaged, or that a stop cut short, is left out.
         """
         path = self / "metrics.jsonl"
         if not path.is_file():
@@ -149,3 +153,17 @@ class RunDirectory:
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 records.append(record)
         return records
+
+
+def _reason_of(error: Exception) -> str:
+    """Why a file of JSON cannot be read, without words of Python that help no user."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text"
+    # What `json` says of the place is of use.
+    if isinstance(error, json.JSONDecodeError):
+        return str(error)
+    if isinstance(error, ValueError):
+        return "a number has too many digits"
+    return str(error)

@@ -14,8 +14,9 @@ from bnas_jax.core.errors import UserError
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """The value as JSON, with null for numbers that are not finite, which JSON does not
-    have.
+    """The value as JSON, with null for numbers that are not finite.
+
+    JSON has no such numbers.
 
     >>> json_text({"loss": float("nan"), "top1": (97.8, float("inf")), "steps": 3})
     '{"loss": null, "top1": [97.8, null], "steps": 3}'
@@ -24,7 +25,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for numbers that are not finite."""
+    """The value with None for numbers that are not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -41,18 +42,20 @@ def write_whole(path: pathlib.Path, value: Any) -> None:
 
 
 def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
-    """The file of the option `--out`. endings: one of which it must have, in any case;
-    any will do without.
+    """The file of the option `--out`.
 
-    `UserError` where no file can be written there.
+    endings: it must have one of them, in upper or lower case; empty for any ending.
+
+    Raises `UserError` where no file can be written there.
     """
     path = paths.local(out, "--out")
     if endings and path.suffix.lower() not in endings:
         raise UserError(f"--out={out} must end in {' or '.join(endings)}")
-    # What a link leads to is written, not the link.
+    # A link stays: the file that it leads to is written.
     if path.is_symlink():
         path = path.resolve()
-    # Folders are not made: a mistyped path would leave some behind.
+
+    # Folders are not made, as a mistyped path would leave some behind.
     if not path.parent.is_dir():
         raise UserError(
             f"--out={out}: there is no folder {path.parent}; make it, or choose "
@@ -65,22 +68,24 @@ def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path):
-    """A context that gives a file to write in place of `path`, which it becomes at the
-    end, or not at all after an error.
+    """A context that gives a file to write in place of `path`.
 
-    `UserError` where the disk is full or refuses the file.
+    At its end the file becomes `path`. After an error `path` stays as it was.
+
+    Raises `UserError` where the disk is full or refuses the file.
     """
-    # In the same folder, as a file cannot be renamed into another file system; and of
-    # this process, as another may write it.
+    # It is in the same folder, as a file cannot be renamed into another file system. It
+    # has the number of this process, as another one may write `path`, too.
     part = path.with_name(f"part.{os.getpid()}.{path.name}")
     try:
         with room(path):
             yield part
-            # On the disk before it has its name: after a loss of power it would be
-            # there, and empty.
+            # It is on the disk before it has its name. Otherwise it might be there and
+            # empty after a loss of power.
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            # In one piece: a reader, or a crash, finds the old file or the new one.
+            # It gets its name in one piece: a reader, or a crash, finds the old file or
+            # the new one.
             os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
@@ -117,13 +122,16 @@ def append(path: pathlib.Path, line: str) -> None:
 
 @contextlib.contextmanager
 def convenience(what: str):
-    """A context for writing what a run can do without: an error is a warning, and the
-    run goes on. what: for the warning.
+    """A context for writing what a run can do without.
+
+    An error is a warning, and the run goes on.
+
+    what: what is written, for the warning.
     """
     try:
         yield
     except OSError as error:
+        reason = error.strerror or error
         warnings.warn(
-            f"{what} cannot be written ({error.strerror or error}); the run goes on",
-            stacklevel=3,
+            f"{what} cannot be written ({reason}); the run goes on", stacklevel=3
         )
