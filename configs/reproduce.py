@@ -412,10 +412,12 @@ def figure_5(scale: str) -> Reproduction:
 
 
 def figure_6(scale: str) -> Reproduction:
-    """The cells of BNAS."""
+    """The blocks of XNOR-Net's ResNet18 and the cells of BNAS."""
     del scale
-    title = "Figure 6: the cells of BNAS; the block of ResNet18 is not drawn"
-    return _cells(title, "bnas")
+    title = "Figure 6: the blocks of XNOR-Net's ResNet18 and the cells of BNAS"
+    cells = _cells(title, "bnas")
+    drawn = {"resnet": pictures.resnet_blocks, **cells.pictures}
+    return dataclasses.replace(cells, pictures=drawn)
 
 
 def figure_7(scale: str) -> Reproduction:

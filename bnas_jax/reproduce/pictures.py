@@ -11,6 +11,7 @@ import numpy as np
 
 from bnas_jax.core import genotypes
 from bnas_jax.report import cells as cells_lib
+from bnas_jax.report import resnet_block
 from bnas_jax.report import template as template_lib
 from bnas_jax.report.charts import Line, Points, chart, scatter
 from bnas_jax.report.curves import points_of
@@ -133,6 +134,12 @@ def cell_template(wanted: Reproduction, folder: pathlib.Path) -> str:
     return template_lib.template().svg()
 
 
+def resnet_blocks(wanted: Reproduction, folder: pathlib.Path) -> str:
+    """Figure 6a: the blocks of ResNet18 with XNOR-Net's binarization."""
+    del wanted, folder
+    return resnet_block.resnet_blocks().svg()
+
+
 def named_cells(
     wanted: Reproduction,
     folder: pathlib.Path,
@@ -140,7 +147,7 @@ def named_cells(
     names: Sequence[str],
     skip: Sequence[bool],
 ) -> str | None:
-    """Figures 6 to 8 and 11: genotypes side by side.
+    """Figures 6b, 7, 8 and 11: genotypes side by side.
 
     names: of named genotypes, or of rows with a search, whose genotype is drawn once
         the search with seed 0 has ended.

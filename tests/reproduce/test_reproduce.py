@@ -598,7 +598,23 @@ def test_seeds_are_of_every_row():
     assert {row.seeds for row in with_settings([]).rows} == {3}
 
 
-@pytest.mark.parametrize("figure", ["3", "5", "6", "7", "8"])
+def test_figure_6_shows_a_block_of_resnet18_beside_the_cells_of_bnas(capfd, tmp_path):
+    words = ["reproduce", "--figure=6", "--scale=smoke", f"--workdir={tmp_path}"]
+    assert run(words) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    names = [pathlib.Path(name).name for name in result["out"]]
+    assert names == ["figure6_resnet.svg", "figure6_cells.svg"]
+
+    # Two blocks of two binary convolutions each; the shortcut of one convolves.
+    picture = (tmp_path / "figure6_resnet.svg").read_text()
+    assert picture.count("bin_conv_3x3</text>") == 3
+    assert picture.count("bin_conv_3x3, stride 2</text>") == 1
+    assert picture.count('-shortcut"') == 2
+    assert picture.count("conv_1x1, stride 2</text>") == 1
+    assert "c_(k-2)</text>" in (tmp_path / "figure6_cells.svg").read_text()
+
+
+@pytest.mark.parametrize("figure", ["3", "5", "7", "8"])
 def test_figures_without_runs(capfd, tmp_path, figure):
     words = [
         "reproduce",

@@ -1,0 +1,121 @@
+"""The picture of ResNet18's blocks with XNOR-Net's binarization, Figure 6a."""
+
+from bnas_jax.report import legend, palette
+from bnas_jax.report.heights import BOX_HEIGHT
+from bnas_jax.report.layout import FONT_SIZE, box_width
+from bnas_jax.report.palette import Kind
+from bnas_jax.report.sheet import Pen, Sheet
+
+# A block is a chain of two binary convolutions, with a shortcut beneath it.
+_CHAIN = ("c_(k-1)", "bin_conv_3x3", "bin_conv_3x3", "c_(k)")
+_HALVING = ("c_(k-1)", "bin_conv_3x3, stride 2", "bin_conv_3x3", "c_(k)")
+_CONVOLUTIONS = (1, 2)
+# What stands in the shortcut of a block that halves the image.
+_SHORTCUT = "conv_1x1, stride 2"
+
+# In points.
+_MARGIN = 14.0
+_GAP = 40.0
+_TITLE_SIZE = 11.0
+# From a panel's top to the middle of its chain, from there to its shortcut, and from
+# the shortcut to the next panel.
+_ABOVE, _BELOW, _BEHIND = 42.0, 42.0, 28.0
+
+_SHORTCUT_PEN = Pen(palette.SKIP, width=1.5)
+_FLOAT = Kind("float convolution", palette.OTHER.color)
+_ENTRIES = (
+    legend.Entry("binary convolution", palette.CONVOLUTION),
+    legend.Entry("float convolution", _FLOAT),
+    legend.Entry("shortcut, which is added", _SHORTCUT_PEN),
+)
+
+
+def resnet_blocks() -> Sheet:
+    """A block that keeps the size of the image, and below it one that halves it."""
+    width = _width_of(_HALVING)
+    panel = _ABOVE + _BELOW + _BEHIND
+    legend_top = _MARGIN + 2 * panel
+    legend_height = len(legend.rows_of(_ENTRIES, width)) * legend.ROW_HEIGHT
+    sheet = Sheet(
+        width=width + 2 * _MARGIN,
+        height=legend_top + legend_height + _MARGIN,
+    )
+    _draw(
+        sheet,
+        _CHAIN,
+        top=_MARGIN,
+        title="ResNet18, XNOR-Net: a block",
+        name="block",
+        shortcut=None,
+    )
+    _draw(
+        sheet,
+        _HALVING,
+        top=_MARGIN + panel,
+        title="ResNet18, XNOR-Net: a block that halves the image",
+        name="halving",
+        shortcut=_SHORTCUT,
+    )
+    legend.draw_legend(sheet, _ENTRIES, corner=(_MARGIN, legend_top), width=width)
+    return sheet
+
+
+def _width_of(chain: tuple[str, ...]) -> float:
+    """The width of a chain of boxes, in points."""
+    boxes = sum(box_width(text) for text in chain)
+    return boxes + _GAP * (len(chain) - 1)
+
+
+def _draw(
+    sheet: Sheet,
+    chain: tuple[str, ...],
+    *,
+    top: float,
+    title: str,
+    name: str,
+    shortcut: str | None,
+) -> None:
+    """One block. name: begins its ids. shortcut: a convolution in the shortcut."""
+    title_place = (_MARGIN, top + _TITLE_SIZE / 2)
+    sheet.text(title_place, title, size=_TITLE_SIZE, bold=True, align="left")
+    y = top + _ABOVE
+
+    # The boxes of the chain, with an arrow between each and the next.
+    centers = []
+    left = _MARGIN
+    for number, text in enumerate(chain):
+        width = box_width(text)
+        fill = palette.STATE
+        if number in _CONVOLUTIONS:
+            fill = palette.CONVOLUTION.color
+        center = left + width / 2
+        _box(sheet, text, center=(center, y), fill=fill, name=f"{name}-box{number}")
+        if number:
+            arrow = [(left - _GAP, y), (left, y)]
+            sheet.arrow(arrow, Pen(), name=f"{name}-line{number}")
+        centers.append(center)
+        left += width + _GAP
+
+    # The shortcut, from the input to the output.
+    lower = y + BOX_HEIGHT / 2
+    height = y + _BELOW
+    start, end = (centers[0], lower), (centers[-1], lower)
+    sheet.bracket(start, end, _SHORTCUT_PEN, y=height, name=f"{name}-shortcut")
+    if shortcut is not None:
+        middle = ((centers[0] + centers[-1]) / 2, height)
+        _box(
+            sheet,
+            shortcut,
+            center=middle,
+            fill=_FLOAT.color,
+            name=f"{name}-convolution",
+        )
+
+
+def _box(
+    sheet: Sheet, text: str, *, center: tuple[float, float], fill: str, name: str
+) -> None:
+    """A box with its text."""
+    size = (box_width(text), BOX_HEIGHT)
+    sheet.box(center, size, fill=fill, name=name)
+    sheet.text(center, text, size=FONT_SIZE)
