@@ -87,7 +87,8 @@ def diversity(
 
     >>> from bnas_jax.core.alphas import diversity
     >>> even = {"normal": jax.numpy.zeros((14, 7)), "reduce": jax.numpy.zeros((14, 7))}
-    >>> [round(float(diversity(even, epoch, weight=1.0, tau=7.7)), 4) for epoch in (0, 10, 50)]
+    >>> terms = [diversity(even, epoch, weight=1.0, tau=7.7) for epoch in (0, 10, 50)]
+    >>> [round(float(term), 4) for term in terms]
     [-1.9459, -0.531, -0.0029]
     """
     fading = jnp.exp(-epoch / tau)

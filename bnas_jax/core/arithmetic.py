@@ -16,7 +16,7 @@ class Arithmetic:
         bfloat16. They accumulate in `dtype`. None is `dtype`. On NVIDIA's GPUs their
         results are rounded to it, too.
     activations: of the tensors between layers, such as bfloat16. Within, layers compute
-        in `dtype`. None is `dtype`.
+        in `dtype`. None is `dtype`, and what a supernet needs.
     bn_axis: the mapped axis over which batch statistics are taken. None keeps them per
         device.
     bn_examples: how many examples are normalised together. They are neighbours in the
@@ -30,7 +30,8 @@ class Arithmetic:
     Convolutions that multiply in bfloat16 and sum in float32:
 
     >>> arithmetic = bnas.Arithmetic(conv_dtype=jax.numpy.bfloat16)
-    >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10, arithmetic=arithmetic)
+    >>> sizes = {"num_cells": 5, "channels": 4, "num_classes": 10}
+    >>> supernet = bnas.Supernet(**sizes, arithmetic=arithmetic)
     """
 
     dtype: Any = jnp.float32

@@ -25,8 +25,10 @@ class NetworkSettings:
     Its fields are settings, `config.network.*`, and it builds the module. A subclass
     raises `UserError` for a setting that cannot be.
 
-    >>> settings = bnas.NETWORKS["cells"](bnas.load_genotype("latest_cell"), num_cells=5, channels=8)
-    >>> network = settings.build(num_classes=10, scheme=bnas.Xnor(), arithmetic=bnas.Arithmetic())
+    >>> genotype = bnas.load_genotype("latest_cell")
+    >>> settings = bnas.NETWORKS["cells"](genotype, num_cells=5, channels=8)
+    >>> how = {"scheme": bnas.Xnor(), "arithmetic": bnas.Arithmetic()}
+    >>> network = settings.build(num_classes=10, **how)
     >>> network.num_classes
     10
     """

@@ -56,8 +56,8 @@ class Supernet(nn.Module):
         a state, since they see the same batches. False keeps one for each edge and
         type, as released checkpoints do.
 
-    Raises `UserError` for another word in `edges`, and for images that cannot be halved
-    at each reduction.
+    Raises `UserError` for another word in `edges`, for an arithmetic with
+    `activations`, and for images that cannot be halved at each reduction.
 
     >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
     >>> supernet.even_mixture()["normal"].shape
@@ -117,6 +117,12 @@ class Supernet(nn.Module):
         if self.edges not in FORMS_OF_EDGES:
             raise UserError(
                 f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}"
+            )
+        # The edges of a state share its signs in `dtype`.
+        if self.arithmetic.activations is not None:
+            raise UserError(
+                "a supernet keeps its states in the dtype of its arithmetic; write "
+                "Arithmetic(conv_dtype=...) without activations"
             )
 
         # The stem gives both inputs of the first cell.

@@ -70,7 +70,7 @@ def error(capfd, *words: str) -> str:
 
 @pytest.mark.parametrize("platform", ["cuda", "tqu"])
 def test_an_accelerator_that_is_not_there(tmp_path, platform):
-    """14.16: JAX_PLATFORMS names what the machine does not have: one line, and nothing
+    """JAX_PLATFORMS names what the machine does not have: one line, and nothing
     is written.
     """
     done = process(
@@ -88,7 +88,7 @@ def test_an_accelerator_that_is_not_there(tmp_path, platform):
 
 
 def test_a_variable_of_jaxs_with_a_wrong_value():
-    """14.16, a sibling: JAX refuses it while it is imported."""
+    """JAX refuses it while it is imported."""
     done = process(COST, JAX_NUM_CPU_DEVICES="many")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert (
@@ -98,7 +98,7 @@ def test_a_variable_of_jaxs_with_a_wrong_value():
 
 
 def test_a_reader_who_leaves_and_a_home_directory_that_is_missing():
-    """14.16: `cost | head -1` has done what it was for; without a home directory
+    """`cost | head -1` has done what it was for; without a home directory
     nothing is kept, and a warning says so.
     """
     variables = {
@@ -121,7 +121,7 @@ def test_a_reader_who_leaves_and_a_home_directory_that_is_missing():
 
 
 def test_a_full_disk_behind_stdout():
-    """14.16: a result that cannot be written is an error."""
+    """A result that cannot be written is an error."""
     done = process(COST, "> /dev/full")
     assert done.returncode == 2
     assert done.stderr.startswith(
@@ -134,7 +134,7 @@ def test_a_full_disk_behind_stdout():
     "redirect", ["2>&-", "2>/dev/full", "2> >(true)", "<&- >&- 2>&-"]
 )
 def test_nobody_hears_the_messages(redirect):
-    """14.16: messages go nowhere then: not to stdout, not into a file, and they end
+    """Messages go nowhere then: not to stdout, not into a file, and they end
     nothing.
     """
     done = process(["--help"], redirect)
@@ -144,7 +144,7 @@ def test_nobody_hears_the_messages(redirect):
 
 
 def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
-    """14.16: what a library writes to stderr would go into that file."""
+    """What a library writes to stderr would go into that file."""
     code = (
         "from bnas_jax import machine; machine.open_streams(); "
         f"print(open({str(tmp_path / 'f')!r}, 'w').fileno())"
@@ -161,7 +161,7 @@ def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
 def test_a_compilation_cache_that_cannot_be_written(
     tmp_path, monkeypatch, variable, place
 ):
-    """14.16: the run goes on without."""
+    """The run goes on without."""
     (tmp_path / "file").write_text("")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if variable == "XDG_CACHE_HOME" and place == "nowhere/home":
@@ -191,7 +191,7 @@ def no_room():
 
 
 def test_a_disk_that_becomes_full_under_the_records(tmp_path, no_room):
-    """14.16: metrics.jsonl keeps whole lines and the error names it; TensorBoard and
+    """Metrics.jsonl keeps whole lines and the error names it; TensorBoard and
     log.txt are done without.
     """
     log = Log(WorkDir(tmp_path), 0)
@@ -219,7 +219,7 @@ def test_a_disk_that_becomes_full_under_the_records(tmp_path, no_room):
 
 
 def test_a_disk_that_is_full_for_a_file(tmp_path, no_room):
-    """14.16: it is written whole or stays as it was, and nothing of it is left."""
+    """It is written whole or stays as it was, and nothing of it is left."""
     write_json(tmp_path / "summary.json", {"top1": 1})
     no_room(10)
     with pytest.raises(UserError, match=r"cannot write .*summary\.json"):
@@ -234,7 +234,7 @@ def test_a_disk_that_is_full_for_a_file(tmp_path, no_room):
 
 
 def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
-    """14.16, a sibling: ArrayRecord says so in its own way, and leaves a part of a
+    """ArrayRecord says so in its own way, and leaves a part of a
     file.
     """
     images = Arrays(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4), 10, "x")
@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
 
 
 def test_tensorboard_finds_what_is_written(tmp_path):
-    """14.16: the events are those of tensorboardX's own writer, written without its
+    """The events are those of tensorboardX's own writer, written without its
     thread.
     """
     log = Log(WorkDir(tmp_path), 6)
@@ -291,7 +291,7 @@ BELOW_A_FILE = [
 
 @pytest.mark.parametrize("words", BELOW_A_FILE, ids=lambda words: " ".join(words[:2]))
 def test_a_path_that_the_system_refuses(capfd, tmp_path, words):
-    """14.16: below a file nothing can be made or found, and names have a greatest
+    """Below a file nothing can be made or found, and names have a greatest
     length.
     """
     (tmp_path / "file").write_text("")
@@ -315,7 +315,7 @@ def raised(action) -> Exception:
 
 
 def test_errors_of_the_machine_and_of_the_program_are_told_apart(tmp_path):
-    """14.16: the first are one line; the second keep their traceback."""
+    """The first are one line; the second keep their traceback."""
     explained = lambda action: machine.explain(raised(action))
     assert "out of memory; lower config.batch_size" in explained(
         lambda: jnp.zeros((2**45,)).block_until_ready()
@@ -339,7 +339,7 @@ def test_errors_of_the_machine_and_of_the_program_are_told_apart(tmp_path):
 
 
 def test_a_config_of_ones_own_that_raises(capfd, tmp_path):
-    """14.16, a sibling: what it lacks is said in one line, too."""
+    """What it lacks is said in one line, too."""
     for name, text, message in [
         ("library", "import no_such_library\n", "No module named 'no_such_library'"),
         (
@@ -386,7 +386,7 @@ def config_for(words: str) -> str:
 
 @pytest.mark.parametrize("row", table(4), ids=lambda row: row[1])
 def test_every_spelling_of_the_documentation(row):
-    """14.17: a row of the first table."""
+    """A row of the first table."""
     _, written, name, expected = row
     words = spelling.options([config_for(written), *shlex.split(written)])
     settings, flags = configured(words, "train", workdir=None)
@@ -406,13 +406,13 @@ def test_every_spelling_of_the_documentation(row):
 
 @pytest.mark.parametrize("row", table(2), ids=lambda row: row[0])
 def test_every_spelling_that_is_refused_shows_the_right_one(capfd, row):
-    """14.17: a row of the second table."""
+    """A row of the second table."""
     written, says = row
     assert says in error(capfd, "train", config_for(written), *shlex.split(written))
 
 
 def test_the_same_spellings_in_every_command(capfd, tmp_path):
-    """14.17: those that have settings of their own, and options alone."""
+    """Those that have settings of their own, and options alone."""
     sizes = [
         "--genotype",
         "latest_cell",
@@ -472,7 +472,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("code", [0, 130])
 def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path, code):
-    """14.18: Grain frees shared memory with the arrays in it; the last batch lives
+    """Grain frees shared memory with the arrays in it; the last batch lives
     until the program ends.
 
     A sibling: after Ctrl-C (130) the program does not wait for Python's clearing up. A
@@ -496,7 +496,7 @@ def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path, cod
 
 
 def test_shared_memory_that_is_full(tmp_path):
-    """14.16, a sibling of 18: the system ends the worker then; the error says what to
+    """The system ends the worker then; the error says what to
     enlarge.
     """
     folder = write_folder(

@@ -507,6 +507,14 @@ def test_images_that_the_reductions_cannot_halve_are_refused():
     assert "\n" not in str(caught.value)
 
 
+def test_states_of_fewer_bits_are_refused():
+    """Their signs would meet kernels of another type in the gradient."""
+    narrow = supernet(1, arithmetic=Arithmetic(activations=jnp.bfloat16))
+    with pytest.raises(UserError, match="write Arithmetic.*without activations"):
+        shapes_of(narrow)
+    shapes_of(supernet(1, arithmetic=Arithmetic(conv_dtype=jnp.bfloat16)))
+
+
 def test_skips_can_be_left_out():
     of_skips = lambda net: {
         path[1] for path in shapes_of(net)[1] if path[2:3] == ("skip",)

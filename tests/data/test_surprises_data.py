@@ -126,11 +126,11 @@ def run_settings(
     return settings.from_config(config)
 
 
-# 14.1: mean and deviation belong to the run
+# Mean and deviation belong to the run
 
 
 def test_a_run_keeps_what_it_learned(trained):
-    """14.1: run.json keeps mean, std, class_names, num_train and a digest.
+    """Run.json keeps mean, std, class_names, num_train and a digest.
 
     The digest is that of the training set.
     """
@@ -144,7 +144,7 @@ def test_a_run_keeps_what_it_learned(trained):
 
 
 def test_evaluate_normalises_with_the_runs_values(trained, tmp_path, capfd):
-    """14.1: another path with darker training images gives the same loss.
+    """Another path with darker training images gives the same loss.
 
     The test images are the same.
     """
@@ -171,7 +171,7 @@ def test_evaluate_normalises_with_the_runs_values(trained, tmp_path, capfd):
 def test_validation_images_alone_are_evaluated_as_beside_the_training_images(
     trained, tmp_path, capfd
 ):
-    """14.9: what they are normalised with is the run's."""
+    """What they are normalised with is the run's."""
     data, workdir = trained
     alone = tmp_path / "alone"
     shutil.copytree(data / "test", alone / "val")
@@ -186,7 +186,7 @@ def test_validation_images_alone_are_evaluated_as_beside_the_training_images(
 
 @pytest.mark.parametrize("task", ["train", "search"])
 def test_a_resumed_run_normalises_with_the_values_that_it_began_with(task, tmp_path):
-    """14.1: what run.json says goes before what the data or the package say now.
+    """What run.json says goes before what the data or the package say now.
 
     What it lacks is added.
     """
@@ -211,7 +211,7 @@ def test_a_resumed_run_normalises_with_the_values_that_it_began_with(task, tmp_p
 
 @pytest.mark.parametrize("memory", [0, None])
 def test_mean_and_deviation_by_hand(tmp_path, memory):
-    """14.1: config.dataset.mean and .std stand before those of the data.
+    """Config.dataset.mean and .std stand before those of the data.
 
     They are lists of a number a channel, on the scale 0 to 1.
     """
@@ -260,14 +260,14 @@ def test_mean_and_deviation_by_hand(tmp_path, memory):
     ],
 )
 def test_a_mean_that_cannot_be_is_refused(mean, std, message):
-    """14.1: a mean without a deviation, of other channels, or on the scale 0 to 255."""
+    """A mean without a deviation, of other channels, or on the scale 0 to 255."""
     with pytest.raises(UserError) as raised:
         DatasetSettings("digits", mean=mean, std=std)
     assert message in str(raised.value)
 
 
 def test_a_mean_of_too_many_channels_is_refused_with_what_to_set(tmp_path, capfd):
-    """14.1: three means for images of one channel."""
+    """Three means for images of one channel."""
     lists = [
         "--config.dataset.mean=(0.5,0.5,0.5)",
         "--config.dataset.std=(0.5,0.5,0.5)",
@@ -280,7 +280,7 @@ def test_a_mean_of_too_many_channels_is_refused_with_what_to_set(tmp_path, capfd
 
 
 def test_known_statistics_travel_with_an_import(tmp_path, capfd):
-    """14.1: a network of the authors' for ImageNet keeps ImageNet's values.
+    """A network of the authors' for ImageNet keeps ImageNet's values.
 
     It does so whatever its images are read from.
     """
@@ -311,7 +311,7 @@ def test_known_statistics_travel_with_an_import(tmp_path, capfd):
     )  # a checkpoint does not say
 
 
-# 14.2: labels
+# Labels
 
 
 def arrays(classes: tuple[str, ...], labels: list[int]) -> Arrays:
@@ -333,7 +333,7 @@ RUN = Facts(3, (2, 2, 1), class_names=("a", "b", "c"))
     ],
 )
 def test_labels_are_those_of_the_runs_classes(classes, labels, expected):
-    """14.2: another order is mapped, and a part of the classes can be evaluated."""
+    """Another order is mapped, and a part of the classes can be evaluated."""
     mapped = facts_lib.with_labels(arrays(classes, labels), RUN)
     assert (
         mapped.labels.tolist() == expected
@@ -343,7 +343,7 @@ def test_labels_are_those_of_the_runs_classes(classes, labels, expected):
 
 
 def test_other_classes_are_refused_by_name():
-    """14.2: the same number of classes, one of another name.
+    """The same number of classes, one of another name.
 
     Where the names are not known, another number is refused.
     """
@@ -366,7 +366,7 @@ def test_other_classes_are_refused_by_name():
 
 
 def test_labels_of_streamed_examples_are_mapped(tmp_path):
-    """14.2: also in the processes that read.
+    """Also in the processes that read.
 
     A label that is no class stays none.
     """
@@ -386,7 +386,7 @@ def test_labels_of_streamed_examples_are_mapped(tmp_path):
 
 
 def test_a_subset_of_the_classes_is_evaluated(trained, tmp_path, capfd):
-    """14.2: b and c alone give what the run's own test images of b and c give.
+    """B and c alone give what the run's own test images of b and c give.
 
     Other names are refused.
     """
@@ -407,7 +407,7 @@ def test_a_subset_of_the_classes_is_evaluated(trained, tmp_path, capfd):
     assert "has the class 'z', the run has not: its classes are a, b, c" in message
 
 
-# 14.3: the training set's identity is part of the run
+# The training set's identity is part of the run
 
 
 def add(data: pathlib.Path) -> None:
@@ -453,7 +453,7 @@ CHANGES = {
     ("task", "memory"), [("train", None), ("search", None), ("train", 0)]
 )
 def test_other_training_images_are_refused(task, memory, change, tmp_path):
-    """14.3: in memory and streamed, for a training and a search.
+    """In memory and streamed, for a training and a search.
 
     Nothing is made, and nothing changed.
     """
@@ -481,7 +481,7 @@ def test_other_training_images_are_refused(task, memory, change, tmp_path):
 
 
 def test_other_test_images_are_refused_where_they_count(tmp_path):
-    """14.3, a sibling: a run's accuracies are of the same test images.
+    """A run's accuracies are of the same test images.
 
     A search looks at none.
     """
@@ -500,7 +500,7 @@ def test_other_test_images_are_refused_where_they_count(tmp_path):
 
 
 def test_a_finished_run_does_not_train_on_with_images_that_were_added(run_again, capfd):
-    """14.3: the same command again changes nothing.
+    """The same command again changes nothing.
 
     With one image more it is refused, and with that taken away it goes on.
     """
@@ -518,7 +518,7 @@ def test_a_finished_run_does_not_train_on_with_images_that_were_added(run_again,
 
 
 def test_a_tfds_set_is_known_again_wherever_it_is(tmp_path):
-    """14.3: by its name, version, split and shards, without reading a record."""
+    """By its name, version, split and shards, without reading a record."""
     draw = np.random.default_rng(0)
     photos = lambda size: Arrays(
         draw.integers(0, 256, (size, 4, 4, 3), np.uint8),
@@ -543,7 +543,7 @@ def test_a_tfds_set_is_known_again_wherever_it_is(tmp_path):
 
 
 def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
-    """14.3: one tree divided in another way has another training set."""
+    """One tree divided in another way has another training set."""
     data = write_folder(tmp_path / "data", {"a": 6, "b": 6})
     options = lambda seed: ReadOptions(
         image_size=8, split=0.5, split_seed=seed, in_memory_mib=0
@@ -552,7 +552,7 @@ def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
     assert part(0) == part(0) != part(1)
 
 
-# 14.10: paths
+# Paths
 
 
 @pytest.mark.parametrize(
@@ -608,7 +608,7 @@ def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
 def test_an_address_is_answered_with_the_mounted_form(
     arguments, advice, tmp_path, monkeypatch, capfd
 ):
-    """14.10: in one line, for every path that can be given.
+    """In one line, for every path that can be given.
 
     No local folder `gs:` is made.
     """
@@ -637,7 +637,7 @@ def test_an_address_is_answered_with_the_mounted_form(
     ],
 )
 def test_other_addresses(path, advice):
-    """14.10: those of other stores, of a whole bucket, and of files of this machine."""
+    """Those of other stores, of a whole bucket, and of files of this machine."""
     with pytest.raises(UserError) as raised:
         WorkDir(path)
     assert str(raised.value).endswith(advice)
@@ -646,7 +646,7 @@ def test_other_addresses(path, advice):
 def test_a_tilde_is_the_home_directory_whatever_the_shell_makes_of_it(
     tmp_path, monkeypatch, capfd
 ):
-    """14.10, a sibling: bash leaves the tilde of --workdir=~/x as it is.
+    """Bash leaves the tilde of --workdir=~/x as it is.
 
     A local folder `~` was made.
     """
@@ -664,7 +664,7 @@ def test_a_tilde_is_the_home_directory_whatever_the_shell_makes_of_it(
 
 
 def test_what_only_looks_like_an_address_is_a_path(tmp_path):
-    """14.10: colons are letters like others.
+    """Colons are letters like others.
 
     What is put in place of a class's setting is no address.
     """
@@ -675,7 +675,7 @@ def test_what_only_looks_like_an_address_is_a_path(tmp_path):
 
 
 def test_the_tpu_script_refuses_a_bucket_as_the_work_directory_before_a_tpu_is_made():
-    """14.10: with the mounted form of the same bucket."""
+    """With the mounted form of the same bucket."""
     done = test_launch.launch(
         "tpu_vm.sh",
         "--dry-run",
@@ -690,14 +690,14 @@ def test_the_tpu_script_refuses_a_bucket_as_the_work_directory_before_a_tpu_is_m
     )
 
 
-# 14.11: file systems
+# File systems
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
 def test_a_run_starts_on_a_file_system_without_locks(
     number, tmp_path, monkeypatch, capfd
 ):
-    """14.11: with a warning on stderr and in the log.
+    """With a warning on stderr and in the log.
 
     What locking says there, no file system here would say.
     """
@@ -719,7 +719,7 @@ def test_a_run_starts_on_a_file_system_without_locks(
 
 
 def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
-    """14.11: what is no lack of locks is not passed over."""
+    """What is no lack of locks is not passed over."""
 
     def lockf(*_):
         raise OSError(errno.EIO, "Input/output error")
@@ -732,7 +732,7 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
 
 
 def test_the_mount_of_the_tpu_script_renames_folders():
-    """14.11: a save renames a folder of files, and messages show the same mount.
+    """A save renames a folder of files, and messages show the same mount.
 
     gcsfuse renames up to --rename-dir-limit of them.
     """

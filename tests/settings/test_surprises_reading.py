@@ -59,7 +59,7 @@ COST = ("cost", "--config=configs/train.py:d", *SMALL)
 
 
 def test_the_cost_is_that_of_the_size_that_is_set(capfd):
-    """14.4: config.dataset.image_size and channels stand above what is known of a set.
+    """Config.dataset.image_size and channels stand above what is known of a set.
 
     A flag of cost stands above both.
     """
@@ -87,7 +87,7 @@ def test_the_cost_is_that_of_the_size_that_is_set(capfd):
     ],
 )
 def test_flags_of_cost_without_an_effect_are_refused(capfd, more, message):
-    """14.4: siblings of the above.
+    """Siblings of the above.
 
     They were dropped in silence, or asked for though they were there.
     """
@@ -117,7 +117,7 @@ OF_DIGITS = {
 
 @pytest.mark.parametrize("name", SET)
 def test_what_has_no_effect_on_the_digits_is_refused(name):
-    """14.4: and taken where it has one."""
+    """And taken where it has one."""
     message = (
         f"config.dataset.{name} has no effect on digits: "
         f"leave config.dataset.{name} out"
@@ -133,7 +133,7 @@ def test_what_has_no_effect_on_the_digits_is_refused(name):
     "name", ["cifar10", "cifar100", "imagenet2012", "tfds:tf_flowers"]
 )
 def test_what_has_no_effect_on_prepared_sets_is_refused(name):
-    """14.4: prepared sets are of 8 bits, and a seed needs what it draws.
+    """Prepared sets are of 8 bits, and a seed needs what it draws.
 
     Those with a test set of their own are not divided.
     """
@@ -147,7 +147,7 @@ def test_what_has_no_effect_on_prepared_sets_is_refused(name):
 
 
 def test_settings_go_over_to_another_data_set_as_far_as_they_fit():
-    """14.4: a run on a folder is evaluated on other data.
+    """A run on a folder is evaluated on other data.
 
     It is not refused for settings of the folder.
     """
@@ -204,7 +204,7 @@ NOTES = {
     ],
 )
 def test_what_is_the_same_cell_is_read(text, tmp_path):
-    """14.5: the text of the DARTS family, and the keys that a search writes.
+    """The text of the DARTS family, and the keys that a search writes.
 
     Concatenations are of all nodes, in any order.
     """
@@ -256,7 +256,7 @@ def test_what_is_the_same_cell_is_read(text, tmp_path):
     ],
 )
 def test_what_is_another_cell_or_none_is_refused(text, message, tmp_path):
-    """14.5: whatever would change the network is not dropped.
+    """Whatever would change the network is not dropped.
 
     Nothing in a text is run.
     """
@@ -268,7 +268,7 @@ def test_what_is_another_cell_or_none_is_refused(text, message, tmp_path):
 
 
 def test_a_search_that_has_not_ended_and_a_name_too_long_have_one_line(tmp_path):
-    """14.5: siblings, which were tracebacks or called neither a file nor a cell."""
+    """Siblings, which were tracebacks or called neither a file nor a cell."""
     with pytest.raises(
         UserError, match=r"holds no genotype\.json, which a search writes at its end"
     ):
@@ -323,14 +323,14 @@ COLORS = np.stack([GRAY, GRAY[:, ::-1], GRAY // 2], -1)
     ],
 )
 def test_images_of_more_than_8_bits_keep_their_brightness(data, white_level):
-    """14.6: by the scale that the file or config.dataset.white_level says."""
+    """By the scale that the file or config.dataset.white_level says."""
     assert np.array_equal(decoded(data, white_level)[..., 0], GRAY)
     assert np.array_equal(decoded(data, white_level, channels=3)[..., 1], GRAY)
 
 
 @pytest.mark.parametrize(("white_level", "factor"), [(None, 257.0), (4095, 4095 / 255)])
 def test_colours_of_more_than_8_bits_keep_their_brightness(white_level, factor):
-    """14.6: a sibling: of 16 bits a channel the lower 8 were dropped.
+    """A sibling: of 16 bits a channel the lower 8 were dropped.
 
     So 12-bit colours were nearly black.
     """
@@ -359,7 +359,7 @@ def test_colours_of_more_than_8_bits_keep_their_brightness(white_level, factor):
     ],
 )
 def test_a_scale_that_would_be_a_guess_is_asked_for(data, message, tmp_path):
-    """14.6: by the name of the file.
+    """By the name of the file.
 
     bad_images=skip does not leave out what is no damage.
     """
@@ -378,7 +378,7 @@ def test_a_scale_that_would_be_a_guess_is_asked_for(data, message, tmp_path):
 
 
 def test_every_format_is_read_and_so_are_folders_below_a_class(tmp_path, capfd):
-    """14.6: and what is no image is counted, in `data check`, too."""
+    """And what is no image is counted, in `data check`, too."""
     root = write_folder(
         tmp_path / "pets", {"train/cat": 1, "train/dog/old/sofa": 2, "test/cat": 1}
     )
@@ -416,7 +416,7 @@ def test_every_format_is_read_and_so_are_folders_below_a_class(tmp_path, capfd):
 
 
 def test_a_class_of_other_formats_alone_is_named(tmp_path):
-    """14.6: with what is there in place of images."""
+    """With what is there in place of images."""
     write_folder(tmp_path, {"a": 2, "b": 0})
     (tmp_path / "b" / "x.heic").touch()
     assert "b holds no image (jpg, jpeg, png" in error(tmp_path, split=0.5)
@@ -426,7 +426,7 @@ def test_a_class_of_other_formats_alone_is_named(tmp_path):
 
 
 def test_parts_within_classes_are_refused(tmp_path):
-    """14.6: read at any depth, ROOT/CLASS/train and ROOT/CLASS/test would be mixed."""
+    """Read at any depth, ROOT/CLASS/train and ROOT/CLASS/test would be mixed."""
     write_folder(
         tmp_path, {"cat/train": 2, "cat/test": 2, "dog/train": 2, "dog/test": 2}
     )
@@ -441,7 +441,7 @@ def test_parts_within_classes_are_refused(tmp_path):
 
 @pytest.mark.parametrize("num_cells", [1, 2])
 def test_a_search_without_normal_cells_is_refused(capfd, tmp_path, num_cells):
-    """14.7: with one or two cells both are reduction cells."""
+    """With one or two cells both are reduction cells."""
     sizes = [f"--config.network.num_cells={num_cells}", "--config.network.channels=2"]
     code, line = answer(
         capfd,
@@ -465,7 +465,7 @@ def test_a_search_without_normal_cells_is_refused(capfd, tmp_path, num_cells):
     "names", [("bus", "car", "train"), ("bus", "test", "train"), ("car", "val")]
 )
 def test_classes_may_be_named_like_parts(tmp_path, names):
-    """14.8: a class holds images, a part folders of images."""
+    """A class holds images, a part folders of images."""
     write_folder(tmp_path, dict.fromkeys(names, 4))
     (tmp_path / names[0] / "more").mkdir()
     (tmp_path / names[0] / "more" / "x.png").write_bytes(encoded(picture(7)))
@@ -482,7 +482,7 @@ def test_classes_may_be_named_like_parts(tmp_path, names):
     "names", [("Train", "Test"), ("training", "VAL"), ("train", "valid")]
 )
 def test_parts_are_found_by_their_other_names(tmp_path, names):
-    """14.8: a sibling: they would be taken for two classes.
+    """A sibling: they would be taken for two classes.
 
     Folders below a class are read now.
     """
@@ -493,7 +493,7 @@ def test_parts_are_found_by_their_other_names(tmp_path, names):
 
 
 def test_a_doubt_is_answered_with_what_mends_it(tmp_path):
-    """14.8: each way that the message names works."""
+    """Each way that the message names works."""
     root = write_folder(
         tmp_path / "root", {"bus": 4, "car": 4, "train/steam": 4, "train/steam2": 4}
     )
@@ -511,7 +511,7 @@ def test_a_doubt_is_answered_with_what_mends_it(tmp_path):
 
 
 def test_images_without_classes_are_not_taken_for_classes(tmp_path):
-    """14.8: ROOT/train/*.png and ROOT/test/*.png, whose labels are elsewhere."""
+    """ROOT/train/*.png and ROOT/test/*.png, whose labels are elsewhere."""
     root = write_folder(tmp_path / "flat", {"train": 2, "test": 2})
     assert "images that are in no folder of a class" in error(root, split=0.5)
     kaggle = write_folder(tmp_path / "kaggle", {"train/a": 4, "train/b": 4, "test": 2})
@@ -539,7 +539,7 @@ def prepared(tmp_path: pathlib.Path, *splits: str) -> str:
 
 
 def test_a_prepared_set_without_test_images_is_divided(tmp_path):
-    """14.9: by class, as a folder is; a set with test images is not."""
+    """By class, as a folder is; a set with test images is not."""
     path = prepared(tmp_path, "train")
     with pytest.raises(UserError, match=r"no test images.*set config\.dataset\.split"):
         loading.load("tfds:flowers", path)
@@ -559,7 +559,7 @@ def test_a_prepared_set_without_test_images_is_divided(tmp_path):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_prepared_set_with_test_images_alone_can_be_evaluated(tmp_path, streamed):
-    """14.9: with a run's mean and deviation; and so where no training file was copied.
+    """With a run's mean and deviation; and so where no training file was copied.
 
     It cannot be trained on.
     """
@@ -590,7 +590,7 @@ def test_a_prepared_set_with_test_images_alone_can_be_evaluated(tmp_path, stream
 
 
 def test_a_folder_with_test_images_alone_can_be_evaluated(tmp_path):
-    """14.9: as ROOT/val/CLASS or as ROOT/CLASS.
+    """As ROOT/val/CLASS or as ROOT/CLASS.
 
     Training images alone are no test set.
     """
@@ -637,7 +637,7 @@ def a_link_to_nowhere(path: pathlib.Path) -> None:
 def test_what_cannot_be_opened_is_skipped_like_what_does_not_decode(
     tmp_path, capfd, damage, streamed
 ):
-    """14.12: one line without the setting, and a count with it.
+    """One line without the setting, and a count with it.
 
     `data check` mentions it.
     """
@@ -659,7 +659,7 @@ def test_what_cannot_be_opened_is_skipped_like_what_does_not_decode(
 
 
 def test_a_file_without_permission_is_one_that_cannot_be_opened(tmp_path):
-    """14.12: root may read everything, and becomes nobody here."""
+    """Root may read everything, and becomes nobody here."""
     root = write_folder(tmp_path, {"a": 1})
     unreadable(root / "a" / "000.png")
     files = folders.Files(str(root), ("a/000.png",), np.zeros(1, np.int32))
@@ -686,7 +686,7 @@ LEFT_BEHIND = (
 
 
 def test_what_other_programs_leave_behind_ends_no_run(tmp_path):
-    """14.12: at every level, with images in it or without."""
+    """At every level, with images in it or without."""
     root = write_folder(tmp_path, {"train/a": 2, "train/b": 2, "test/b": 2})
     for level in (root, root / "train", root / "test", root / "train" / "a"):
         for name in LEFT_BEHIND:
@@ -703,7 +703,7 @@ def test_what_other_programs_leave_behind_ends_no_run(tmp_path):
 
 
 def test_a_prepared_set_is_read_beside_what_other_programs_left(tmp_path):
-    """14.12: a sibling, which was read before as well."""
+    """A sibling, which was read before as well."""
     path = prepared(tmp_path, "train", "test")
     for level in (tmp_path, tmp_path / "flowers", tmp_path / "flowers" / "1.0.0"):
         for name in LEFT_BEHIND:

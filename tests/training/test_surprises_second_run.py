@@ -57,7 +57,7 @@ def finished(whole) -> pathlib.Path:
 
 
 def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd):
-    """14.13: the run goes on from its last good checkpoint with a lower learning rate,
+    """The run goes on from its last good checkpoint with a lower learning rate,
     and says so in config.json.
     """
     workdir = tmp_path / "run"
@@ -93,7 +93,7 @@ def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd)
 
 
 def test_after_a_nan_without_a_checkpoint_the_run_begins_anew(tmp_path):
-    """14.13: the message promises no checkpoint where none was saved."""
+    """The message promises no checkpoint where none was saved."""
     counted = Counting(tmp_path)
     spoil = lambda state: state.replace(
         sums=state.sums.replace(loss=jnp.float32(float("nan")))
@@ -141,7 +141,7 @@ def test_another_kind_of_optimizer_is_no_change_that_a_run_goes_on_with(tmp_path
 def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(
     tmp_path,
 ):
-    """14.13: each change is noted with its step; settings of checkpoints, too."""
+    """Each change is noted with its step; settings of checkpoints, too."""
     counted = Counting(tmp_path, num_epochs=1)
     counted.start()
     clipped = dataclasses.replace(counted.run.optimizer, clip_norm=1.0)
@@ -188,7 +188,7 @@ def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(
     ],
 )
 def test_what_may_not_change_is_refused_by_name(tmp_path, changes, message):
-    """14.13: network, data, seed and batch size stay; so does config.json."""
+    """Network, data, seed and batch size stay; so does config.json."""
     counted = Counting(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(UserError, match=message):
@@ -197,7 +197,7 @@ def test_what_may_not_change_is_refused_by_name(tmp_path, changes, message):
 
 
 def test_without_the_flag_a_setting_that_could_change_names_it(tmp_path):
-    """14.13: the refusal says what to add, unless another setting would be refused all
+    """The refusal says what to add, unless another setting would be refused all
     the same.
     """
     counted = Counting(tmp_path)
@@ -217,7 +217,7 @@ def test_without_the_flag_a_setting_that_could_change_names_it(tmp_path):
 
 
 def test_fewer_epochs_than_are_done_are_refused(tmp_path):
-    """14.14: with the number that would do, which does, and nothing is noted before."""
+    """With the number that would do, which does, and nothing is noted before."""
     counted = Counting(tmp_path, num_epochs=3)
     counted.start()
     with pytest.raises(
@@ -256,7 +256,7 @@ def restore(folder: pathlib.Path, state, shapes, changed: bool = True):
 def test_the_momentum_outlives_clipping_that_is_turned_on_or_off(
     tmp_path, before, after
 ):
-    """14.13: a link of the optimizer that keeps no state may come or go."""
+    """A link of the optimizer that keeps no state may come or go."""
     state, _ = with_optimizer(before)
     expected, shapes = with_optimizer(after)
     assert same(restore(tmp_path, state, shapes), expected)
@@ -265,7 +265,7 @@ def test_the_momentum_outlives_clipping_that_is_turned_on_or_off(
 def test_another_optimizer_is_refused_by_the_first_part_of_its_state_that_is_missing(
     tmp_path,
 ):
-    """14.13: what does not fit is not dropped."""
+    """What does not fit is not dropped."""
     _, shapes = with_optimizer(5.0)
     adam = optax.adam(0.1).init(counting(3).params)
     with pytest.raises(
@@ -276,7 +276,7 @@ def test_another_optimizer_is_refused_by_the_first_part_of_its_state_that_is_mis
 
 
 def test_float32_becomes_float64_where_the_precision_was_changed(tmp_path):
-    """14.13: every parameter and the optimizer's state in the new type, whole numbers
+    """Every parameter and the optimizer's state in the new type, whole numbers
     as they were.
     """
     double = lambda s: jax.ShapeDtypeStruct(
@@ -297,7 +297,7 @@ def test_float32_becomes_float64_where_the_precision_was_changed(tmp_path):
 def test_the_history_of_a_search_has_rows_for_its_new_number_of_epochs(
     tmp_path, epochs
 ):
-    """14.14: what was is kept, NaN stands where epochs are still to come."""
+    """What was is kept, NaN stands where epochs are still to come."""
 
     def searched(epochs: int) -> SearchState:
         top1 = jnp.where(jnp.arange(epochs) < 2, 50.0, jnp.nan)
@@ -319,7 +319,7 @@ def test_the_history_of_a_search_has_rows_for_its_new_number_of_epochs(
 
 
 def test_a_state_of_other_settings_is_still_refused_where_nothing_was_changed(tmp_path):
-    """14.13: the check of old stays for runs without a change."""
+    """The check of old stays for runs without a change."""
     state, _ = with_optimizer(None)
     _, shapes = with_optimizer(5.0)
     with pytest.raises(UserError, match="of another network or optimizer: opt_state/"):
@@ -332,7 +332,7 @@ def test_a_state_of_other_settings_is_still_refused_where_nothing_was_changed(tm
 def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
     finished, cell, tmp_path, capfd
 ):
-    """14.14: both learning rates are said at the seam, and what was learned and written
+    """Both learning rates are said at the seam, and what was learned and written
     stays.
     """
     workdir = shutil.copytree(finished, tmp_path / "run")
@@ -381,7 +381,7 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
 def test_the_rate_before_is_that_of_the_last_step_where_the_old_schedule_has_ended(
     config,
 ):
-    """14.14: a cosine would otherwise start anew in what is said."""
+    """A cosine would otherwise start anew in what is said."""
     run = settings.from_config(config)
     longer = dataclasses.replace(run, num_epochs=2 * run.num_epochs)
     end = run.num_epochs * 7
@@ -429,7 +429,7 @@ def tuned(
 def test_a_run_for_other_classes_begins_with_the_backbone_of_another(
     finished, cell, three_classes, tmp_path, capfd
 ):
-    """14.14: it is said, in the log and in JSON, that the classifier is new; a run that
+    """It is said, in the log and in JSON, that the classifier is new; a run that
     goes on needs no --init.
     """
     workdir = tmp_path / "run"
@@ -485,7 +485,7 @@ def of_zeros(run, num_classes: int, image_shape: tuple[int, ...]):
 def test_parameters_and_statistics_come_from_there_and_the_classifier_where_it_fits(
     finished, tmp_path, num_classes, classifier
 ):
-    """14.14: down to the bit; the optimizer begins anew."""
+    """Down to the bit; the optimizer begins anew."""
     run = settings.from_config(WorkDir(finished).config())
     facts = {"num_classes": num_classes, "image_shape": [8, 8, 1]}
     origin = fine_tune.origin(
@@ -507,7 +507,7 @@ def test_parameters_and_statistics_come_from_there_and_the_classifier_where_it_f
 def test_classes_of_other_names_have_a_new_classifier_even_where_they_are_as_many(
     finished, tmp_path
 ):
-    """14.14: as far as both runs know the names."""
+    """As far as both runs know the names."""
     run = settings.from_config(WorkDir(finished).config())
     source = shutil.copytree(
         finished, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard")
@@ -555,7 +555,7 @@ def test_classes_of_other_names_have_a_new_classifier_even_where_they_are_as_man
 def test_what_cannot_begin_a_run_is_refused_and_leaves_no_work_directory(
     finished, cell, tmp_path, capfd, options, message
 ):
-    """14.14: the first setting in which the networks differ is named."""
+    """The first setting in which the networks differ is named."""
     workdir = tmp_path / "run"
     assert (
         command([*arguments("train", workdir, cell), f"--init={finished}", *options])
@@ -565,7 +565,7 @@ def test_what_cannot_begin_a_run_is_refused_and_leaves_no_work_directory(
 
 
 def test_images_of_another_number_of_channels_are_refused(finished, tmp_path):
-    """14.14: a stem for grey images takes no others."""
+    """A stem for grey images takes no others."""
     run = settings.from_config(WorkDir(finished).config())
     with pytest.raises(UserError, match="is a network for 1 channels, the data has 3"):
         fine_tune.origin(
@@ -577,7 +577,7 @@ def test_images_of_another_number_of_channels_are_refused(finished, tmp_path):
 
 
 def test_an_imported_network_can_be_fine_tuned(reference, tmp_path):
-    """14.14: the authors' weights, for three classes."""
+    """The authors' weights, for three classes."""
     with np.load(reference / "cifar_net_c4_l5_latest_cell_zeroise.npz") as stored:
         state = {
             name: value for name, value in stored.items() if name.startswith("state.")
@@ -622,7 +622,7 @@ def test_an_imported_network_can_be_fine_tuned(reference, tmp_path):
 def test_a_line_of_a_sweep_is_divided_as_a_shell_would_and_nothing_in_it_is_run(
     tmp_path,
 ):
-    """14.15: quotes and backslashes; variables and commands are plain text."""
+    """Quotes and backslashes; variables and commands are plain text."""
     runs = tmp_path / "runs.txt"
     bad = f"$(touch {tmp_path}/run) `id` $HOME"
     lines = [
@@ -644,7 +644,7 @@ def test_a_line_of_a_sweep_is_divided_as_a_shell_would_and_nothing_in_it_is_run(
 
 
 def test_a_quote_that_is_not_closed_is_refused_before_anything_runs(tmp_path):
-    """14.15: the line is named."""
+    """The line is named."""
     (tmp_path / "runs.txt").write_text(
         "one --config.seed=1\ntwo --config.dataset.path='/data\n"
     )
@@ -656,7 +656,7 @@ def test_a_quote_that_is_not_closed_is_refused_before_anything_runs(tmp_path):
 
 
 def test_a_sweep_with_change_takes_up_what_is_done(tmp_path):
-    """14.15: finished runs can be trained on together."""
+    """Finished runs can be trained on together."""
     (tmp_path / "runs.txt").write_text("one\n")
     (tmp_path / "out" / "one").mkdir(parents=True)
     (tmp_path / "out" / "one" / "summary.json").write_text("{}")

@@ -109,9 +109,11 @@ def ratios(ours: Cost, reference: Cost) -> Ratios:
     Both are computed, not measured.
 
     >>> from bnas_jax.core.cost import cost, float_twin, ratios
-    >>> network = bnas.Network(bnas.load_genotype("latest_cell"), num_cells=5, channels=8, num_classes=10)
-    >>> counted, float_one = (cost(net, image_shape=(8, 8, 1)) for net in (network, float_twin(network)))
-    >>> round(ratios(counted, float_one).speedup, 1)
+    >>> genotype = bnas.load_genotype("latest_cell")
+    >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
+    >>> counted = cost(network, image_shape=(8, 8, 1))
+    >>> of_twin = cost(float_twin(network), image_shape=(8, 8, 1))
+    >>> round(ratios(counted, of_twin).speedup, 1)
     41.1
     """
     binary, other = ours.total, reference.total

@@ -50,7 +50,8 @@ class Xnor(Scheme):
     depthwise_center: also centre kernels of a single input channel, as the codes do.
         That makes them zero, so that they never learn (docs/schemes.md).
 
-    >>> signs, (beta,) = bnas.Xnor().weights(jax.numpy.array([0.5, -0.25]).reshape(1, 1, 2, 1))
+    >>> kernel = jax.numpy.array([0.5, -0.25]).reshape(1, 1, 2, 1)
+    >>> signs, (beta,) = bnas.Xnor().weights(kernel)
     >>> signs.ravel().tolist(), beta.tolist()
     ([1.0, -1.0], [0.375])
     """
