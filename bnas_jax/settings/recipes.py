@@ -3,9 +3,9 @@
 `RECIPES` is the one table of them, see docs/recipes.md.
 
 A recipe is a function without arguments that returns values of settings, as they are
-written in a config: `num_epochs`, `batch_size` and `optimizer`. Settings of `optimizer`
-that it leaves out have the defaults of `OptimizerSettings`; those of the preset and the
-convention are not read then.
+written in a config: `num_epochs`, `batch_size`, `optimizer`, and `first_weights` where
+they are not PyTorch's. Settings of `optimizer` that it leaves out have the defaults of
+`OptimizerSettings`; those of the preset and the convention are not read then.
 
 How sure a value is: [C] in published code, [P] in a paper, [R] reported of the paper,
 whose text was not checked, [D] a default chosen here.
@@ -18,7 +18,7 @@ NO_RECIPE = "none"
 
 # The settings that come from a recipe, and not from a preset or a convention.
 # `bn_examples` is among them, as batch norm sees the recipe's batch.
-SETTINGS = ("num_epochs", "batch_size", "bn_examples", "optimizer")
+SETTINGS = ("num_epochs", "batch_size", "bn_examples", "optimizer", "first_weights")
 
 
 def bnas() -> dict[str, Any]:
@@ -113,6 +113,7 @@ def bireal() -> dict[str, Any]:
     return {
         "num_epochs": 256,
         "batch_size": 512,
+        "first_weights": "bireal",
         "optimizer": {
             "name": "adam",
             "schedule": "linear",
@@ -134,6 +135,7 @@ def reactnet() -> dict[str, Any]:
     return {
         "num_epochs": 128,
         "batch_size": 512,
+        "first_weights": "bireal",
         "optimizer": {
             "name": "adam",
             "schedule": "linear",
@@ -151,6 +153,7 @@ def reactnet_step1() -> dict[str, Any]:
     Its weight decay does not act on BN, classifier and PReLU.
     """
     values = reactnet()
+    del values["first_weights"]
     values["optimizer"] |= {"weight_decay": 1e-5, "decayed": "kernels"}
     return values
 
@@ -164,6 +167,7 @@ def nin() -> dict[str, Any]:
     return {
         "num_epochs": 320,
         "batch_size": 128,
+        "first_weights": "nin",
         "optimizer": {
             "name": "adam",
             "schedule": "steps",

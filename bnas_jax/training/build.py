@@ -134,6 +134,13 @@ def training(
         axis=where.axis,
     )
 
+    def create(seed):
+        return step.init(
+            seed=seed,
+            image_shape=data.train.image_shape,
+            first_weights=run.first_rule,
+        )
+
     # What is compiled.
     train_stage = _train_stage(step, where=where, source=source, teacher=teacher)
 
@@ -146,7 +153,7 @@ def training(
     return Program(
         model=model,
         step=step,
-        create=lambda seed: step.init(seed=seed, image_shape=data.train.image_shape),
+        create=create,
         stages=(train_stage,),
         feeds=lambda number: ({**source.feed(number), **of_teacher},),
         steps_per_epoch=source.steps_per_epoch,

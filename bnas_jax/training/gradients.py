@@ -73,7 +73,10 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     # were given by `--init`.
     first = None
     if "init" not in directory.facts():
-        drawn = initial_variables(model, image_shape, seed=restored.run.seed)
+        run = restored.run
+        drawn = initial_variables(
+            model, image_shape, seed=run.seed, first_weights=run.first_rule
+        )
         first = listed(sums_of(drawn))
     return {
         "layers": layers,

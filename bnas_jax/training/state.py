@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from bnas_jax.core.first_weights import FIRST_WEIGHTS, PYTORCH, redrawn
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.runtime.steps import once_options
 from bnas_jax.training.divergence import Guard
@@ -116,7 +117,7 @@ class SearchState(struct.PyTreeNode):
 
 # What a key is used for. Keys of images are folded with the number of an epoch
 # (`data.pipeline`), which is never as large.
-PARAMETERS, ALPHAS, STEPS, DROPPED, CANDIDATES = range(2**30, 2**30 + 5)
+PARAMETERS, ALPHAS, STEPS, DROPPED, CANDIDATES, REDRAWN = range(2**30, 2**30 + 6)
 
 
 def run_key(seed: Any, use: int) -> jax.Array:
@@ -129,25 +130,40 @@ def run_key(seed: Any, use: int) -> jax.Array:
 
 
 def initial_variables(
-    model: nn.Module, image_shape: tuple[int, ...], seed: int
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    seed: int,
+    *,
+    first_weights: str = PYTORCH,
 ) -> dict:
     """{"params", "batch_stats"} of a new network, drawn from a seed.
 
     Latent weights are projected as the network's scheme says.
 
     image_shape: (H, W, C).
+    first_weights: a key of `FIRST_WEIGHTS`.
     """
     key = run_key(seed, PARAMETERS)
+    drawing = run_key(seed, REDRAWN)
     # Inside another program the options of that program hold.
     options = None
     if not isinstance(key, jax.core.Tracer):
         options = once_options()
     # Under jit XLA leaves the forward pass out, as nothing uses its result.
-    initialise = jax.jit(_initialise, static_argnums=(0, 1), compiler_options=options)
-    return initialise(model, tuple(image_shape), key)
+    initialise = jax.jit(
+        _initialise, static_argnums=(0, 1, 2), compiler_options=options
+    )
+    return initialise(model, tuple(image_shape), first_weights, key, drawing)
 
 
-def _initialise(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> dict:
+def _initialise(
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    first_weights: str,
+    key: jax.Array,
+    drawing: jax.Array,
+) -> dict:
+    """`initial_variables`, with the keys of the modules and of `first_weights`."""
     # The plain forms of operations are traced faster. The parameters are the same.
     plain = dataclasses.replace(model.arithmetic, plain=True)
     model = model.clone(arithmetic=plain)
@@ -163,9 +179,11 @@ def _initialise(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) 
     else:
         variables = model.init(key, images, train=False)
 
-    # The released code projects them, too, before the first forward pass.
+    # Another rule than that of the modules. The released code projects latent weights,
+    # too, before the first forward pass.
+    params = redrawn(variables["params"], FIRST_WEIGHTS[first_weights], drawing)
     return {
-        "params": project_params(variables["params"], model.scheme.latents),
+        "params": project_params(params, model.scheme.latents),
         "batch_stats": variables.get("batch_stats", {}),
     }
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.training.collectives import average
 from bnas_jax.training.losses import cross_entropy, hits, soft_cross_entropy
 from bnas_jax.training.optimizers import check_latents
@@ -73,13 +74,22 @@ class TrainStep:
     def __post_init__(self):
         check_latents(self.optimizer, self.network.scheme)
 
-    def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> TrainState:
+    def init(
+        self,
+        *,
+        seed: int = 0,
+        image_shape: tuple[int, int, int],
+        first_weights: str = PYTORCH,
+    ) -> TrainState:
         """The state of a new training.
 
         seed: of everything that is drawn, in the steps too.
         image_shape: (H, W, C).
+        first_weights: how weights are drawn, a key of `FIRST_WEIGHTS`.
         """
-        variables = initial_variables(self.network, image_shape, seed=seed)
+        variables = initial_variables(
+            self.network, image_shape, seed=seed, first_weights=first_weights
+        )
         dtype = self.network.arithmetic.dtype
         return train_state_of(
             variables, self.optimizer, self.num_epochs, seed=seed, dtype=dtype

@@ -510,7 +510,7 @@ def test_images_that_the_reductions_cannot_halve_are_refused():
 def test_states_of_fewer_bits_are_refused():
     """Their signs would meet kernels of another type in the gradient."""
     narrow = supernet(1, arithmetic=Arithmetic(activations=jnp.bfloat16))
-    with pytest.raises(UserError, match="write Arithmetic.*without activations"):
+    with pytest.raises(UserError, match=r"write Arithmetic.*without activations"):
         shapes_of(narrow)
     shapes_of(supernet(1, arithmetic=Arithmetic(conv_dtype=jnp.bfloat16)))
 

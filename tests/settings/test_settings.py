@@ -409,6 +409,7 @@ def test_every_recipe_resolves_for_every_training_preset_and_survives_json(recip
                 run.batch_size,
                 run.bn_examples,
                 run.optimizer,
+                run.first_rule,
             )
             assert found == (
                 recipe,
@@ -416,6 +417,7 @@ def test_every_recipe_resolves_for_every_training_preset_and_survives_json(recip
                 values["batch_size"],
                 None,
                 optimizer,
+                values.get("first_weights", "pytorch"),
             )
             assert (
                 settings.from_config(json.loads(json.dumps(settings.to_dict(run))))
@@ -457,6 +459,7 @@ RECIPE_NUMBERS = {
         "batch_size": 512,
         "optimizer.name": "adam",
         "optimizer.weight_decay": 0.0,
+        "first_weights": "bireal",
     },
     "reactnet": {
         "num_epochs": 128,
@@ -464,8 +467,13 @@ RECIPE_NUMBERS = {
         "optimizer.learning_rate": 2.5e-3,
         "optimizer.weight_decay": 0.0,
     },
-    "reactnet_step1": {"optimizer.weight_decay": 1e-5, "optimizer.decayed": "kernels"},
+    "reactnet_step1": {
+        "optimizer.weight_decay": 1e-5,
+        "optimizer.decayed": "kernels",
+        "first_weights": None,
+    },
     "nin": {
+        "first_weights": "nin",
         "num_epochs": 320,
         "optimizer.decay_epochs": (120, 200, 240, 280),
         "optimizer.decayed": "all",

@@ -1,13 +1,20 @@
 """The sum of |gradient| at each convolution."""
 
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_runs import arguments
+from work_directories import CELL
 
 import bnas_jax as bnas
+from bnas_jax.__main__ import run
 from bnas_jax.training.gradients import gradient_sums, gradients_of_run
+from bnas_jax.training.load import restore
+from bnas_jax.training.workdir import WorkDir
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -37,6 +44,28 @@ def test_of_one_convolution_it_is_the_closed_form():
     gradient = pixels.T @ (shares - np.eye(3)[np.asarray(labels)]) / 4
     assert set(sums) == {"only"}
     assert float(sums["only"]) == pytest.approx(np.abs(gradient).sum(), rel=1e-5)
+
+
+@pytest.mark.usefixtures("own_compilation_cache")
+def test_the_gradients_before_the_first_step_are_of_the_rule_of_first_weights(tmp_path):
+    """A training that learns nothing has them after its last step, too."""
+    cell = tmp_path / "genotype.json"
+    cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
+    options = (
+        "--config.first_weights=nin",
+        "--config.num_epochs=1",
+        "--config.optimizer.schedule=cosine",
+        "--config.optimizer.learning_rate=1e-12",
+        "--config.optimizer.min_learning_rate=0.0",
+    )
+    assert run(arguments("train", tmp_path / "run", cell, *options)) == 0
+
+    # The kernels are the rule's.
+    params = restore(WorkDir(tmp_path / "run"), step="last").variables["params"]
+    stem = np.asarray(params["stem"]["conv"]["kernel"])
+    assert stem.std() == pytest.approx(0.05, rel=0.3)
+    found = gradients_of_run(tmp_path / "run")
+    assert found["first"] == pytest.approx(found["last"], rel=1e-3)
 
 
 def test_a_search_has_no_network_to_take_gradients_of(tmp_path):

@@ -1,0 +1,78 @@
+"""How the weights of a training begin: `FIRST_WEIGHTS`, the one table of the rules.
+
+A rule is a function (name, parameter, key) -> parameter, called for each parameter of
+each convolution: `latent`, `kernel` or `bias`. It returns the parameter as it is where
+it draws none.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Rule = Callable[[str, jax.Array, jax.Array], jax.Array]
+
+
+def pytorch(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
+    """As PyTorch does by default, evenly between ±1/sqrt(fan-in): what modules draw."""
+    del name, key
+    return parameter
+
+
+def nin(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
+    """Kernels N(0, .05²), biases 0 (jiecaoyu/XNOR-Net-PyTorch, CIFAR_10/main.py)."""
+    if name == "bias":
+        return jnp.zeros_like(parameter)
+    return 0.05 * jax.random.normal(key, parameter.shape, parameter.dtype)
+
+
+def bireal(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
+    """Latent weights evenly between 0 and .001 (liuzechun/Bi-Real-net and ReActNet).
+
+    All signs are 1 at first. A step of Adam, of the learning rate .001, can turn each.
+    """
+    if name != "latent":
+        return parameter
+    return 0.001 * jax.random.uniform(key, parameter.shape, parameter.dtype)
+
+
+# The rule of modules themselves.
+PYTORCH = "pytorch"
+# By the name that `config.first_weights` has. A new rule is a new entry.
+FIRST_WEIGHTS: dict[str, Rule] = {PYTORCH: pytorch, "nin": nin, "bireal": bireal}
+
+
+def redrawn(params: Mapping, rule: Rule, key: jax.Array) -> dict:
+    """The parameters of a network, those of its convolutions drawn by a rule.
+
+    Batch norms, dense layers, and what a scheme learns beside the kernels, stay.
+
+    params: nested as Flax has them.
+
+    >>> from bnas_jax.core.first_weights import nin, redrawn
+    >>> conv = {"kernel": jax.numpy.ones((3, 3, 8, 8)), "bias": jax.numpy.ones(8)}
+    >>> float(redrawn({"conv": conv}, nin, jax.random.key(0))["conv"]["bias"].sum())
+    0.0
+    """
+    leaves = flatten_dict(params)
+    kernels = [path for path, leaf in leaves.items() if _is_kernel(path, leaf)]
+    convolutions = {path[:-1] for path in kernels}
+
+    # In the order of their names, which gives each parameter a key of its own.
+    drawn = {}
+    for number, (path, leaf) in enumerate(sorted(leaves.items())):
+        module, name = path[:-1], path[-1]
+        if module in convolutions and name in ("latent", "kernel", "bias"):
+            leaf = rule(name, leaf, jax.random.fold_in(key, number))
+        drawn[path] = leaf
+    return unflatten_dict(drawn)
+
+
+def _is_kernel(path: tuple[str, ...], leaf: jax.Array) -> bool:
+    """Whether a parameter is a convolution's kernel, latent or float.
+
+    The kernels of dense layers have two axes.
+    """
+    name = path[-1]
+    return name == "latent" or (name == "kernel" and leaf.ndim > 2)
