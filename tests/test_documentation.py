@@ -42,7 +42,7 @@ OPTIONS = {
     "cost": set(counting.OPTIONS),
     "derive": {"workdir", "out", "gamma", "keep_zeroise", "epoch", "as_of"},
     "evaluate": {"workdir", "step", "model"},
-    "export": {"workdir", "out", "step"},
+    "export": {"workdir", "out", "step", "format"},
     "report": {"workdir", "out"},
     "gradients": {"workdir", "step"},
     "predict": {"model", "input", "out", "batch_size"},

@@ -1,17 +1,20 @@
-"""`export`: packs the network of a work directory into one file."""
+"""`export`: writes the network of a work directory to one file."""
 
 import contextlib
 
 from bnas_jax.cli.configs import Loaded, workdir_of
 from bnas_jax.cli.flags import options, required
+from bnas_jax.settings.checks import choice
 
 
 def export(arguments: list[str], loaded: Loaded) -> dict:
-    """Writes the network of a checkpoint with one bit for each binary weight."""
-    from bnas_jax.deploy.export import export
+    """Writes the network of a checkpoint, packed or as a program."""
+    from bnas_jax.deploy.export import FORMATS, PACKED, export
 
-    values = options(arguments, "export", "workdir", "out", "step")
+    values = options(arguments, "export", "workdir", "out", "step", "format")
     workdir = required(values, "workdir", example="DIR, the directory that train wrote")
     out = required(values, "out", example="FILE")
+    form = values.format or PACKED
+    choice("--format", form, choices=FORMATS)
     with contextlib.closing(workdir_of(workdir, loaded)) as directory:
-        return export(directory, out, step=values.step or "last")
+        return export(directory, out, step=values.step or "last", form=form)

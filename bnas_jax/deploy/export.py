@@ -1,4 +1,7 @@
-"""`export`: writes the network of a checkpoint to one file, one bit a binary weight."""
+"""`export`: writes the network of a checkpoint to one file.
+
+It is a packed network, one bit a binary weight, or a program that needs JAX alone.
+"""
 
 import dataclasses
 import math
@@ -12,15 +15,20 @@ import jax.numpy as jnp
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
+from bnas_jax.data import load as load_data
 from bnas_jax.data.facts import Facts
 from bnas_jax.deploy import packed_file
 from bnas_jax.deploy.pack import pack
 from bnas_jax.deploy.packed_file import PackedFile
+from bnas_jax.deploy.program import program
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training.load import restore, run_of
 from bnas_jax.training.workdir import WorkDir
-from bnas_jax.workdir.files import file_to_write
+from bnas_jax.workdir.files import file_to_write, whole
+
+# What a file can hold.
+PACKED, PROGRAM = FORMATS = ("packed", "program")
 
 # The random images on which the packed network is compared with the network.
 _IMAGES = 4
@@ -29,7 +37,9 @@ _IMAGES = 4
 _TOLERANCE = 0.1
 
 
-def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
+def export(
+    workdir: WorkDir, out: str, *, step: str = "last", form: str = PACKED
+) -> dict:
     """Packs a checkpoint of `train` or `import` into the file `out`.
 
     Returns how large the file is ("bytes"), how large it would be with 32 bits a weight
@@ -37,9 +47,11 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
     logits are compared with those of the network: "largest_difference", as a share of
     the largest.
 
+    Raises `UserError` as `training.load.restore`, `pack` and `program` do, for weights
+    that are not finite, for logits that differ, and where the file cannot be written.
+
     step: `last`, `best` or a number.
-    Raises `UserError` as `training.load.restore` and `pack` do, for weights that are
-    not finite, for logits that differ, and where the file cannot be written.
+    form: one of `FORMATS`.
     """
     # Restore the checkpoint, on one device whatever the run had. A path that cannot be
     # written is refused first.
@@ -63,14 +75,21 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
             "parameters and the shape of x, but not the values of x: change the scheme"
         )
 
-    # Write it, with all that `evaluate` and `predict` need to know.
-    content = PackedFile(
-        settings=_settings_of(restored.run),
-        facts=_facts_of(facts),
-        variables=packed,
-        extensions=_extensions_of(workdir),
-    )
-    size = packed_file.write(path, content)
+    # Write it: as a program, or with all that `evaluate` and `predict` need to know.
+    if form == PROGRAM:
+        white = load_data.white(restored.run.dataset.name)
+        content = program(model, packed, facts, white=white)
+        size = len(content)
+        with whole(path) as part:
+            part.write_bytes(content)
+    else:
+        file = PackedFile(
+            settings=_settings_of(restored.run),
+            facts=_facts_of(facts),
+            variables=packed,
+            extensions=_extensions_of(workdir),
+        )
+        size = packed_file.write(path, file)
 
     # Its size beside that of 4 bytes a weight.
     binary, floats = count_stored(packed)

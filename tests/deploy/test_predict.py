@@ -14,8 +14,7 @@ from documents import README, blocks
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from small_runs import STEPS, arguments, read
-from work_directories import CELL
+from small_runs import STEPS, read
 
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
@@ -27,24 +26,6 @@ from bnas_jax.deploy.load import read as read_model
 from bnas_jax.deploy.predict import predict, read_images
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory) -> pathlib.Path:
-    """A training of an epoch on the digits, of words that channels fill."""
-    folder = tmp_path_factory.mktemp("packed")
-    cell = folder / "genotype.json"
-    cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
-    options = ("--config.num_epochs=1", "--config.network.channels=8")
-    assert command(arguments("train", folder / "run", cell, *options)) == 0
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def exported(workdir) -> pathlib.Path:
-    out = workdir.parent / "digits.bnas"
-    assert command(["export", f"--workdir={workdir}", f"--out={out}"]) == 0
-    return out
 
 
 def pixels_of(path: pathlib.Path, network) -> np.ndarray:

@@ -1,0 +1,84 @@
+"""A program that `export --format=program` wrote, run where this package is not."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from documents import ROOT, blocks
+from small_runs import STEPS
+
+from bnas_jax.__main__ import run as command
+from bnas_jax.data.load import load
+
+pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
+
+
+@pytest.fixture(scope="module")
+def written(workdir) -> pathlib.Path:
+    out = workdir.parent / "digits.program"
+    words = ["export", f"--workdir={workdir}", f"--out={out}", "--format=program"]
+    assert command(words) == 0
+    return out
+
+
+def test_the_document_s_lines_give_the_packed_network_s_logits(
+    written, exported, tmp_path
+):
+    """Without this package, which the folder of the process does not have."""
+    test = load("digits").test
+    np.save(tmp_path / "images.npy", test.images[:5])
+    options = (
+        f"--model={exported}",
+        f"--input={tmp_path / 'images.npy'}",
+        f"--out={tmp_path / 'logits.npz'}",
+    )
+    assert command(["predict", *options]) == 0
+    with np.load(tmp_path / "logits.npz") as stored:
+        theirs = stored["logits"]
+
+    # The lines of docs/packed.md, and what is left of them.
+    document = ROOT / "docs" / "packed.md"
+    (lines,) = [block.text for block in blocks(document) if "deserialize" in block.text]
+    lines += """
+import sys
+assert not any(name.startswith("bnas_jax") for name in sys.modules)
+parts = [program.call(images[:2]), program.call(images[2:])]
+np.save("ours.npy", np.concatenate(parts))
+"""
+    (tmp_path / "digits.program").write_bytes(written.read_bytes())
+    process = [sys.executable, "-I", "-c", lines]
+    subprocess.run(process, cwd=tmp_path, check=True)
+    ours = np.load(tmp_path / "ours.npy")
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_it_says_what_it_wrote(workdir, tmp_path, capfd):
+    out = tmp_path / "digits.program"
+    words = ["export", f"--workdir={workdir}", f"--out={out}", "--format=program"]
+    assert command(words) == 0
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert found["bytes"] == out.stat().st_size and found["step"] == STEPS
+    assert found["largest_difference"] < 1e-5
+
+
+def test_another_format_is_refused(workdir, tmp_path, capfd):
+    out = tmp_path / "digits.onnx"
+    words = ["export", f"--workdir={workdir}", f"--out={out}", "--format=onnx"]
+    assert command(words) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "--format must be one of packed, program, got 'onnx'" in line
+
+
+def test_without_flatbuffers_it_says_what_to_install(
+    workdir, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
+    out = tmp_path / "digits.program"
+    words = ["export", f"--workdir={workdir}", f"--out={out}", "--format=program"]
+    assert command(words) == 2
+    assert "pip install flatbuffers" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
