@@ -120,8 +120,8 @@ networks of one's own.
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit code.
 
-    0 and 1: it came to its end, see `exit_code_of`. 2: an error that the user can
-    mend. 130 or 143: stopped by a signal.
+    0 and 1: it came to its end, see `exit_code_of`. 2: an error that the user can mend.
+    130 or 143: stopped by a signal.
     """
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]

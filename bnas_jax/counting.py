@@ -58,6 +58,7 @@ def counts(
 
     run: the settings of --config, None without one.
     options: the value of each of `OPTIONS`, None where it is not given.
+
     Raises `UserError` for options that contradict each other, or lack something.
     """
     if options["cells"] and not options["budget"]:

@@ -1,6 +1,5 @@
 """Numbers of other systems' published code (tests/reference/schemes), and the same
-computed
-here.
+computed here.
 """
 
 import functools
@@ -36,8 +35,7 @@ def through_layer(
     plain: bool = False,
 ):
     """(y, gradient at x, gradients at the parameters) of a convolution in the scheme,
-    for the
-    file's `x` and `grad_y`.
+    for the file's `x` and `grad_y`.
     """
     layer = Convolution(
         features=theirs["grad_y"].shape[1],
@@ -61,12 +59,10 @@ def binarized(scheme, latent):
 
 class WholeNetwork(NamedTuple):
     """A published network on its batch: what `logits_eval`, `logits_train`,
-    `loss_train`, ... are
-    there and here.
+    `loss_train`, ... are there and here.
 
     Trees have our layout. A leaf that the file does not have (it keeps some gradients'
-    norms alone)
-    is NaN in `theirs`.
+    norms alone) is NaN in `theirs`.
     """
 
     ours: dict
@@ -75,8 +71,7 @@ class WholeNetwork(NamedTuple):
 
 def whole_network(reference: pathlib.Path, name: str) -> WholeNetwork:
     """The numbers of the file `NAME.npz`, computed anew from its weights and its batch,
-    all in one
-    program.
+    all in one program.
     """
     arrays = dict(np.load(reference / "schemes" / f"{name}.npz"))
     model, variables = load_published(name, arrays)
@@ -129,8 +124,7 @@ def with_prefix(arrays: dict, prefix: str) -> dict:
 
 def check_network(network: WholeNetwork) -> None:
     """Logits, loss, running statistics after one training pass, and all gradients that
-    the file has
-    agree.
+    the file has agree.
     """
     ours, theirs = network
     for name in ("logits_eval", "logits_train"):

@@ -1,7 +1,7 @@
 """`benchmark`: times a part of the program on this machine.
 
-The parts are the step of a search or a training, reading data, saving a checkpoint,
-and a packed network.
+The parts are the step of a search or a training, reading data, saving a checkpoint, and
+a packed network.
 """
 
 import functools

@@ -143,8 +143,8 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
         for end in range(len(parts), 1, -1):
             settings.refuse_old_name(".".join(parts[:end]))
 
-    # An entry, such as a scheme, comes before its own settings, in whatever order
-    # they are written.
+    # An entry, such as a scheme, comes before its own settings, in whatever order they
+    # are written.
     for group in entries.GROUPS:
         entry = last(arguments, f"{spelling.PREFIX}{group}.name=")
         if entry and "name" in config.get(group, ()):

@@ -304,6 +304,7 @@ def _binary_edges(signs, latent, *, scale, weights, spec: EdgeSpec, geometry: Ge
     """Edges with binary weights, (N, H', W', E, C).
 
     latent: (k, k, C, E * C).
+
     The other arguments are those of `_weighted`.
     """
     kernel, operands = spec.scheme.weights(latent)
@@ -322,6 +323,7 @@ def _float_edges(signs, kernel, *, scale, weights, spec: EdgeSpec, geometry: Geo
     """Edges with float weights, (N, H', W', E, C).
 
     kernel: (k, k, C, E * C).
+
     The other arguments are those of `_weighted`.
     """
     dtype, plain = spec.arithmetic.conv_dtype, spec.arithmetic.plain

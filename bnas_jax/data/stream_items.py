@@ -16,8 +16,8 @@ from bnas_jax.data.readers.encoded import ChooseBox, Encoded
 from bnas_jax.data.readers.images import Box
 
 # A worker keeps the random orders whose numbers are at most so far from the one in use.
-# Fresh batches have an order for each step, kept for more steps than are read ahead;
-# of epochs, those of the epoch before and of the one after are kept.
+# Fresh batches have an order for each step, kept for more steps than are read ahead; of
+# epochs, those of the epoch before and of the one after are kept.
 _FRESH_KEPT = 256
 _EPOCHS_KEPT = 1
 # The ratios of width to height of random crops, and the tries to draw one that fits, as

@@ -14,6 +14,7 @@ def evaluate(network: PackedNetwork, run: TrainSettings) -> dict:
     """{"top1", "top5", "loss", "num_examples"} on the test split.
 
     run: the network's settings, perhaps with other data or another precision.
+
     Raises `UserError` as `training.evaluate.evaluate` does.
     """
     # The data and the model of the run.

@@ -74,6 +74,7 @@ def read(path: str, loaded: Sequence[Extension]) -> PackedNetwork:
     """The network of the option `--model`.
 
     loaded: the extensions that were given.
+
     Raises `UserError` for another file, and for one that was made with an extension
     that is not given.
     """

@@ -114,6 +114,7 @@ def params_kept(
     """The parameters that a packed network keeps, by path.
 
     found: has the paths of the convolutions that are packed.
+
     Raises `UserError` where latent weights would be left.
     """
     left = _without_auxiliary(model, params)

@@ -194,6 +194,7 @@ def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
     """The variables of a packed network from the arrays of its file.
 
     shapes: module -> shape of its kernel.
+
     Raises `ValueError` or `KeyError` for arrays that do not fit.
     """
     leaves: dict[tuple[str, ...], Any] = {}

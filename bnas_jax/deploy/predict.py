@@ -159,6 +159,7 @@ def _pixels_of_array(
 
     shape: (H, W, C) of the network's images.
     white: the largest number that a pixel may have.
+
     Raises `UserError` for another array, and for a file that has none.
     """
     # Mapped into memory, it is read batch by batch. And a header with a shape that the

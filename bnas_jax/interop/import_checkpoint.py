@@ -37,6 +37,7 @@ def import_checkpoint(
     run: the settings of the network.
     image_shape: (H, W, C).
     statistics: (mean, std) by which the network's images are normalised.
+
     Raises `UserError` where the work directory has a checkpoint, and where arrays and
     settings do not belong together.
     """

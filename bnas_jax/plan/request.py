@@ -91,6 +91,7 @@ def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
     that are kept.
 
     again: makes it anew in any case.
+
     Raises `UserError` as the process that compiles says.
     """
     # Take a plan that is kept; one that cannot be read is made again.

@@ -26,8 +26,8 @@ def heights(columns: Columns) -> list[dict[Item, float]]:
         wanted = dict.fromkeys(column, 0.0)
         ys.append(_spread(column, wanted))
 
-    # Then each is as near as it can be to what it is joined to.
-    # Columns from left to right, then from right to left, and so on.
+    # Then each is as near as it can be to what it is joined to: columns from left to
+    # right, then from right to left, and so on.
     for sweep in range(_SWEEPS):
         numbers = list(range(len(ys)))
         if sweep % 2:

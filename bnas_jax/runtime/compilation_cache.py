@@ -11,9 +11,9 @@ import jax
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache directory.
 
-    This makes a second start much faster. A directory that JAX has been set to is
-    kept. Where the cache cannot be written to, or there is no home directory, programs
-    are compiled anew, with a warning.
+    This makes a second start much faster. A directory that JAX has been set to is kept.
+    Where the cache cannot be written to, or there is no home directory, programs are
+    compiled anew, with a warning.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return

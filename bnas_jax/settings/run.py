@@ -40,7 +40,8 @@ class DistributedSettings:
     started, else one. With num_processes=1 it has one process even there.
     """
 
-    # These three are set together, or not at all.
+    # The next three are set together, or not at all.
+
     # HOST:PORT of the first process.
     coordinator: str | None = None
     # The number of processes.

@@ -19,8 +19,8 @@ def figures(
 
     With a baseline, every other row also has the `difference` of the means, and the
     probability of one at least as large if the rows did not differ: `p` by Student's
-    paired t-test over the seeds that both have, `p_welch` by Welch's over all runs.
-    A probability is None where the runs are too few, or do not vary.
+    paired t-test over the seeds that both have, `p_welch` by Welch's over all runs. A
+    probability is None where the runs are too few, or do not vary.
     """
     # Rows without a finished run are left out.
     rows = [_row(name, values) for name, values in accuracies.items() if values]

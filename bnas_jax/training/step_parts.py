@@ -31,15 +31,15 @@ def accumulate(function: Callable, batch: Any, parts: int) -> Any:
     divided = jax.tree.map(in_parts, batch)  # [parts, N / parts, ...]
     numbers = jnp.arange(parts)  # [parts]
 
-    # Zeros to begin the sums with. The shapes of the result are found without
-    # computing anything.
+    # Zeros to begin the sums with. The shapes of the result are found without computing
+    # anything.
     first = jax.tree.map(lambda x: x[0], (divided, numbers))
     shapes = jax.eval_shape(function, *first)
     zero = lambda s: jnp.zeros(s.shape, s.dtype)
     zeros = jax.tree.map(zero, shapes)
 
-    # A scan holds the activations of one part at a time: microbatches are there to
-    # save this memory.
+    # A scan holds the activations of one part at a time: microbatches are there to save
+    # this memory.
     def add(sums, numbered):
         return jax.tree.map(jnp.add, sums, function(*numbered)), None
 

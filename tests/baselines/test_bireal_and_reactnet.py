@@ -21,8 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BIREAL, REACTNET = BiReal(), ReActNet()
 # Of the authors' code for images of 224 pixels: parameters, multiply-adds of the
-# convolutions and
-# of the classifier.
+# convolutions and of the classifier.
 COUNTS = {
     "bireal18": ("imagenet_resnet18", {}, BIREAL, (11_689_512, 1_813_561_344, 512_000)),
     "bireal34": (

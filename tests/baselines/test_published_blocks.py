@@ -100,8 +100,7 @@ def test_blocks(reference, place):
     ):
         assert relative_error(ours, nhwc(theirs[name])) < 1e-5, name
     # What is left out of a file there (a gradient of zero) is taken for the weights,
-    # and would not
-    # agree.
+    # and would not agree.
     expected = in_our_layout(
         {**state, **with_prefix(theirs, "grad")}, {"params": shapes["params"]}
     )["params"]

@@ -1,5 +1,5 @@
-"""Issue 14, part E: what the machine lacks, how the command line is written, what
-libraries leave behind.
+"""What the machine lacks, how the command line is written, what libraries leave
+behind.
 """
 
 import ast
@@ -65,13 +65,13 @@ def error(capfd, *words: str) -> str:
     return line
 
 
-# 16: what the environment lacks
+# What the environment lacks
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tqu"])
 def test_an_accelerator_that_is_not_there(tmp_path, platform):
-    """JAX_PLATFORMS names what the machine does not have: one line, and nothing
-    is written.
+    """JAX_PLATFORMS names what the machine does not have: one line, and nothing is
+    written.
     """
     done = process(
         ["train", TRAIN, f"--workdir={tmp_path / 'run'}"], JAX_PLATFORMS=platform
@@ -98,8 +98,8 @@ def test_a_variable_of_jaxs_with_a_wrong_value():
 
 
 def test_a_reader_who_leaves_and_a_home_directory_that_is_missing():
-    """`cost | head -1` has done what it was for; without a home directory
-    nothing is kept, and a warning says so.
+    """`cost | head -1` has done what it was for; without a home directory nothing is
+    kept, and a warning says so.
     """
     variables = {
         "HOME": "/nonexistent",
@@ -134,9 +134,7 @@ def test_a_full_disk_behind_stdout():
     "redirect", ["2>&-", "2>/dev/full", "2> >(true)", "<&- >&- 2>&-"]
 )
 def test_nobody_hears_the_messages(redirect):
-    """Messages go nowhere then: not to stdout, not into a file, and they end
-    nothing.
-    """
+    """Messages go nowhere then: not to stdout, nor into a file, and end nothing."""
     done = process(["--help"], redirect)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = process(["serach"], redirect)
@@ -191,8 +189,8 @@ def no_room():
 
 
 def test_a_disk_that_becomes_full_under_the_records(tmp_path, no_room):
-    """Metrics.jsonl keeps whole lines and the error names it; TensorBoard and
-    log.txt are done without.
+    """`metrics.jsonl` keeps whole lines and the error names it; TensorBoard and
+    `log.txt` are done without.
     """
     log = Log(WorkDir(tmp_path), 0)
     log.write({"step": 1, "loss": 0.5})
@@ -234,9 +232,7 @@ def test_a_disk_that_is_full_for_a_file(tmp_path, no_room):
 
 
 def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
-    """ArrayRecord says so in its own way, and leaves a part of a
-    file.
-    """
+    """ArrayRecord says so in its own way, and leaves a part of a file."""
     images = Arrays(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4), 10, "x")
     source = write_dataset(
         tmp_path / "cifar10" / "3.0.2",
@@ -252,9 +248,7 @@ def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
 
 
 def test_tensorboard_finds_what_is_written(tmp_path):
-    """The events are those of tensorboardX's own writer, written without its
-    thread.
-    """
+    """The events are those of tensorboardX's own writer, written without its thread."""
     log = Log(WorkDir(tmp_path), 6)
     log.write({"step": 7, "loss": 0.5, "name": "x"})
     log.close()
@@ -291,9 +285,7 @@ BELOW_A_FILE = [
 
 @pytest.mark.parametrize("words", BELOW_A_FILE, ids=lambda words: " ".join(words[:2]))
 def test_a_path_that_the_system_refuses(capfd, tmp_path, words):
-    """Below a file nothing can be made or found, and names have a greatest
-    length.
-    """
+    """Below a file nothing can be made or found, and names have a greatest length."""
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file" / "run", tmp_path / ("n" * 300)):
         error(
@@ -359,7 +351,7 @@ def test_a_config_of_ones_own_that_raises(capfd, tmp_path):
         assert message in error(capfd, "cost", f"--config={tmp_path / name}.py")
 
 
-# 17: one table of spellings
+# One table of spellings
 
 
 def table(width: int) -> list[list[str]]:
@@ -453,7 +445,7 @@ def test_the_same_spellings_in_every_command(capfd, tmp_path):
     )
 
 
-# 18: what libraries leave behind
+# What libraries leave behind
 
 PLAIN = Augmentation((0.0,) * 3, (1.0,) * 3)
 READS = """
@@ -472,11 +464,11 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("code", [0, 130])
 def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path, code):
-    """Grain frees shared memory with the arrays in it; the last batch lives
-    until the program ends.
+    """Grain frees shared memory with the arrays in it; the last batch lives until the
+    program ends.
 
-    A sibling: after Ctrl-C (130) the program does not wait for Python's clearing up. A
-    whole run: test_streams.py.
+    After Ctrl-C (130) the program does not wait for Python's clearing up. A whole run:
+    test_streams.py.
     """
     write_folder(
         tmp_path / "images", {"train/a": 8, "train/b": 8, "test/a": 1, "test/b": 1}
@@ -496,9 +488,7 @@ def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path, cod
 
 
 def test_shared_memory_that_is_full(tmp_path):
-    """The system ends the worker then; the error says what to
-    enlarge.
-    """
+    """The system ends the worker then; the error says what to enlarge."""
     folder = write_folder(
         tmp_path, {"train/a": 4, "train/b": 4, "test/a": 1, "test/b": 1}
     )

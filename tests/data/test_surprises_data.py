@@ -1,7 +1,4 @@
-"""No silent surprise with data, paths and file systems.
-
-The docstring of each test begins with its case in the list.
-"""
+"""No silent surprise with data, paths and file systems."""
 
 import dataclasses
 import errno
@@ -130,7 +127,7 @@ def run_settings(
 
 
 def test_a_run_keeps_what_it_learned(trained):
-    """Run.json keeps mean, std, class_names, num_train and a digest.
+    """`run.json` keeps mean, std, class_names, num_train and a digest.
 
     The digest is that of the training set.
     """
@@ -211,7 +208,7 @@ def test_a_resumed_run_normalises_with_the_values_that_it_began_with(task, tmp_p
 
 @pytest.mark.parametrize("memory", [0, None])
 def test_mean_and_deviation_by_hand(tmp_path, memory):
-    """Config.dataset.mean and .std stand before those of the data.
+    """`config.dataset.mean` and `std` stand before those of the data.
 
     They are lists of a number a channel, on the scale 0 to 1.
     """

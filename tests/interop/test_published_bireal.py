@@ -1,6 +1,5 @@
 """Bi-Real Net's and ReActNet's networks by their published names: `load_published` and
-the numbers
-of the authors' code.
+the numbers of the authors' code.
 """
 
 import jax

@@ -1,7 +1,4 @@
-"""No silent surprise while settings, genotypes and data are read.
-
-Docstrings begin with the number in the list of cases.
-"""
+"""No silent surprise while settings, genotypes and data are read."""
 
 import io
 import json
@@ -51,7 +48,7 @@ def answer(capfd, *arguments: object) -> tuple[int, str]:
     return code, (err if code else out).splitlines()[-1]
 
 
-# 4: settings
+# Settings
 
 
 SMALL = ("--config.network.channels=8", "--config.network.num_cells=3")
@@ -59,7 +56,7 @@ COST = ("cost", "--config=configs/train.py:d", *SMALL)
 
 
 def test_the_cost_is_that_of_the_size_that_is_set(capfd):
-    """Config.dataset.image_size and channels stand above what is known of a set.
+    """`config.dataset.image_size` and `channels` stand above what is known of a set.
 
     A flag of cost stands above both.
     """
@@ -117,7 +114,7 @@ OF_DIGITS = {
 
 @pytest.mark.parametrize("name", SET)
 def test_what_has_no_effect_on_the_digits_is_refused(name):
-    """And taken where it has one."""
+    """It is taken where it has one."""
     message = (
         f"config.dataset.{name} has no effect on digits: "
         f"leave config.dataset.{name} out"
@@ -164,7 +161,7 @@ def test_settings_go_over_to_another_data_set_as_far_as_they_fit():
     assert cifar["image_size"] == 16 and cifar["split"] is cifar["white_level"] is None
 
 
-# 5: genotypes
+# Genotypes
 
 
 CELL = [["bin_conv_3x3", 1], ["max_pool_3x3", 0]] * 4
@@ -277,7 +274,7 @@ def test_a_search_that_has_not_ended_and_a_name_too_long_have_one_line(tmp_path)
         genotypes.load("x" * 5000)
 
 
-# 6: images of more than 8 bits
+# Images of more than 8 bits
 
 
 def tiff(values: np.ndarray, kind: str = "TIFF") -> bytes:
@@ -330,9 +327,9 @@ def test_images_of_more_than_8_bits_keep_their_brightness(data, white_level):
 
 @pytest.mark.parametrize(("white_level", "factor"), [(None, 257.0), (4095, 4095 / 255)])
 def test_colours_of_more_than_8_bits_keep_their_brightness(white_level, factor):
-    """A sibling: of 16 bits a channel the lower 8 were dropped.
+    """Of 16 bits a channel none is dropped.
 
-    So 12-bit colours were nearly black.
+    Without the lower 8, 12-bit colours would be nearly black.
     """
     import cv2
 
@@ -374,11 +371,11 @@ def test_a_scale_that_would_be_a_guess_is_asked_for(data, message, tmp_path):
         assert load(tmp_path, white_level=65535.0).train.images.shape == (2, 4, 256, 1)
 
 
-# 6: files and folders that were skipped
+# Files and folders that were skipped
 
 
 def test_every_format_is_read_and_so_are_folders_below_a_class(tmp_path, capfd):
-    """And what is no image is counted, in `data check`, too."""
+    """What is no image is counted, in `data check`, too."""
     root = write_folder(
         tmp_path / "pets", {"train/cat": 1, "train/dog/old/sofa": 2, "test/cat": 1}
     )
@@ -436,7 +433,7 @@ def test_parts_within_classes_are_refused(tmp_path):
     )
 
 
-# 7: searches without normal cells
+# Searches without normal cells
 
 
 @pytest.mark.parametrize("num_cells", [1, 2])
@@ -458,7 +455,7 @@ def test_a_search_without_normal_cells_is_refused(capfd, tmp_path, num_cells):
     assert not (tmp_path / "run").exists()
 
 
-# 8: classes named like parts
+# Classes named like parts
 
 
 @pytest.mark.parametrize(
@@ -482,9 +479,9 @@ def test_classes_may_be_named_like_parts(tmp_path, names):
     "names", [("Train", "Test"), ("training", "VAL"), ("train", "valid")]
 )
 def test_parts_are_found_by_their_other_names(tmp_path, names):
-    """A sibling: they would be taken for two classes.
+    """They would be taken for two classes.
 
-    Folders below a class are read now.
+    Folders below a class are read, too.
     """
     write_folder(
         tmp_path, {f"{name}/{cell}": 2 for name in names for cell in ("a", "b")}
@@ -518,7 +515,7 @@ def test_images_without_classes_are_not_taken_for_classes(tmp_path):
     assert len(load(kaggle, split=0.25).test) == 2
 
 
-# 9: one split alone
+# One split alone
 
 
 def photos(count: int) -> Arrays:
@@ -613,7 +610,7 @@ def test_a_folder_with_test_images_alone_can_be_evaluated(tmp_path):
         loading.load_test("folder", root, None, measured)
 
 
-# 12: what cannot be opened, and what other programs leave behind
+# What cannot be opened, and what other programs leave behind
 
 
 def unreadable(path: pathlib.Path) -> None:
@@ -703,7 +700,7 @@ def test_what_other_programs_leave_behind_ends_no_run(tmp_path):
 
 
 def test_a_prepared_set_is_read_beside_what_other_programs_left(tmp_path):
-    """A sibling, which was read before as well."""
+    """What is not of the set is left alone."""
     path = prepared(tmp_path, "train", "test")
     for level in (tmp_path, tmp_path / "flowers", tmp_path / "flowers" / "1.0.0"):
         for name in LEFT_BEHIND:

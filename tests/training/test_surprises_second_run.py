@@ -1,6 +1,4 @@
-"""The second run in a work directory, and the second work directory: issue 14, points
-13 to 15.
-"""
+"""The second run in a work directory, and the second work directory."""
 
 import dataclasses
 import json
@@ -53,12 +51,12 @@ def finished(whole) -> pathlib.Path:
     return whole("train")[0]
 
 
-# 13: after a NaN
+# After a NaN
 
 
 def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd):
-    """The run goes on from its last good checkpoint with a lower learning rate,
-    and says so in config.json.
+    """The run goes on from its last good checkpoint with a lower learning rate, and
+    says so in config.json.
     """
     workdir = tmp_path / "run"
     given = arguments("train", workdir, cell, OFTEN)
@@ -197,8 +195,8 @@ def test_what_may_not_change_is_refused_by_name(tmp_path, changes, message):
 
 
 def test_without_the_flag_a_setting_that_could_change_names_it(tmp_path):
-    """The refusal says what to add, unless another setting would be refused all
-    the same.
+    """The refusal says what to add, unless another setting would be refused all the
+    same.
     """
     counted = Counting(tmp_path)
     counted.start()
@@ -276,8 +274,8 @@ def test_another_optimizer_is_refused_by_the_first_part_of_its_state_that_is_mis
 
 
 def test_float32_becomes_float64_where_the_precision_was_changed(tmp_path):
-    """Every parameter and the optimizer's state in the new type, whole numbers
-    as they were.
+    """Every parameter and the optimizer's state in the new type, whole numbers as they
+    were.
     """
     double = lambda s: jax.ShapeDtypeStruct(
         s.shape, jnp.float64 if s.dtype == jnp.float32 else s.dtype
@@ -326,15 +324,13 @@ def test_a_state_of_other_settings_is_still_refused_where_nothing_was_changed(tm
         restore(tmp_path, state, shapes, changed=False)
 
 
-# 14: more epochs
+# More epochs
 
 
 def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
     finished, cell, tmp_path, capfd
 ):
-    """Both learning rates are said at the seam, and what was learned and written
-    stays.
-    """
+    """Both learning rates are said, and what was learned and written stays."""
     workdir = shutil.copytree(finished, tmp_path / "run")
     saves = "--config.checkpoint_every_steps=10"
     longer = [*arguments("train", workdir, cell, saves), "--config.num_epochs=3"]
@@ -393,7 +389,7 @@ def test_the_rate_before_is_that_of_the_last_step_where_the_old_schedule_has_end
     assert changes.rates(run, longer, 3, 7) == (float(old(3)), float(new(3)))
 
 
-# 14: from another run's weights
+# From another run's weights
 
 
 @pytest.fixture(scope="module")
@@ -429,8 +425,8 @@ def tuned(
 def test_a_run_for_other_classes_begins_with_the_backbone_of_another(
     finished, cell, three_classes, tmp_path, capfd
 ):
-    """It is said, in the log and in JSON, that the classifier is new; a run that
-    goes on needs no --init.
+    """It is said, in the log and in JSON, that the classifier is new; a run that goes
+    on needs no --init.
     """
     workdir = tmp_path / "run"
     assert command(tuned(workdir, cell, three_classes, f"--init={finished}")) == 0
@@ -616,7 +612,7 @@ def test_an_imported_network_can_be_fine_tuned(reference, tmp_path):
     assert not jnp.any(begun.params["classifier"]["kernel"])
 
 
-# 15: values that hold spaces
+# Values that hold spaces
 
 
 def test_a_line_of_a_sweep_is_divided_as_a_shell_would_and_nothing_in_it_is_run(

@@ -47,8 +47,8 @@ class ReadOptions:
     split_seed: int = 0
     # Sets that are larger when decoded are streamed.
     in_memory_mib: int | None = None
-    # Whether images that cannot be read are left out, with their number on stderr;
-    # else they are an error.
+    # Whether images that cannot be read are left out, with their number on stderr; else
+    # they are an error.
     skip_bad: bool = False
     # The number of processes that read a streamed set; 0: threads do.
     workers: int = 0

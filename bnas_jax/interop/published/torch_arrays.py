@@ -39,6 +39,7 @@ def variables_of(
     """The variables of `model`, each leaf from the array that `counterpart` names.
 
     image_shape: (H, W, C) of images that the model takes.
+
     Raises `UserError` as `load_published` does.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
