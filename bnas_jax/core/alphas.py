@@ -30,9 +30,7 @@ def init(key, num_types: int, dtype=jnp.float32) -> dict[str, jax.Array]:
 
 
 def relax(alphas: Alphas) -> dict[str, jax.Array]:
-    """The softmax over the layer types of each edge (DARTS Eq. 2).
-
-    Returns the shapes of alpha.
+    """The softmax over the layer types of each edge, in alpha's shapes (DARTS Eq. 2).
 
     >>> from bnas_jax.core.alphas import relax
     >>> relax({"normal": jax.numpy.zeros((14, 4))})["normal"][0].tolist()
@@ -77,8 +75,6 @@ def diversity(
     alphas: Alphas, epoch, *, weight: float, tau: float, edges: str = "all"
 ) -> jax.Array:
     """The term of Eq. (5) in the search loss: -lambda * H(alpha) * exp(-epoch / tau).
-
-    It is a scalar.
 
     epoch: from 0.
     weight: lambda.

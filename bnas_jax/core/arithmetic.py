@@ -25,7 +25,7 @@ class Arithmetic:
         drawn for an example are then the same on any number of devices.
     plain: True uses plain JAX operations and JAX's own gradients. They are the
         reference for the fast ones, and second derivatives need them. Only float
-        convolutions with a `conv_dtype` keep their gradient.
+        convolutions with a `conv_dtype` keep a custom gradient.
 
     Convolutions that multiply in bfloat16 and sum in float32:
 

@@ -31,9 +31,9 @@ def num_layers(cell: Cell | str) -> int:
 
 
 def num_convs(cell: Cell | str, place: Place) -> int:
-    """The number of convolutions of a final cell with binary weights.
+    """The number of convolutions of a final cell, those of its preprocessing included.
 
-    The convolutions of the preprocessing count, too.
+    The convolution of its skip is not counted.
     """
     count = INPUTS
     for edge in edges(cell):
@@ -91,7 +91,7 @@ class FinalCell(nn.Module):
                         position=position,
                         binary_weights=binary[position],
                     )
-                    # A subclass might not begin with a BN of what it is given.
+                    # A subclass of `BinaryConv` might not begin with a BN of its input.
                     x = shared[source] if type(layer) is BinaryConv else states[source]
                     y = layer(x, train=train)  # (N, H', W', channels)
                     # As in DARTS's code, an identity is never dropped.
@@ -174,7 +174,7 @@ class FinalCell(nn.Module):
                 readers.append(edge.source)
 
         # Over several devices one collective gathers the statistics of all these
-        # states: that pays for a single reader, too.
+        # states, which pays off for a state with a single reader, too.
         least_readers = 2
         if len(states) > 1 and self.arithmetic.bn_axis:
             least_readers = 1

@@ -114,7 +114,6 @@ class ReductionSkip(nn.Module):
             name="conv",
         )
         y = conv(x)  # (N, H / 2, W / 2, features)
-        # A BN keeps the sum of skip and cell in range.
         if self.kind == "binary_bn":
             y = BatchNorm(self.arithmetic, name="bn_after")(y, train=train)
         return y

@@ -24,17 +24,17 @@ def derive(
 
     Each node keeps its two strongest edges, the strongest first. The strength of an
     edge is the largest probability of its layer types, Zeroise among them where it is
-    kept. Each edge takes its most probable type (docs/conventions.md; DARTS section
-    2.4).
+    kept. Each edge takes its most probable type (DARTS section 2.4).
 
     weights: (14, len(layer_types)) softmax probabilities, rows in the order of `EDGES`.
     gamma: divides the probability of Zeroise (Eq. 4), so that larger values pick it
         less often; must be > 0.
     keep_zeroise: False leaves Zeroise out, as published float searches do.
 
-    The released code divides all layer types of edge 0 by gamma instead. That edge
-    leads into the first node, which keeps both of its edges, and its strongest type
-    stays the same. At most the two pairs swap places, so no setting reproduces it.
+    The released code divides all layer types of edge 0 by gamma instead
+    (docs/conventions.md). That edge leads into the first node, which keeps both of its
+    edges, and its strongest type stays the same. At most the two pairs swap places, so
+    no setting reproduces it.
 
     Raises `UserError` for another shape, and for a gamma that is not greater than 0.
 

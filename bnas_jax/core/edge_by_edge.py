@@ -2,7 +2,7 @@
 
 `plain_edges` is the plain sum of DARTS Eq. 2. `chosen_edges` runs only the layer that
 was chosen on each edge. Both compute a layer of an edge by `Edges.layer`, from the
-edge's part of the variables that lie side by side.
+edge's part of the variables of `mixed_edges.MixedEdges`.
 """
 
 import dataclasses
@@ -115,7 +115,7 @@ def plain_edges(
             y, edge_stats = edges.layer(name, x, params=params[edge], stats=edge_stats)
             total = total + weights[edge, column] * y
 
-        # A scalar: no layer added anything, so it becomes zeros of the output's shape.
+        # Still a scalar where all types are zeroise: then zeros of the output's shape.
         if total.ndim == 0:
             total, _ = edges.layer(ZEROISE, x, params={}, stats={})
         mixed.append(total)

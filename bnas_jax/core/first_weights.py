@@ -1,8 +1,8 @@
 """How the weights of a training begin: `FIRST_WEIGHTS`, the one table of the rules.
 
 A rule is a function (name, parameter, key) -> parameter, called for each parameter of
-each convolution: `latent`, `kernel` or `bias`. It returns the parameter as it is where
-it draws none.
+each convolution: `latent`, `kernel` or `bias`. A parameter that it does not draw is
+returned as it is.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ Rule = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 
 def pytorch(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
-    """As PyTorch does by default, evenly between ±1/sqrt(fan-in): what modules draw."""
+    """PyTorch's default, uniform between ±1/sqrt(fan-in): what the modules draw."""
     del name, key
     return parameter
 
@@ -28,7 +28,7 @@ def nin(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def bireal(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
-    """Latent weights evenly between 0 and .001 (liuzechun/Bi-Real-net and ReActNet).
+    """Latent weights uniform between 0 and .001 (liuzechun/Bi-Real-net and ReActNet).
 
     All signs are 1 at first. A step of Adam, of the learning rate .001, can turn each.
     """
@@ -37,9 +37,9 @@ def bireal(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
     return 0.001 * jax.random.uniform(key, parameter.shape, parameter.dtype)
 
 
-# The rule of modules themselves.
+# The rule of the modules themselves.
 PYTORCH = "pytorch"
-# By the name that `config.first_weights` has. A new rule is a new entry.
+# By the values of `config.first_weights`. A new rule is a new entry.
 FIRST_WEIGHTS: dict[str, Rule] = {PYTORCH: pytorch, "nin": nin, "bireal": bireal}
 
 

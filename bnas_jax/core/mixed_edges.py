@@ -88,7 +88,7 @@ class MixedEdges(nn.Module):
         """(binary, float) multiply-accumulates of one image.
 
         Only the convolutions that lie side by side count: the modules within have rows
-        of the cost table for themselves.
+        of their own in the cost table.
         """
         _, height, width, *_ = y.shape
         binary = floats = 0

@@ -25,8 +25,6 @@ PACKED = "packed"
 def uniform_fan_in(key, shape, dtype):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for kernels.
 
-    It is the default of convolutions and linear layers.
-
     shape: of a kernel, (kh, kw, ci, co) or (ci, co); fan_in is the product of all axes
         but the last.
     """
@@ -111,7 +109,7 @@ class Convolution(nn.Module):
             init = bias_init(fan_in)
             y = y + self.param("bias", init, (self.features,), self.arithmetic.dtype)
 
-        # Still to do: a PReLU, and any activation that follows a bias.
+        # The scheme has activated its sums, but for a PReLU and where a bias follows.
         if self.activation and (self.bias or self.scheme.activation == "prelu"):
             y = activated(y, self.scheme.activation, arithmetic=self.arithmetic)
         return self.arithmetic.between_layers(y)
@@ -160,7 +158,7 @@ class Convolution(nn.Module):
     def activates_sums(self) -> bool:
         """Whether the scheme's activation follows its sums at once.
 
-        With a bias, the activation follows the bias instead.
+        With a bias it follows the bias instead.
         """
         return self.activation and not self.bias
 

@@ -4,7 +4,7 @@
 no scale and shift. Therefore the normalised state, its signs and its poolings are the
 same for all edges that leave a state. The convolutions of one type run side by side, as
 one convolution with more output channels. That is a quarter of the operations to
-compile; a test compares both forms.
+compile. A test compares both forms.
 """
 
 import dataclasses
@@ -121,7 +121,7 @@ def _check_module(
 ) -> None:
     """Raises `UserError` for a layer type with a module that would not be called.
 
-    usual: the type whose module the edges that are computed together stand for.
+    usual: the class of layer types whose module `shared_edges` computes.
     """
     if not isinstance(kind, usual) or type(kind).module is not usual.module:
         raise UserError(

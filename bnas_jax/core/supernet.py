@@ -5,8 +5,8 @@ edges that leave a state (`Supernet.edges`):
 
 - `edge_by_edge.plain_edges` is the formula as the paper prints it.
 - `shared_edges.shared_edges` gives the same with a quarter of the operations to
-  compile, and as many products.
-- `edge_by_edge.chosen_edges` runs the layer with the largest weight of each edge alone,
+  compile, and the same number of multiplications.
+- `edge_by_edge.chosen_edges` runs only the layer with the largest weight of each edge,
   for weights that are 0 but for that one.
 """
 
@@ -45,9 +45,9 @@ class Supernet(nn.Module):
     layer_types: names of `LAYERS`.
     skip, reduction_skip, float_head, form: as in `Network`.
     binary_preprocess: True binarizes the preprocessing convolutions, too.
-    edges: "shared" or "plain", two forms of one function; "chosen" runs the layer of
-        the largest weight of an edge alone, for weights that are 0 but for that one, as
-        GDAS has them. All forms have the same variables.
+    edges: "shared" or "plain", two forms of one function; "chosen" runs only the layer
+        with the largest weight of each edge, for weights that are 0 but for that one,
+        as GDAS has them. All forms have the same variables.
     fixed_reduction: True makes the reduction cells GDAS's hand-made ones.
         `weights["reduce"]` then has no effect and may be left out.
     batch_statistics: True makes BN in cells take the batch's statistics in evaluation,
@@ -83,7 +83,7 @@ class Supernet(nn.Module):
     def __call__(self, alphas, images, *, train: bool = False):
         """Logits (N, num_classes), with the softmax of alpha as mixture weights.
 
-        With `edges="chosen"`, each edge has the layer of its largest alpha alone.
+        With `edges="chosen"`, each edge has only the layer of its largest alpha.
         """
         weights = alphas_lib.relax(alphas)
         # One layer an edge: the one that the search would draw most often.
@@ -308,10 +308,10 @@ class MixedCell(nn.Module):
 def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
     """How many edges of each cell, state and convolution type keep float weights.
 
-    They are the last ones of the edges that leave the state. It is the released index
-    error again (`network.float_convs`). Here the float convolutions that shift the
-    count are those of the skips and of the preprocessing, and those left over are the
-    last ones in the order of edges, then types.
+    They are the last ones of the edges that leave the state, by the released code's
+    index error (`network.float_convs`). In the search it leaves as many convolutions
+    float as there are in the skips and the preprocessing: the last ones in the order of
+    cells, edges and types.
 
     Layer types whose edges are not computed together are left out: they stay binary.
     """
@@ -319,7 +319,7 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
         name for name in net.layer_types if batching(name, net.scheme) == CONVOLUTION
     ]
 
-    # As many convolutions stay float as there are in the skips and the preprocessing.
+    # How many convolutions stay float.
     left = 0
     if net.float_head and net.skip:
         left += sum(place.reduction and place.follows_a_cell for place in net.places)

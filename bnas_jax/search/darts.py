@@ -33,7 +33,7 @@ class Darts(Diverse):
     - `difference`: second order, at the weights after a virtual step (DARTS Eq. 6 to
       8). The derivative of the step is a central difference, as published. Signs and
       poolings jump, and the difference divides the jumps by a small number: on a binary
-      supernet it is no good estimate.
+      supernet it is a bad estimate.
     - `exact`: second order with the exact derivative. It needs sums of signs as floats,
       which are slower.
 

@@ -1,7 +1,7 @@
 """GDAS (arXiv 1910.04465): each step draws one layer type for each edge.
 
-They are hard Gumbel samples with a soft gradient. Formulas and numbers are those of its
-authors' code for the search space of DARTS (docs/searchers.md).
+The draws are hard Gumbel samples with a soft gradient. Formulas and numbers are those
+of its authors' code for the search space of DARTS (docs/searchers.md).
 """
 
 import dataclasses
@@ -36,8 +36,9 @@ class Gdas(Searcher):
     gradient of the soft one. The weight step comes first, then the alpha step.
 
     Only the chosen layer of an edge runs where the supernet has edges="chosen"; else
-    all run, the others times 0. As in its authors' code, weights that were never chosen
-    should not decay: that needs an optimizer with decayed="moved", which `search` uses.
+    all run, the others times 0. As in its authors' code, the weights of layers that
+    were never chosen should not decay: that needs an optimizer with decayed="moved",
+    which the command `search` uses.
 
     tau_max, tau_min: the temperature of the first and of the last epoch, linear between
         them.
@@ -87,7 +88,7 @@ class Gdas(Searcher):
         return {name: hard * chosen for name, (hard, chosen) in drawn.items()}
 
     def scalars(self, alphas: Alphas, key, progress: Progress):
-        """For each edge, the sum of the weights that were not chosen: 0 in value."""
+        """For each edge, the sum of the weights of the types not chosen, which is 0."""
         if not self.other_scalars:
             return None
         drawn = self._draw(alphas, key=key, progress=progress)
@@ -118,7 +119,7 @@ class Gdas(Searcher):
         # A search of a single epoch has tau_max.
         last = max(progress.num_epochs - 1, 1)
         share = jnp.minimum(progress.epoch / last, 1.0)
-        # In this form exactly tau_min at the end.
+        # This form gives exactly tau_min at the end.
         return self.tau_min + (self.tau_max - self.tau_min) * (1 - share)
 
     def clip(self, gradients):

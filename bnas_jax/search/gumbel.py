@@ -1,6 +1,6 @@
 """The Gumbel softmax (arXiv 1611.01144, 1611.00712).
 
-It draws samples of categorical variables that have a gradient.
+Samples of categorical variables that have a gradient.
 """
 
 from collections.abc import Mapping

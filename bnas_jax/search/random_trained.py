@@ -20,7 +20,7 @@ from bnas_jax.search.searcher import TRAIN, WEIGHTS, Progress, Searcher, Stage
 
 @dataclasses.dataclass(frozen=True)
 class RandomTrained(Searcher):
-    """Trains one random cell after the other, and validates each after its training.
+    """Trains one random cell after another, and validates each after its training.
 
     alpha is the cell that is trained: its weights as `random.sample` draws them, 1 at
     the two edges of each node and 0 elsewhere. No step moves alpha; after each training

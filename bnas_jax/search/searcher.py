@@ -1,11 +1,9 @@
-"""What a searcher is.
-
-A search algorithm is one subclass of `Searcher` and one entry of `search.SEARCHERS`.
+"""What a searcher is: one subclass of `Searcher`, one entry of `search.SEARCHERS`.
 
 A searcher defines its step: which batches each stage takes and what it moves, the
 weights of the mixtures, and what its objective adds to the cross-entropy. It may have a
-custom gradient. It also defines how a genotype is derived from alpha. The loop knows
-none of it.
+custom gradient. It also defines how a genotype is derived from alpha. The training loop
+knows none of it.
 """
 
 import dataclasses
@@ -29,7 +27,8 @@ WEIGHTS, ALPHAS = "weights", "alphas"
 TRAIN, VALID = "train", "valid"
 # Metadata of a field that is no setting.
 NO_SETTING = {"setting": False}
-# Metadata of a setting of the derivation alone, which may change when a run goes on.
+# Metadata of a setting that only `derive_cell` reads, which may change when a run goes
+# on.
 DERIVATION = {"derivation": True}
 
 
@@ -89,11 +88,11 @@ Score = Callable[[Mapping[str, Any], range | None], float]
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """The base of all searchers, with the steps of first-order DARTS.
+    """The base of all searchers, with the stages of first-order DARTS.
 
-    These are an alpha step on validation data, then a weight step on training data,
-    both with softmax mixtures. Fields of a subclass are its settings,
-    `config.searcher.*`, but for those with the metadata `NO_SETTING`.
+    They are an alpha step on validation data, then a weight step on training data, both
+    with softmax mixtures. Fields of a subclass are its settings, `config.searcher.*`,
+    but for those with the metadata `NO_SETTING`.
 
     layer_types: the columns of alpha, those of the supernet, see `of`.
     fixed_reduction: whether the reduction cell is hand-made and has no alpha, as in the
@@ -125,8 +124,7 @@ class Searcher:
     # Whether there is an alpha, which a genotype is derived from and an epoch is
     # evaluated with.
     has_alphas: ClassVar[bool] = True
-    # Which weights decay: `all`, or only those that have `moved`, which had a gradient
-    # at least once.
+    # Which weights decay: `all`, or `moved`, those that had a gradient at least once.
     decayed: ClassVar[str] = "all"
     # Whether all weights of an edge but one are 0, so that only one layer needs to run
     # (`edges="chosen"`).
@@ -223,17 +221,12 @@ class Searcher:
         return None
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
-        """What is added to the loss of a stage that moves alpha, a scalar.
-
-        Such as the diversity of Eq. (5).
-        """
+        """A scalar added to the loss of a stage that moves alpha, such as Eq. (5)."""
         del alphas, progress
         return jnp.zeros(())
 
     def resources(self, weights: Mapping[str, jax.Array]) -> jax.Array:
-        """A cost of the mixtures, added to the loss like `regularizer`, a scalar.
-
-        Such as SNAS's resource loss.
+        """A scalar cost of the mixtures, such as SNAS's, added like `regularizer`.
 
         weights: the weights that the step has drawn, see `weights`.
         """

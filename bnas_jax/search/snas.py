@@ -130,7 +130,7 @@ class Snas(Searcher):
         return drawn
 
     def temperature(self, progress: Progress) -> jax.Array:
-        """Linear in the epoch; the first epoch is one step below the start already."""
+        """Linear in the epoch; the first epoch is already one step below the start."""
         # The end is reached in the last of the annealing epochs, and stays.
         epochs = self.annealing_epochs or progress.num_epochs
         share = jnp.minimum((progress.epoch + 1) / epochs, 1.0)

@@ -183,8 +183,8 @@ def search(
 ) -> Program:
     """The search of a cell.
 
-    A part of the training set is for the weights, the rest is held out. The test set
-    stays unseen.
+    A part of the training set is for the weights, the rest, if any, is held out. The
+    test set stays unseen.
 
     model: by default that of the settings, which `supernet` builds.
 

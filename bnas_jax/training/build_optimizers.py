@@ -43,7 +43,7 @@ def supernet_optimizer(
     run: SearchSettings, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """SGD on the supernet's weights."""
-    # The convention or the searcher decides which weights decay.
+    # The searcher decides which weights decay.
     return optimizers.latent_sgd(
         learning_rate(run, steps_per_epoch),
         momentum=run.weights.momentum,

@@ -35,9 +35,9 @@ def rule_of(run: SearchSettings) -> Rule:
 
 
 def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
-    """The genotype that a rule takes from a history: the contents of genotype.json.
+    """The contents of genotype.json: the genotype that a rule takes from a history.
 
-    They say how it was taken, too.
+    They also say how it was taken.
 
     history: as `read_history` gives it.
 

@@ -1,4 +1,4 @@
-"""The rules that know nothing of latent weights.
+"""The links of an optimizer for all weights, which know nothing of latent ones.
 
 They are SGD with a scheduled momentum, and weight decay of some parameters.
 """

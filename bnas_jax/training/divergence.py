@@ -38,7 +38,7 @@ class Guard(struct.PyTreeNode):
 def watch(guard: Guard, grads, step) -> Guard:
     """The guard after a step.
 
-    Where some gradients are not finite, that of the parameter nearest to the loss went
+    Where some gradients are not finite, that of the parameter nearest to the loss broke
     first, as gradients flow from there. Where none is finite, the forward pass broke:
     then the parameter with the largest gradient of the step before is named.
 
@@ -54,7 +54,7 @@ def watch(guard: Guard, grads, step) -> Guard:
     broken = jnp.logical_not(jnp.isfinite(sizes))  # [parameters]
 
     # The parameter where it began: the deepest of the broken ones (-2 is less than any
-    # depth), or the largest of the step before.
+    # depth), or that with the largest gradient of the step before.
     depths = jnp.array(_depths(grads))  # [parameters]
     nearest = jnp.argmax(jnp.where(broken, depths, -2))
     all_broken = jnp.all(broken)

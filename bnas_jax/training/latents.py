@@ -36,8 +36,8 @@ def on_latents(function, tree, *rest):
 def on_latent_modules(function, tree, *rest):
     """A tree of parameters with `function` applied to the dict of each latent module.
 
-    That is a module with a parameter `latent`. Everything else stays as it is, edges
-    that are computed together (`latent_TYPE`), too: a scheme with `gradients` or
+    That is a module with a parameter `latent`. Everything else stays as it is, even
+    edges that are computed together (`latent_TYPE`): a scheme with `gradients` or
     `rates` has batches_edges = False.
 
     rest: trees of the same structure, whose dicts are further arguments.

@@ -93,8 +93,8 @@ class SearchTask(Task):
     def finish_epoch(
         self, state: SearchState, epoch: int, between_batches: BetweenBatches
     ):
-        # Where the search begins anew again and again, each candidate is validated
-        # after the last epoch of its training.
+        # Where the search begins anew for each candidate, each is validated after the
+        # last epoch of its training.
         period = self.searcher.restart_epochs or 1
         period_ends = (epoch + 1) % period == 0
 

@@ -179,8 +179,8 @@ def _initialise(
     else:
         variables = model.init(key, images, train=False)
 
-    # Another rule than that of the modules. The released code projects latent weights,
-    # too, before the first forward pass.
+    # Weights by the rule of `first_weights`. Latent weights are projected before the
+    # first forward pass, as in the released code.
     params = redrawn(variables["params"], FIRST_WEIGHTS[first_weights], drawing)
     return {
         "params": project_params(params, model.scheme.latents),

@@ -1,6 +1,6 @@
 """What the steps of training and search share.
 
-That is the mean over microbatches, and what a state notes of each step.
+It is the mean over microbatches, and what a state notes of each step.
 """
 
 from collections.abc import Callable

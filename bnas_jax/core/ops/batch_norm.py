@@ -92,7 +92,7 @@ def plain_normalize(
     examples: int | None = None,
     epsilon: float = EPSILON,
 ):
-    """`normalize`, written as one reads it and differentiated by JAX.
+    """`normalize` as the formula reads, differentiated by JAX.
 
     Raises `UserError` for groups that do not lie whole on one device.
     """
@@ -326,7 +326,7 @@ def _of_group(values: list, parts_of_group: int, *, axis_name: str) -> list:
     together = jnp.concatenate(values, axis=-1)  # (P, n, sum of C)
     devices = jax.lax.axis_size(axis_name)
 
-    # A group of some whole devices: these send to each other alone.
+    # A group of several whole devices: they send to each other only.
     if len(together) == 1 and parts_of_group < devices:
         neighbours = np.arange(devices).reshape(-1, parts_of_group).tolist()
         group = jax.lax.all_gather(

@@ -26,7 +26,7 @@ MAX_SIGNS = 8192
 
 
 def pays(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
-    """Whether popcount is worth its while for a convolution of signs.
+    """Whether popcount is faster for a convolution of signs.
 
     It is for a square kernel in one group, with words that are full and not too many.
 

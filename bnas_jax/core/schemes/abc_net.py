@@ -28,8 +28,8 @@ class AbcNet(Scheme):
     (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
 
     The bases of the weights, m from 1 to M, are B_m = sign(W - mean W + u_m * std W),
-    (kh, kw, ci, co). u_m is even from -1 to 1, and 0 for a single basis. Mean and
-    (biased) deviation are those of the whole kernel. alpha, (M,), minimises
+    (kh, kw, ci, co). The u_m are evenly spaced from -1 to 1; a single one is 0. Mean
+    and (biased) deviation are those of the whole kernel. alpha, (M,), minimises
     |W - sum of alpha_m B_m|^2; a kernel of zeros has alpha 0.
 
     The bases of the activations, n from 1 to N, are A_n = 1 where x + v_n >= 0.5, else
@@ -43,8 +43,8 @@ class AbcNet(Scheme):
     weight_bases: M.
     activation_bases: N.
     per_channel: fit alpha for each output channel, (co, M).
-    shift, spread: v begins evenly from shift - spread to shift + spread; a single one
-        at `shift`. Equal ones would stay equal, as they get equal gradients.
+    shift, spread: the v_n begin evenly spaced from shift - spread to shift + spread; a
+        single one at `shift`. Equal ones would stay equal, as they get equal gradients.
 
     How sure: the formulas follow a third party's notebook, which fits alpha by descent;
     the bases agree with the code of another third party. `spread` is our choice: the
@@ -186,7 +186,7 @@ class AbcNet(Scheme):
 
 
 def offsets_of(bases: int) -> np.ndarray:
-    """u_1 to u_M, (bases,): even from -1 to 1, and 0 for a single basis."""
+    """u_1 to u_M, (bases,): evenly spaced from -1 to 1, and 0 for a single basis."""
     if bases == 1:
         return np.zeros(1)
     return np.linspace(-1, 1, bases)

@@ -51,10 +51,11 @@ class Pcnn(Scheme):
     projection_loss: lambda.
     plane_rate: the learning rate of W_j, in units of that of C.
 
-    How sure: formulas of the paper and of a later book by its authors; the output, with
-    C on the signs already, agrees with their published test code. They published no
-    code of the training. W_j's first value, its rate and the gradient with respect to x
-    are our choice. The paper binarizes step by step, and the BNAS paper quotes J = 1.
+    How sure: formulas of the paper and of a later book by its authors; the output
+    agrees with their published test code, whose kernels are signs times a number. They
+    published no code of the training. W_j's first value, its rate and the gradient with
+    respect to x are our choice. The paper binarizes step by step, and the BNAS paper
+    quotes J = 1.
     """
 
     planes: int = 1

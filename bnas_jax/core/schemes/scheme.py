@@ -3,8 +3,8 @@
 A scheme is a frozen dataclass whose fields are its settings (`config.scheme.*`), and
 one entry of `schemes.SCHEMES`. It says how activations and weights become signs, with
 which gradients, and what comes after the integer sums. Everything else is the same for
-all schemes: `sign_conv` multiplies, the modules call `binary_conv`, the optimizer reads
-`latents`.
+all schemes: `modules.Convolution` calls `convolve`, `sign_conv` multiplies the signs,
+the optimizer reads `latents`.
 """
 
 import dataclasses
@@ -52,22 +52,21 @@ ACTIVATIONS = {
 # `activations`: binary activations with float weights, the first stage of two-stage
 # training; `all`: both binary.
 STAGES = ("all", "activations")
-# BN -> convolution -> activation, or ReLU -> convolution -> BN; see
-# `modules.BinaryConv`.
+# BN -> convolution -> activation, or ReLU -> convolution -> BN; see `modules.in_order`.
 BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentRule:
-    """What the optimizer does to latent weights. None leaves them as they are.
+    """What the optimizer does to latent weights. A part that is None is left out.
 
     factor: a function of a latent kernel's shape (kh, kw, ci, co); its result
         multiplies the kernel's gradient, before weight decay.
     project: a function of latent weights, which they are replaced by at the start and
         after each update.
     gradients: a function of the parameters of a module that has latent weights, of
-        their gradients, both by name, and of the learning rate; its result are the
-        gradients that the optimizer is given, by name.
+        their gradients, and of the learning rate. It returns the gradients that the
+        optimizer is given. Parameters and gradients are dicts by name.
     rates: learning rates of further parameters of such a module, by name, in units of
         the learning rate of the others.
 
@@ -469,7 +468,8 @@ def float_weight_conv(
 ):
     """The convolution of the signs of x, or of x as it is, with a float kernel.
 
-    The released code leaves some kernels float on signs of x, by an index error.
+    For the scheme `float`, the first of two stages, and the kernels that the released
+    code leaves float by an index error.
 
     binary_input: whether the signs of x are taken.
     """
