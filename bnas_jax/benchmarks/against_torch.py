@@ -52,8 +52,8 @@ def benchmark(
     # Theirs, which begins with our weights.
     rng = np.random.default_rng(0)
     shape = (run.batch_size, image_size, image_size, 3)
-    images = rng.standard_normal(shape, dtype=np.float32)  # [batch, rows, columns, 3]
-    labels = np.arange(run.batch_size) % num_classes  # [batch]
+    images = rng.standard_normal(shape, dtype=np.float32)  # (batch, rows, columns, 3)
+    labels = np.arange(run.batch_size) % num_classes  # (batch,)
     theirs = TorchStep(
         network, scheme, num_classes=num_classes, images=images, labels=labels
     )
@@ -65,7 +65,7 @@ def benchmark(
     theirs.step()
 
     of_ours, of_theirs = measure.in_turns([ours.step, theirs.step], repeats)
-    ratios = np.divide(of_theirs, of_ours)  # [turns]
+    ratios = np.divide(of_theirs, of_ours)  # (turns,)
     size = f"{image_size}x{image_size}"
     return {
         "batch_size": run.batch_size,
@@ -128,7 +128,7 @@ def _check_losses(
     # The cross-entropy of both, with the statistics of the batch.
     logits, _ = program.model.apply(
         variables, images, train=True, mutable=["batch_stats"]
-    )  # [batch, classes]
+    )  # (batch, classes)
     ours = float(cross_entropy(logits, jnp.asarray(labels)).mean())
     other = theirs.loss().item()
     if not abs(ours - other) < _TOLERANCE * ours:

@@ -60,7 +60,7 @@ def photo(seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(
         0, 256, size=(12, 16, 3), dtype=np.uint8
-    )  # [rows, columns, 3]
+    )  # (rows, columns, 3)
     image = Image.fromarray(coarse)
     image = image.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
 
@@ -76,7 +76,7 @@ def photo(seed: int) -> bytes:
 
     # The noise of a sensor.
     noise = rng.normal(0, 14, size=(_HEIGHT, _WIDTH, 1))
-    noisy = np.asarray(image) + noise  # [rows, columns, 3]
+    noisy = np.asarray(image) + noise  # (rows, columns, 3)
     pixels = np.clip(noisy, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)

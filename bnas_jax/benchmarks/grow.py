@@ -147,7 +147,7 @@ def exponent(points: list[tuple[int, float | None]]) -> float | None:
     if len(known) < 2:
         return None
     # log y = log a + b log x, a line with the slope b.
-    x, y = np.log(np.array(known, float)).T  # [points] each
+    x, y = np.log(np.array(known, float)).T  # (points,) each
     slope, _ = np.polyfit(x, y, deg=1)
     return measure.short(slope)
 

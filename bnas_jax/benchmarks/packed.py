@@ -66,7 +66,7 @@ def benchmark(
             f"{float_weights(model)}"
         )
     image = (image_size, image_size, 3)
-    images = _noise((batch_size, *image))  # [batch, rows, columns, 3]
+    images = _noise((batch_size, *image))  # (batch, rows, columns, 3)
 
     # Each form of the network, compiled.
     runs, compiling = {}, {}
@@ -77,7 +77,7 @@ def benchmark(
     # The whole networks, then each convolution.
     times = _in_turns(runs, repeats)
     seconds = {name: measure.summary(of_run) for name, of_run in times.items()}
-    ratios = np.divide(times["float"], times["packed"])  # [turns]
+    ratios = np.divide(times["float"], times["packed"])  # (turns,)
     layers = []
     for conv, count in _convolutions(model, image, batch_size):
         layers.append(_layer(conv, count, repeats))

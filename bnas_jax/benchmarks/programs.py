@@ -22,8 +22,8 @@ def noise(size: int, image_size: int, num_classes: int) -> Dataset:
     shape = (size, image_size, image_size, 3)
     pixels = rng.integers(
         0, 256, size=shape, dtype=np.uint8
-    )  # [size, rows, columns, 3]
-    labels = rng.integers(0, num_classes, size=size)  # [size]
+    )  # (size, rows, columns, 3)
+    labels = rng.integers(0, num_classes, size=size)  # (size,)
     arrays = Arrays(
         images=pixels,
         labels=labels,

@@ -116,9 +116,9 @@ def _bound(
 
 
 def _gpus(where: devices.Devices, against_plain: bool) -> int:
-    """How many of NVIDIA's GPUs compute our steps; 0 where that says nothing.
+    """How many of NVIDIA's GPUs compute our steps; 0 on other machines.
 
-    Of steps that are made in turns with others, the driver cannot tell the share.
+    0 also beside the plain form: of steps in turns the driver cannot tell the share.
     """
     if jax.default_backend() != "gpu" or against_plain:
         return 0

@@ -57,12 +57,12 @@ class XnorConv(nn.Conv2d):
     def forward(self, x):
         # beta * conv(sign x, sign W), with a beta for each output channel.
         beta = self.weight.abs().mean((1, 2, 3), keepdim=True)  # [O, 1, 1, 1]
-        kernel = Sign.apply(self.weight) * beta  # [O, C, kh, kw]
+        kernel = Sign.apply(self.weight) * beta  # (O, C, kh, kw)
         y = F.conv2d(Sign.apply(x), kernel, stride=self.stride, padding=self.padding)
 
         # K: the mean of |x| over channels and over each window.
         if self.input_scale:
-            magnitude = x.detach().abs().mean(1, keepdim=True)  # [N, 1, H, W]
+            magnitude = x.detach().abs().mean(1, keepdim=True)  # (N, 1, H, W)
             y = y * F.avg_pool2d(magnitude, self.kernel_size, self.stride, self.padding)
         if self.activation:
             y = F.relu(y)
@@ -148,7 +148,7 @@ class TorchStep:
             self.network.parameters(), lr=0.05, momentum=0.9, weight_decay=3e-6
         )
 
-        nchw = torch.tensor(images.transpose(0, 3, 1, 2))  # [N, 3, H, W]
+        nchw = torch.tensor(images.transpose(0, 3, 1, 2))  # (N, 3, H, W)
         self._images = nchw.contiguous(memory_format=layout)
         self._labels = torch.tensor(labels, dtype=torch.long)
 

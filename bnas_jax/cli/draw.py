@@ -142,7 +142,7 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
 
     # Row 0 of the history of alpha is before the first epoch, row i + 1 after epoch i.
     history = read_history(run_directory)
-    accuracies = history["valid_top1"]  # [epochs]
+    accuracies = history["valid_top1"]  # (epochs,)
     last = len(accuracies)
     positions = np.linspace(0, last, num=min(count, last + 1))
     chosen = np.unique(positions.round().astype(int))

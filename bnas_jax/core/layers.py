@@ -193,8 +193,7 @@ class ZeroiseType:
 class SeparableType:
     """A depthwise k x k convolution and a pointwise one, `times` in a row.
 
-    As in DARTS's code, which repeats separable convolutions twice and has dilated ones
-    once.
+    DARTS's code has separable convolutions twice in a row and dilated ones once.
 
     kernel: k.
     dilation: in pixels, of the depthwise convolution.

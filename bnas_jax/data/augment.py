@@ -156,7 +156,7 @@ def augmented(
         choices = at_places(draw(key, size, augmentation))
         pixels = crop(images, rows=rows, choices=choices, pad=augmentation.pad)
     else:
-        pixels = images[rows]  # [B, H, W, C]
+        pixels = images[rows]  # (B, H, W, C)
 
     # Jitter and normalisation. Colours change on the scale 0 to 1, before the mean is
     # subtracted.
@@ -223,21 +223,21 @@ def crop(
 
     # Coordinates in the image of each pixel of the crop. They are outside of the image
     # where the pixel is one of the padding.
-    y = choices["top"][:, None] + jnp.arange(height, dtype=jnp.int32) - pad  # [B, H]
+    y = choices["top"][:, None] + jnp.arange(height, dtype=jnp.int32) - pad  # (B, H)
     column = jnp.arange(width, dtype=jnp.int32)
     left = choices["left"][:, None]
     flipped = choices["flip"][:, None] == 1
-    x = left + jnp.where(flipped, width - 1 - column, column) - pad  # [B, W]
+    x = left + jnp.where(flipped, width - 1 - column, column) - pad  # (B, W)
 
-    inside_rows = ((y >= 0) & (y < height))[:, :, None]  # [B, H, 1]
-    inside_columns = ((x >= 0) & (x < width))[:, None, :]  # [B, 1, W]
-    inside = inside_rows & inside_columns  # [B, H, W]
+    inside_rows = ((y >= 0) & (y < height))[:, :, None]  # (B, H, 1)
+    inside_columns = ((x >= 0) & (x < width))[:, None, :]  # (B, 1, W)
+    inside = inside_rows & inside_columns  # (B, H, W)
 
     # A negative index would count from the end: a pixel outside is read at the border,
     # and replaced by 0.
     y = jnp.clip(y, 0, height - 1)
     x = jnp.clip(x, 0, width - 1)
-    pixels = images[rows[:, None, None], y[:, :, None], x[:, None, :]]  # [B, H, W, C]
+    pixels = images[rows[:, None, None], y[:, :, None], x[:, None, :]]  # (B, H, W, C)
     return jnp.where(inside[..., None], pixels, jnp.zeros((), images.dtype))
 
 
@@ -268,15 +268,15 @@ def hide(inputs: jax.Array, centres: dict[str, jax.Array], side: int) -> jax.Arr
 
     # Coordinates of each pixel, counted from the upper left corner of the square.
     row = jnp.arange(height, dtype=jnp.int32)
-    top = centres["y"][:, None] - side // 2  # [B, 1]
-    y = row - top  # [B, H]
+    top = centres["y"][:, None] - side // 2  # (B, 1)
+    y = row - top  # (B, H)
     column = jnp.arange(width, dtype=jnp.int32)
-    left = centres["x"][:, None] - side // 2  # [B, 1]
-    x = column - left  # [B, W]
+    left = centres["x"][:, None] - side // 2  # (B, 1)
+    x = column - left  # (B, W)
 
     in_rows = (y >= 0) & (y < side)
     in_columns = (x >= 0) & (x < side)
-    hidden = in_rows[:, :, None, None] & in_columns[:, None, :, None]  # [B, H, W, 1]
+    hidden = in_rows[:, :, None, None] & in_columns[:, None, :, None]  # (B, H, W, 1)
     return jnp.where(hidden, jnp.zeros((), inputs.dtype), inputs)
 
 
@@ -288,6 +288,6 @@ def _scaled(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Ar
 
 
 def _standardize(scaled: jax.Array, augmentation: Augmentation) -> jax.Array:
-    mean = np.asarray(augmentation.mean, scaled.dtype)  # [C]
-    std = np.asarray(augmentation.std, scaled.dtype)  # [C]
+    mean = np.asarray(augmentation.mean, scaled.dtype)  # (C,)
+    std = np.asarray(augmentation.std, scaled.dtype)  # (C,)
     return (scaled - mean) / std

@@ -115,8 +115,8 @@ def hue(images: jax.Array, turn: Any) -> jax.Array:
     turn: a share of the circle, (B, 1, 1, 1).
     """
     # From RGB to HSV.
-    value = images.max(-1, keepdims=True)  # [B, H, W, 1]
-    lowest = images.min(-1, keepdims=True)  # [B, H, W, 1]
+    value = images.max(-1, keepdims=True)  # (B, H, W, 1)
+    lowest = images.min(-1, keepdims=True)  # (B, H, W, 1)
     chroma = value - lowest
     red, green, blue = (images[..., i : i + 1] for i in range(3))
     by = jnp.where(chroma > 0, chroma, 1)  # a gray pixel has no hue
@@ -131,8 +131,8 @@ def hue(images: jax.Array, turn: Any) -> jax.Array:
 
     # Back to RGB with the hue turned. A channel is at its maximum within one sixth
     # around its own place on the circle, and at its minimum on the opposite side.
-    offsets = jnp.array([5.0, 3.0, 1.0], images.dtype)  # [C]
-    place = (offsets + sixth + 6 * turn) % 6  # [B, H, W, C]
+    offsets = jnp.array([5.0, 3.0, 1.0], images.dtype)  # (C,)
+    place = (offsets + sixth + 6 * turn) % 6  # (B, H, W, C)
     return value - chroma * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
 
 

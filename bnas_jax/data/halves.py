@@ -36,7 +36,7 @@ def split_half(
             "needs more data"
         )
 
-    rows = _rows(examples, seed, split)  # [N]
+    rows = _rows(examples, seed, split)  # (N,)
     # Rounded up: of an odd number, the first part has one more.
     middle = math.ceil(share * len(rows))
     if not 0 < middle < len(rows):
@@ -71,7 +71,7 @@ def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Enc
             "empty; change it"
         )
 
-    rows = order.shuffled_by_class(examples.labels, seed=seed, use=order.TEST)  # [N]
+    rows = order.shuffled_by_class(examples.labels, seed=seed, use=order.TEST)  # (N,)
     test = np.sort(rows[:count])
     train = np.sort(rows[count:])
     return examples.take(train), examples.take(test)

@@ -287,14 +287,14 @@ def statistics(images: np.ndarray) -> Statistics:
 
     images: uint8 (N, H, W, C).
     """
-    values = np.arange(256) / 255  # [256]
+    values = np.arange(256) / 255  # (256,)
     means, deviations = [], []
     for channel in range(images.shape[-1]):
         # By the share of each of the 256 values, without a copy of the images in
         # floating point.
         pixels = images[..., channel]
         counts = np.bincount(pixels.ravel(), minlength=256)
-        shares = counts / pixels.size  # [256]
+        shares = counts / pixels.size  # (256,)
         mean = float(values @ shares)
         variance = float((values - mean) ** 2 @ shares)
         means.append(mean)

@@ -38,7 +38,7 @@ def shuffled(size: int, seed: int, use: int, number: int = 0) -> np.ndarray:
     on its version.
     """
     generator = np.random.PCG64([check_seed(seed), use, number])
-    words = generator.random_raw(size)  # uint64 [size]
+    words = generator.random_raw(size)  # uint64 (size,)
     return np.argsort(words, kind="stable").astype(np.int32)
 
 
@@ -51,18 +51,18 @@ def shuffled_by_class(labels: np.ndarray, seed: int, use: int) -> np.ndarray:
     labels: int (N,).
     """
     # Class by class, in random order within each.
-    rows = shuffled(len(labels), seed, use)  # [N]
-    by_class = rows[np.argsort(labels[rows], kind="stable")]  # [N]
+    rows = shuffled(len(labels), seed, use)  # (N,)
+    by_class = rows[np.argsort(labels[rows], kind="stable")]  # (N,)
 
     # The rank of each example in its class.
-    counts = np.bincount(labels)  # [classes]
-    first = np.cumsum(counts) - counts  # [classes], where each class begins
-    rank = np.arange(len(labels)) - np.repeat(first, counts)  # [N]
+    counts = np.bincount(labels)  # (classes,)
+    first = np.cumsum(counts) - counts  # (classes,), where each class begins
+    rank = np.arange(len(labels)) - np.repeat(first, counts)  # (N,)
 
     # Each class divides the interval from 0 to 1 into as many equal parts as it has
     # examples, and an example stands in the middle of its part.
-    size = np.repeat(counts, counts)  # [N], of the example's class
-    place = np.empty(len(labels))  # [N]
+    size = np.repeat(counts, counts)  # (N,), of the example's class
+    place = np.empty(len(labels))  # (N,)
     place[by_class] = (rank + 0.5) / size
 
     # By place; equal places, of classes of equal size, stay in random order.

@@ -102,14 +102,14 @@ class TrainSource:
         size = shard_size(self.batch_size, shards)
         epoch, index = feed["position"]
         first = shard * size
-        places = first + jnp.arange(size, dtype=jnp.int32)  # [B], in the global batch
+        places = first + jnp.arange(size, dtype=jnp.int32)  # (B,), in the global batch
 
         # The order of a fresh batch has its examples alone, that of an epoch those of
         # all its batches.
         positions = places
         if not self.fresh:
             positions = index * self.batch_size + places
-        rows = feed["order"][positions]  # [B], in the data
+        rows = feed["order"][positions]  # (B,), in the data
 
         # Random numbers depend on the step and the place in the global batch alone.
         key = step_key(feed["seed"], epoch=epoch, index=index)
@@ -208,11 +208,11 @@ class EvalSource:
         size = shard_size(self.batch_size, shards)
         epoch, batch = feed["position"]
         first = batch * self.batch_size + shard * size
-        rows = first + jnp.arange(size, dtype=jnp.int32)  # [B]
+        rows = first + jnp.arange(size, dtype=jnp.int32)  # (B,)
 
         # Padding repeats the last example.
         total = feed["labels"].shape[0]
-        places = jnp.minimum(rows, total - 1)  # [B]
+        places = jnp.minimum(rows, total - 1)  # (B,)
         taken = _taken(feed, rows=places, image_shape=self.arrays.image_shape)
         images = evaluated(
             taken,

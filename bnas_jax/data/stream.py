@@ -98,11 +98,11 @@ class StreamTrainSource:
         """
         size = shard_size(self.batch_size, shards)
         first = shard * size
-        rows = _rows(feed["labels"], size=size, first=first)  # [B], in the feed
+        rows = _rows(feed["labels"], size=size, first=first)  # (B,), in the feed
 
         # Random numbers depend on the step and the place in the global batch alone.
         key = step_key(feed["seed"], *feed["position"])
-        places = first + jnp.arange(size, dtype=jnp.int32)  # [B], in the global batch
+        places = first + jnp.arange(size, dtype=jnp.int32)  # (B,), in the global batch
         images = augmented(
             key,
             images=feed["images"],
@@ -192,7 +192,7 @@ class StreamEvalSource:
         which is 1 for an example and 0 for padding.
         """
         size = shard_size(self.batch_size, shards)
-        rows = _rows(feed["labels"], size=size, first=shard * size)  # [B], in the feed
+        rows = _rows(feed["labels"], size=size, first=shard * size)  # (B,), in the feed
         epoch, batch = feed["position"]
 
         # Random numbers are drawn by the place in the whole set. Padding repeats the
@@ -200,7 +200,7 @@ class StreamEvalSource:
         total = len(self.examples)
         first = batch * self.batch_size + shard * size
         places = first + jnp.arange(size, dtype=jnp.int32)
-        places = jnp.minimum(places, total - 1)  # [B]
+        places = jnp.minimum(places, total - 1)  # (B,)
         images = evaluated(
             feed["images"],
             rows=rows,

@@ -45,7 +45,7 @@ def random_box(
     # NumPy promises to keep.
     generator = np.random.PCG64([seed, order.CROPS, epoch, row])
     words = generator.random_raw(4 * _TRIES).reshape(_TRIES, 4)
-    uniform = (words >> np.uint64(11)) * 2.0**-53  # [tries, 4]
+    uniform = (words >> np.uint64(11)) * 2.0**-53  # (tries, 4)
 
     # The first try that fits into the image.
     lowest, highest = _RATIOS

@@ -156,13 +156,13 @@ def _difference(
     It is a share of the largest logit. image_shape: (H, W, C).
     """
     key = jax.random.key(0)
-    images = jax.random.normal(key, (_IMAGES, *image_shape))  # [images, H, W, C]
+    images = jax.random.normal(key, (_IMAGES, *image_shape))  # (images, H, W, C)
 
     def logits(variables):
         return model.apply(variables, images, train=False)
 
-    ours = devices.ONE.create(logits, packed)  # [images, classes]
-    theirs = devices.ONE.create(logits, variables)  # [images, classes]
+    ours = devices.ONE.create(logits, packed)  # (images, classes)
+    theirs = devices.ONE.create(logits, variables)  # (images, classes)
 
     # Logits that are all 0 divide by the smallest float.
     tiny = jnp.finfo(theirs.dtype).tiny

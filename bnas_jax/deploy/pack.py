@@ -54,7 +54,7 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
     # Pack them. In NumPy, as JAX would compile every operation for each shape.
     packs: dict[Path, Any] = {}
     for path, (signs, operands) in found.items():
-        signs = np.asarray(signs)  # [kernel rows, columns, channels / groups, outputs]
+        signs = np.asarray(signs)  # (kernel rows, columns, channels / groups, outputs)
         _check_signs(signs, "/".join(path))
         packs[(*path, "kernel")] = jax.device_put(pack_signs(signs))
         packs[(*path, "operands")] = operands
@@ -158,7 +158,7 @@ def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
             del x
             found[module.path] = binarized
 
-        # A blank image, [1, rows, columns, channels].
+        # A blank image, (1, rows, columns, channels).
         images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
         with each_binarized(note):
             model.apply(variables, images, train=False)

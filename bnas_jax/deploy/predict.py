@@ -33,7 +33,7 @@ class Predictions(NamedTuple):
     names: tuple[str, ...]
     # Of the network's classes, in the order of the logits.
     classes: tuple[str, ...]
-    logits: np.ndarray  # [N, classes]
+    logits: np.ndarray  # (N, classes)
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -90,8 +90,8 @@ def predict(
         # The first batch is a full one, or all there is.
         size = len(found[0]) if found else len(pixels)
         missing = (0, size - len(pixels))
-        filled = np.pad(pixels, (missing, (0, 0), (0, 0), (0, 0)))  # [size, H, W, C]
-        logits = np.asarray(logits_of(variables, filled))  # [size, classes]
+        filled = np.pad(pixels, (missing, (0, 0), (0, 0), (0, 0)))  # (size, H, W, C)
+        logits = np.asarray(logits_of(variables, filled))  # (size, classes)
         found.append(logits[: len(pixels)])
         names += of_batch
     if not found:
@@ -101,7 +101,7 @@ def predict(
 
     # Classes without names are called by their numbers.
     classes = facts.class_names or tuple(map(str, range(facts.num_classes)))
-    logits = np.concatenate(found)  # [N, classes]
+    logits = np.concatenate(found)  # (N, classes)
     return Predictions(names=tuple(names), classes=classes, logits=logits)
 
 
@@ -139,7 +139,7 @@ def read_images(given: str, network: PackedNetwork) -> Images:
 
 
 def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
-    """The images of an array in a .npy file, uint8 [N, H, W, C]."""
+    """The images of an array in a .npy file, uint8 (N, H, W, C)."""
     white = load_data.white(network.run.dataset.name)
     pixels = _pixels_of_array(path, network.facts.image_shape, white)
 
@@ -155,7 +155,7 @@ def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
 def _pixels_of_array(
     path: pathlib.Path, shape: tuple[int, ...], white: float
 ) -> np.ndarray:
-    """The array of a .npy file, uint8 [N, H, W, C].
+    """The array of a .npy file, uint8 (N, H, W, C).
 
     shape: (H, W, C) of the network's images.
     white: the largest number that a pixel may have.

@@ -84,7 +84,7 @@ def import_checkpoint(
 
 def _num_classes(arrays: Mapping[str, np.ndarray]) -> int:
     """The number of classes of a checkpoint's network, from its classifier."""
-    classifier = plain_names(arrays).get("classifier.weight")  # [classes, features]
+    classifier = plain_names(arrays).get("classifier.weight")  # (classes, features)
     if classifier is None or classifier.ndim != 2:
         raise UserError(
             "the checkpoint has no matrix classifier.weight; it is no network of the "

@@ -325,7 +325,7 @@ def _in_state(
         return f"_ops.{edge}._ops.{types.index(layer)}"
 
     if not inner:
-        # Kernels, [k, k, C, edges * C]: `latent_TYPE` of the first edges, whose weights
+        # Kernels, (k, k, C, edges * C): `latent_TYPE` of the first edges, whose weights
         # are binary, and `kernel_TYPE` of the last ones, whose weights are float.
         kind, _, layer = leaf.partition("_")
         of_state = float_edges(model)[place.index][state]
@@ -337,12 +337,12 @@ def _in_state(
         for column, edge in enumerate(of_kind):
             yield (..., _columns(column, place)), f"{layer_of(edge, layer)}.op.0.{name}"
     elif inner[0] == "bn":
-        # BNs of convolutions, [convolutions, edges, C].
+        # BNs of convolutions, (convolutions, edges, C).
         for row, layer in enumerate(convs):
             for column, edge in enumerate(edges):
                 yield (row, column), f"{layer_of(edge, layer)}.bn.{name}"
     else:
-        # BNs of poolings, [edges, poolings * C].
+        # BNs of poolings, (edges, poolings * C).
         for number, layer in enumerate(pools):
             columns = _columns(number, place)
             for row, edge in enumerate(edges):

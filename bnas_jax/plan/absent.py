@@ -44,7 +44,7 @@ class AbsentDevices(Devices):
 
         rows: those of one host; each host has as many.
         """
-        shape = (len(rows) * self.hosts, *np.shape(rows)[1:])  # [all rows, ...]
+        shape = (len(rows) * self.hosts, *np.shape(rows)[1:])  # (all rows, ...)
         every = jax.ShapeDtypeStruct(shape, rows.dtype)
         return _shaped(every, self._sharding(PartitionSpec(AXIS)))
 

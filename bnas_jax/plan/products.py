@@ -108,8 +108,8 @@ def _pairs(
     low: padding before the first input.
     """
     # The place of each pair among the dilated inputs.
-    starts = np.arange(outputs)[:, None] * stride - low  # [outputs, 1]
-    places = starts + np.arange(taps) * tap_dilation  # [outputs, taps]
+    starts = np.arange(outputs)[:, None] * stride - low  # (outputs, 1)
+    places = starts + np.arange(taps) * tap_dilation  # (outputs, taps)
 
     # Places outside are padding, and places between inputs are zeros of the dilation.
     last = (inputs - 1) * input_dilation

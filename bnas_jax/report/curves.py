@@ -68,10 +68,10 @@ def charts_of_alphas(
     """
     charts = []
     for cell, title in (("normal", "normal cell"), ("reduce", "reduction cell")):
-        alphas = history.get(cell)  # [epochs + 1, edges, types]
+        alphas = history.get(cell)  # (epochs + 1, edges, types)
         if alphas is None or not _are_alphas(alphas, types=len(layer_types)):
             continue
-        means = mean_weights(alphas)  # [epochs + 1, types]
+        means = mean_weights(alphas)  # (epochs + 1, types)
         lines = []
         for number, name in enumerate(layer_types):
             points = list(enumerate(means[:, number]))
@@ -90,7 +90,7 @@ def _are_alphas(history: np.ndarray, *, types: int) -> bool:
     if not np.isfinite(history).any():
         return False
     # A searcher that samples cells writes the weights of layer types, 0 and 1.
-    last = history[-1]  # [edges, types]
+    last = history[-1]  # (edges, types)
     sampled = np.isin(last, (0, 1)).all() and last.any()
     return not sampled
 

@@ -111,7 +111,7 @@ def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, floa
     # The shifts from there, which may not fall.
     differences = [wanted[item] - y for item, y in zip(column, offsets, strict=True)]
     shifts = isotonic_regression(differences)
-    ys = shifts.x + offsets  # [items]
+    ys = shifts.x + offsets  # (items,)
     return {item: float(y) for item, y in zip(column, ys, strict=True)}
 
 

@@ -111,8 +111,8 @@ def quantization_errors(wanted: Reproduction, folder: pathlib.Path) -> str:
     """
     del wanted, folder
     windows = quantization.random_windows()
-    nearer = windows.zeroise_is_nearer  # [windows]
-    points = np.stack([windows.floats, windows.binary], axis=1)  # [windows, 2]
+    nearer = windows.zeroise_is_nearer  # (windows,)
+    points = np.stack([windows.floats, windows.binary], axis=1)  # (windows, 2)
     share = 100 * nearer.mean()
 
     # One window is labelled with both outputs, as the paper does.

@@ -8,8 +8,8 @@ import numpy as np
 class Windows(NamedTuple):
     """Outputs of convolutions at random windows, in float and binary by Eq. (1)."""
 
-    floats: np.ndarray  # [windows]
-    binary: np.ndarray  # [windows]
+    floats: np.ndarray  # (windows,)
+    binary: np.ndarray  # (windows,)
 
     @property
     def zeroise_is_nearer(self) -> np.ndarray:
@@ -28,15 +28,15 @@ def random_windows(
     # A kernel and an input for each window.
     random = np.random.default_rng(seed)
     shape = (count, kernel, kernel, channels)
-    weights = random.normal(size=shape)  # [windows, rows, columns, channels]
-    inputs = random.normal(size=shape)  # [windows, rows, columns, channels]
+    weights = random.normal(size=shape)  # (windows, rows, columns, channels)
+    inputs = random.normal(size=shape)  # (windows, rows, columns, channels)
 
     # The float output, and the binary one by Eq. (1).
     axes = (1, 2, 3)
-    floats = np.sum(weights * inputs, axis=axes)  # [windows]
-    beta = np.mean(np.abs(weights), axis=axes)  # [windows]
-    scale = np.mean(np.abs(inputs), axis=axes)  # K, [windows]
-    signs = np.sum(np.sign(weights) * np.sign(inputs), axis=axes)  # [windows]
+    floats = np.sum(weights * inputs, axis=axes)  # (windows,)
+    beta = np.mean(np.abs(weights), axis=axes)  # (windows,)
+    scale = np.mean(np.abs(inputs), axis=axes)  # K, (windows,)
+    signs = np.sum(np.sign(weights) * np.sign(inputs), axis=axes)  # (windows,)
     return Windows(floats=floats, binary=beta * scale * signs)
 
 

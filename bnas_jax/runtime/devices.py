@@ -201,7 +201,7 @@ class Devices:
         # pmap maps over a leading axis.
         if self.parallel == "pmap":
             local = len(self._local.devices)
-            rows = rows.reshape(local, -1, *rows.shape[1:])  # [devices, rows, ...]
+            rows = rows.reshape(local, -1, *rows.shape[1:])  # (devices, rows, ...)
         sharding = NamedSharding(self._local, _DIVIDED)
         return jax.make_array_from_process_local_data(sharding, rows)
 
@@ -343,7 +343,7 @@ class Devices:
             donate_argnums=tuple(argument + 1 for argument in donate),
         )
         numbers = np.arange(len(self._local.devices))
-        index = self.place_rows(numbers)[:, 0]  # [devices]
+        index = self.place_rows(numbers)[:, 0]  # (devices,)
         return compiled, (index,)
 
     def saveable(self, state):

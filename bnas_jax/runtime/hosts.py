@@ -229,7 +229,7 @@ def from_all(text: str, size: int = 400) -> list[str]:
         return [text]
     fitted = text.encode()[:size].ljust(size)
     mine = np.frombuffer(fitted, np.uint8)
-    rows = np.asarray(multihost_utils.process_allgather(mine))  # [processes, size]
+    rows = np.asarray(multihost_utils.process_allgather(mine))  # (processes, size)
     return [bytes(row).decode(errors="ignore").strip() for row in rows]
 
 

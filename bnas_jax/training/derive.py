@@ -44,7 +44,7 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
     Raises `UserError` for an epoch that is not there, and for the best of epochs that
     were not validated.
     """
-    valid_top1 = np.asarray(history["valid_top1"])  # [epochs]
+    valid_top1 = np.asarray(history["valid_top1"])  # (epochs,)
     epoch = _epoch(rule.epoch, valid_top1)
 
     # The row of alpha: row 0 is alpha before the first epoch. After a restart, the row
@@ -60,7 +60,7 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
     alphas = {}
     for name, rows in history.items():
         if name != "valid_top1":
-            alphas[name] = np.asarray(rows)[row]  # [14, types]
+            alphas[name] = np.asarray(rows)[row]  # (14, types)
     genotype = searcher.derive(alphas)
 
     # How it was taken.

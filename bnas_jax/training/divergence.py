@@ -50,12 +50,12 @@ def watch(guard: Guard, grads, step) -> Guard:
     for grad in jax.tree.leaves(grads):
         size = jnp.max(jnp.abs(grad))
         largest.append(size.astype(jnp.float32))
-    sizes = jnp.stack(largest)  # [parameters]
-    broken = jnp.logical_not(jnp.isfinite(sizes))  # [parameters]
+    sizes = jnp.stack(largest)  # (parameters,)
+    broken = jnp.logical_not(jnp.isfinite(sizes))  # (parameters,)
 
     # The parameter where it began: the deepest of the broken ones (-2 is less than any
     # depth), or that with the largest gradient of the step before.
-    depths = jnp.array(_depths(grads))  # [parameters]
+    depths = jnp.array(_depths(grads))  # (parameters,)
     nearest = jnp.argmax(jnp.where(broken, depths, -2))
     all_broken = jnp.all(broken)
     leaf = jnp.where(all_broken, jnp.argmax(guard.sizes), nearest)

@@ -38,9 +38,9 @@ class EvaluationStep:
     batch_statistics: bool = False
 
     def __call__(self, variables: Mapping[str, Any], batch: Batch) -> "Evaluation":
-        logits = self._logits(dict(variables), batch["image"])  # [N, classes]
-        labels = batch["label"]  # [N]
-        weight = batch["weight"].astype(logits.dtype)  # [N], 0 for padding
+        logits = self._logits(dict(variables), batch["image"])  # (N, classes)
+        labels = batch["label"]  # (N,)
+        weight = batch["weight"].astype(logits.dtype)  # (N,), 0 for padding
 
         # `where`, as 0 * NaN is NaN: padding must not spoil the sums.
         def weighted(values: jax.Array) -> jax.Array:

@@ -107,10 +107,10 @@ def gradient_sums(
     >>> sums["stem/conv"].shape
     ()
     """
-    labels = batch["label"]  # [N]
+    labels = batch["label"]  # (N,)
 
     def loss_of(params):
-        logits, _ = model.apply(  # [N, classes]
+        logits, _ = model.apply(  # (N, classes)
             {**variables, "params": params},
             batch["image"],
             train=True,

@@ -14,8 +14,8 @@ def cross_entropy(
 
     Returns (N,).
     """
-    log_p = jax.nn.log_softmax(logits)  # [N, classes]
-    picked = jnp.take_along_axis(log_p, labels[:, None], axis=-1)  # [N, 1]
+    log_p = jax.nn.log_softmax(logits)  # (N, classes)
+    picked = jnp.take_along_axis(log_p, labels[:, None], axis=-1)  # (N, 1)
     hard = -picked[:, 0]
     # The mean over the classes is the cross-entropy with a uniform target.
     return (1 - smoothing) * hard - smoothing * jnp.mean(log_p, axis=-1)
@@ -28,7 +28,7 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
     Returns (N,).
     """
-    log_p = jax.nn.log_softmax(logits)  # [N, classes]
+    log_p = jax.nn.log_softmax(logits)  # (N, classes)
     return -jnp.sum(targets * log_p, axis=-1)
 
 
@@ -43,14 +43,14 @@ def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
 
     Returns (N,) in the number type of the logits.
     """
-    score = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # [N, 1]
-    classes = jnp.arange(logits.shape[-1])  # [classes]
-    first = classes < labels[:, None]  # [N, classes]
+    score = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # (N, 1)
+    classes = jnp.arange(logits.shape[-1])  # (classes,)
+    first = classes < labels[:, None]  # (N, classes)
 
     # The classes that rank before the label. `not <=` stands in place of `>`, which
     # would be False for NaN.
-    better = jnp.logical_not(logits <= score)  # [N, classes]
-    tied = (logits == score) & first  # [N, classes]
-    before = better | tied  # [N, classes]
-    higher = jnp.sum(before, axis=-1)  # [N]
+    better = jnp.logical_not(logits <= score)  # (N, classes)
+    tied = (logits == score) & first  # (N, classes)
+    before = better | tied  # (N, classes)
+    higher = jnp.sum(before, axis=-1)  # (N,)
     return (higher < k).astype(logits.dtype)

@@ -84,7 +84,7 @@ def with_epochs(state, shapes):
             return leaf
 
         # A leaf with a row for each epoch: only these differ in shape.
-        rows = np.full(shape.shape, np.nan, dtype=shape.dtype)  # [epochs, ...]
+        rows = np.full(shape.shape, np.nan, dtype=shape.dtype)  # (epochs, ...)
         kept = np.asarray(leaf)[: len(rows)]
         rows[: len(kept)] = kept
         # Placed as it was, on however many devices.

@@ -246,11 +246,11 @@ def write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
         return
 
     # Inside a state -inf marks epochs without validation. The file has NaN for them.
-    valid_top1 = np.asarray(state.valid_top1[: epoch + 1])  # [epochs]
+    valid_top1 = np.asarray(state.valid_top1[: epoch + 1])  # (epochs,)
     valid_top1 = np.where(np.isfinite(valid_top1), valid_top1, np.nan)
     arrays: dict[str, Any] = {"valid_top1": valid_top1}
     for name, rows in state.history.items():
-        arrays[name] = np.asarray(rows[: epoch + 2])  # [epochs + 1, 14, types]
+        arrays[name] = np.asarray(rows[: epoch + 2])  # (epochs + 1, 14, types)
     with whole(workdir / HISTORY) as part:
         np.savez(part, **arrays)
 

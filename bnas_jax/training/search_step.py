@@ -273,11 +273,11 @@ class SearchStep:
         It is (params, alphas) -> (mean cross-entropy, (batch statistics, hits)).
         """
         options = self._drop_path_options(index, state, number)
-        labels = batch["label"]  # [N]
+        labels = batch["label"]  # (N,)
 
         def forward(params, alphas):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            mixture = self._mixture(index, state, alphas)  # [14, types] of each cell
+            mixture = self._mixture(index, state, alphas)  # (14, types) of each cell
 
             # What some searchers add to all outputs of an edge, from the key of the
             # mixture.
@@ -286,7 +286,7 @@ class SearchStep:
             if scalars is not None:
                 options["scalars"] = scalars
 
-            logits, new = supernet.apply(  # [N, classes]
+            logits, new = supernet.apply(  # (N, classes)
                 variables,
                 mixture,
                 batch["image"],

@@ -64,7 +64,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     # Of the epoch so far.
     sums: Sums
-    # [epochs], top-1 in % after each epoch, NaN where it is still to come.
+    # (epochs,), top-1 in % after each epoch, NaN where it is still to come.
     test_top1: jax.Array
     # The sizes of the gradients, by which a divergence is explained.
     guard: Guard | None = None
@@ -89,13 +89,13 @@ class SearchState(struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     sums: Sums
-    # {"normal", "reduce"}, [14, types] each; without "reduce" beside a fixed reduction
+    # {"normal", "reduce"}, (14, types) each; without "reduce" beside a fixed reduction
     # cell, {} for a searcher without alphas.
     alphas: Any
     alphas_opt_state: Any
-    # Alpha before the first and after each epoch, [epochs + 1, 14, types] each.
+    # Alpha before the first and after each epoch, (epochs + 1, 14, types) each.
     history: Any
-    # [epochs] in %, NaN for an epoch still to come, -inf for one that was not
+    # (epochs,) in %, NaN for an epoch still to come, -inf for one that was not
     # validated.
     valid_top1: jax.Array
     guard: Guard | None = None
@@ -169,7 +169,7 @@ def _initialise(
     model = model.clone(arithmetic=plain)
 
     # A forward pass of one image makes the parameters.
-    images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)  # [1, H, W, C]
+    images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)  # (1, H, W, C)
     if isinstance(model, Supernet):
         # The method `mixture` calls every layer type, so that all of them get
         # parameters.

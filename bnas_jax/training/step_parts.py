@@ -28,8 +28,8 @@ def accumulate(function: Callable, batch: Any, parts: int) -> Any:
     if parts == 1:
         return function(batch, 0)
     in_parts = lambda x: x.reshape(parts, -1, *x.shape[1:])
-    divided = jax.tree.map(in_parts, batch)  # [parts, N / parts, ...]
-    numbers = jnp.arange(parts)  # [parts]
+    divided = jax.tree.map(in_parts, batch)  # (parts, N / parts, ...)
+    numbers = jnp.arange(parts)  # (parts,)
 
     # Zeros to begin the sums with. The shapes of the result are found without computing
     # anything.

@@ -62,14 +62,14 @@ class Teacher(NamedTuple):
             logits: Any = self.model.apply(variables, images, train=False)
             return jax.nn.softmax(logits / self.temperature)
 
-        images = batch["image"]  # [N, H, W, C]
+        images = batch["image"]  # (N, H, W, C)
         if parts == 1:
             return {**batch, "targets": probabilities(images)}
 
         # Part by part.
         _, *image_shape = images.shape
-        divided = images.reshape(parts, -1, *image_shape)  # [parts, N / parts, H, W, C]
-        targets = jax.lax.map(probabilities, divided)  # [parts, N / parts, classes]
+        divided = images.reshape(parts, -1, *image_shape)  # (parts, N / parts, H, W, C)
+        targets = jax.lax.map(probabilities, divided)  # (parts, N / parts, classes)
         return {**batch, "targets": targets.reshape(len(images), -1)}
 
 

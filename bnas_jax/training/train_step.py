@@ -126,20 +126,20 @@ class TrainStep:
         number: of the microbatch in the batch, from 0.
         """
         options = self._random_options(state, number)
-        labels = batch["label"]  # [N]
+        labels = batch["label"]  # (N,)
 
         def loss_of(params):
             # The forward pass, in which batch norm takes the statistics of the batch.
             variables = {"params": params, "batch_stats": state.batch_stats}
             mutable = ["batch_stats", "auxiliary"]
-            logits, new = self.network.apply(  # [N, classes]
+            logits, new = self.network.apply(  # (N, classes)
                 variables, batch["image"], train=True, mutable=mutable, **options
             )
             loss = jnp.mean(self._losses(logits, batch))
 
             # An auxiliary classifier sows its logits in the collection "auxiliary".
             # Most networks have none.
-            for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):  # [N, classes]
+            for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):  # (N, classes)
                 extra = cross_entropy(auxiliary, labels, smoothing=self.label_smoothing)
                 loss += self.auxiliary_weight * jnp.mean(extra)
 

@@ -103,9 +103,9 @@ class Renumbered:
         return self.reader.digest()
 
     def _renumbered(self, labels: np.ndarray) -> np.ndarray:
-        known = (labels >= 0) & (labels < len(self.numbers))  # [N]
+        known = (labels >= 0) & (labels < len(self.numbers))  # (N,)
         # An index out of range would be an error, or be counted from the end.
-        numbers = self.numbers[np.where(known, labels, 0)]  # [N]
+        numbers = self.numbers[np.where(known, labels, 0)]  # (N,)
         return np.where(known, numbers, -1)
 
 
@@ -238,7 +238,7 @@ def hold(encoded: Encoded) -> Arrays:
     Raises `UserError` for images of several shapes, and where there are none.
     """
     pixels: np.ndarray | None = None
-    labels = np.empty(len(encoded), np.int32)  # [N]
+    labels = np.empty(len(encoded), np.int32)  # (N,)
     kept, bad = 0, []
     for number, (image, label) in enumerate(_decoded(encoded)):
         if isinstance(image, BadImage):
@@ -247,7 +247,7 @@ def hold(encoded: Encoded) -> Arrays:
         # The first image says how large all are.
         if pixels is None:
             shape = (len(encoded), *image.shape)
-            pixels = np.empty(shape, np.uint8)  # [N, H, W, C]
+            pixels = np.empty(shape, np.uint8)  # (N, H, W, C)
         if image.shape != pixels.shape[1:]:
             raise _several_shapes(encoded, number, first=pixels[0], image=image)
         pixels[kept] = image

@@ -124,13 +124,13 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
     still has `side` pixels each way.
     """
     scale = scale_for(picture, box, side)
-    pixels = decode(picture, channels=channels, scale=scale)  # [H, W, channels]
+    pixels = decode(picture, channels=channels, scale=scale)  # (H, W, channels)
 
     # The box in the reduced image.
     top, left = box.top // scale, box.left // scale
     bottom = top + box.height // scale
     right = left + box.width // scale
-    part = pixels[top:bottom, left:right]  # [H, W, channels]
+    part = pixels[top:bottom, left:right]  # (H, W, channels)
     return resize(part, side)
 
 
@@ -236,7 +236,7 @@ def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
     if pixels is None:
         raise BadImage("does not decode")
     if channels == 1:
-        return pixels[..., None]  # [H, W, 1]
+        return pixels[..., None]  # (H, W, 1)
     return pixels
 
 
@@ -258,7 +258,7 @@ def _pillow(picture: Picture, channels: int) -> np.ndarray:
             )
             eight_bits = Image.fromarray(values)
         pixels = np.asarray(eight_bits.convert(mode))
-    # Pillow gives gray images as [H, W].
+    # Pillow gives gray images as (H, W).
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

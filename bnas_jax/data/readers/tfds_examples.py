@@ -57,7 +57,7 @@ class Records:
 
     def labels(self) -> np.ndarray:
         size = len(self)
-        labels = np.empty(size, np.int64)  # [N]
+        labels = np.empty(size, np.int64)  # (N,)
         for start in range(0, size, _CHUNK):
             stop = min(start + _CHUNK, size)
             # Several at once, as ArrayRecord reads those in parallel.

@@ -76,7 +76,7 @@ def _check_part(examples: Encoded) -> dict:
     # Heights and widths; 0 where no image can be read.
     sizes = np.zeros((1, 2), int)
     if shapes:
-        sizes = np.array(shapes)  # [images, 2]
+        sizes = np.array(shapes)  # (images, 2)
     heights = sizes[:, 0]
     widths = sizes[:, 1]
     return {

@@ -207,7 +207,7 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
         # A shift.
         if module.startswith("move"):
-            value = value.ravel()  # [channels]
+            value = value.ravel()  # (channels,)
 
         # A flat kernel, which says nothing of its channels; the BN behind it does.
         if leaf == "weights" and module in BINARY_CONVS:

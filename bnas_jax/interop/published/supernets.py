@@ -152,12 +152,12 @@ def _array(
         rows = []
         for edge in edges:
             row = [of_edge(edge, name, ["bn"]) for name in pools]
-            rows.append(np.concatenate(row))  # [poolings * C]
-        return np.stack(rows)  # [edges, poolings * C]
+            rows.append(np.concatenate(row))  # (poolings * C,)
+        return np.stack(rows)  # (edges, poolings * C)
 
     # All other layers.
     parts = [of_edge(edge, modules[1], modules[2:]) for edge in edges]
-    return np.concatenate(parts, axis=-1)  # [..., edges * C]
+    return np.concatenate(parts, axis=-1)  # (..., edges * C)
 
 
 def _of_edge(
