@@ -60,7 +60,7 @@ class DartsStem(nn.Module):
 
 
 class ImageNetStem(nn.Module):
-    """Three float 3x3 convolutions of stride 2 (docs/conventions.md).
+    """Three float 3x3 convolutions of stride 2.
 
     It returns the inputs of the first cell at a quarter and an eighth of the image:
     (N, H / 4, W / 4, C) and (N, H / 8, W / 8, C).
@@ -123,7 +123,7 @@ class Form:
 
 
 # cifar and imagenet follow the BNAS authors' code (section 5.1); darts, snas and gdas
-# the codes of these searches (docs/searchers.md).
+# the codes of these searches (docs/networks.md).
 FORMS: dict[str, Form] = {
     "cifar": Form(stem=CifarStem, affine_resize=False),
     "imagenet": Form(stem=ImageNetStem, halved=True, image_stride=8, channel_step=2),

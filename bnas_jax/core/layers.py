@@ -119,7 +119,7 @@ class BinaryConvType:
 
 @dataclasses.dataclass(frozen=True)
 class PoolingType:
-    """3x3 pooling; in the search, a BN follows it (docs/searchers.md).
+    """3x3 pooling; in the search, a BN follows it (`forms.Form`).
 
     function: of (x, stride).
     plain: the same function for `Arithmetic.plain`, where `function` has a custom

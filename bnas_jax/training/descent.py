@@ -87,7 +87,7 @@ def decays(path: tuple, leaf: jax.Array) -> bool:
 
     It leaves out batch norm, biases, the slopes of PReLUs, and dense layers. This is
     ReActNet's choice: in its code the learned shifts have four axes, as kernels have,
-    and decay with them (docs/schemes.md).
+    and decay with them (docs/recipes.md).
 
     path: of the parameter in the tree.
     """

@@ -1,6 +1,6 @@
 """Learning rates and momenta as functions of the step.
 
-See section 5.1 of the paper and docs/conventions.md.
+See section 5.1 of the paper and docs/recipes.md.
 """
 
 from collections.abc import Callable, Sequence

@@ -166,7 +166,7 @@ class TrainStep:
     def _random_options(self, state: TrainState, number) -> dict:
         """The keys of dropout and drop-path, and the rate of drop-path.
 
-        The rate grows linearly with the epoch, from 0 (docs/conventions.md).
+        The rate grows linearly with the epoch, from 0, as in DARTS's code.
         """
         # Each step has its own key. Where there are several microbatches, each of them
         # has one.
