@@ -1,6 +1,4 @@
-"""What the machine lacks, how the command line is written, what libraries leave
-behind.
-"""
+"""What the machine lacks, how commands are written, what libraries leave behind."""
 
 import ast
 import errno
