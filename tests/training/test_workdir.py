@@ -86,6 +86,12 @@ def test_a_loss_that_is_not_finite_is_null_in_the_records_and_a_setting_stays_in
     )
     workdir.open(run, Facts(num_classes=2, image_shape=(8, 8, 1)))
     assert settings.from_config(workdir.config()) == run
+    # It is JSON, which has no infinity; earlier versions wrote one all the same.
+    path = workdir / "config.json"
+    strict = json.JSONDecoder(parse_constant=pytest.fail)
+    assert strict.decode(path.read_text())["optimizer"]["clip_norm"] == "inf"
+    path.write_text(path.read_text().replace('"inf"', "Infinity"))
+    assert settings.from_config(workdir.config()) == run
     log = Log(workdir, 0)
     log.write({"step": 1, "epoch": 0, "train_loss": math.nan, "test_loss": math.inf})
     log.close()
