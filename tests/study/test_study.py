@@ -102,6 +102,11 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     with pytest.raises(UserError, match="no row 'other'; write one of trained"):
         run_study(study, tmp_path, only=("other",))
 
+    # Half a summary is written anew.
+    path = tmp_path / "trained/0/train/summary.json"
+    path.write_text(path.read_text()[:20])
+    assert run_study(study, tmp_path) == result
+
     # So it is where its config lacks a setting that is newer than it.
     path = tmp_path / "trained/1/train/config.json"
     older = json.loads(path.read_text())
