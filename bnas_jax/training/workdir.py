@@ -108,6 +108,13 @@ class WorkDir(RunDirectory):
         Raises `UserError` for a directory of a run with other settings or other data.
         """
         if self.exists():
+            # Orbax would find out after everything is compiled.
+            if self.checkpoints.exists() and not self.checkpoints.is_dir():
+                raise UserError(
+                    f"{self.checkpoints} is a file where the folder of checkpoints "
+                    "belongs; move it away, or choose another --workdir"
+                )
+
             # The settings. The config is read into settings first: a config of an older
             # version lacks those that are new since.
             step = max(CheckpointFolder(self.checkpoints).steps(), default=0)

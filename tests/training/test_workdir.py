@@ -179,6 +179,18 @@ def test_a_file_in_the_way_is_an_error_of_one_line(tmp_path):
         Counting(tmp_path / "file")
 
 
+def test_a_file_in_the_place_of_the_checkpoints_is_noticed_at_the_start(tmp_path):
+    """Once it is moved away, the run begins."""
+    Counting(tmp_path)
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(
+        UserError, match=r"checkpoints is a file where .* belongs; move it away, or"
+    ):
+        Counting(tmp_path)
+    (tmp_path / "checkpoints").unlink()
+    assert len(Counting(tmp_path).start().params) == 1
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "\x00"])
 def test_a_damaged_config_is_named(tmp_path, text):
     Counting(tmp_path)
