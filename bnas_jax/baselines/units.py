@@ -33,11 +33,18 @@ class Baseline(NetworkSettings):
         """
         for name in names:
             value = getattr(self, name)
+            if value == ():
+                # Its default shows how long it may be.
+                example = ",".join(map(str, getattr(type(self), name)))
+                raise UserError(
+                    f"config.network.{name} is empty; write for instance its default, "
+                    f"--config.network.{name}={example}"
+                )
             # All numbers of a tuple have to be that large.
             numbers = value
             if not isinstance(value, tuple):
                 numbers = (value,)
-            if not numbers or min(numbers) < least:
+            if min(numbers) < least:
                 raise UserError(
                     f"config.network.{name} must be at least {least}, got {value}"
                 )

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from bnas_jax.workdir.markdown import table_row
+
 _HEAD = (
     "benchmark",
     "step, median (lowest to highest)",
@@ -24,10 +26,9 @@ _HEAD = (
 
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The table as Markdown. results: name of a row -> what `step.benchmark` gave."""
-    lines = [f"| {' | '.join(_HEAD)} |", "|---" * len(_HEAD) + "|"]
+    lines = [table_row(_HEAD), "|---" * len(_HEAD) + "|"]
     for name, result in results.items():
-        cells = " | ".join([name, *_cells(result)])
-        lines.append(f"| {cells} |")
+        lines.append(table_row([name, *_cells(result)]))
     return "\n".join(lines)
 
 

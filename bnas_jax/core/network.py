@@ -88,7 +88,7 @@ class Network(nn.Module):
             channels=self.channels, arithmetic=self.arithmetic, name="stem"
         )
         before, previous = stem(images, train=train)
-        check_image_size(previous.shape, self.num_cells)
+        check_image_size(previous.shape, self.num_cells, image_stride=form.image_stride)
 
         # Both cells that read an output share its batch norm. CIFAR's stem gives the
         # first cell one output twice, ImageNet's gives it two of different sizes.

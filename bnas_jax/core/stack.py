@@ -78,10 +78,13 @@ def stack(num_cells: int, channels: int, *, halved: bool = False) -> tuple[Place
     return tuple(places)
 
 
-def check_image_size(shape: tuple[int, ...], num_cells: int) -> None:
+def check_image_size(
+    shape: tuple[int, ...], num_cells: int, *, image_stride: int = 1
+) -> None:
     """Raises `UserError` for images that cannot be halved at every reduction.
 
     shape: of an input of the first cell, (N, H, W, C).
+    image_stride: the number by which the stem divides the size of images.
     """
     times = len(reductions(num_cells))
     steps = 2**times
@@ -89,9 +92,15 @@ def check_image_size(shape: tuple[int, ...], num_cells: int) -> None:
         if size % steps:
             # The next smaller size that fits.
             near = max(steps, size // steps * steps)
+            advice = f"use a multiple of {steps}, for instance {near}"
+            if image_stride > 1:
+                advice = (
+                    f"the stem of this form divides the side by {image_stride}: use "
+                    f"images of a multiple of {image_stride * steps}, for instance "
+                    f"{image_stride * near}, or, for small images, "
+                    "config.network.form=cifar"
+                )
             raise UserError(
                 f"images of {size} pixels at the first cell cannot be halved by "
-                f"{times} reduction cells; use a multiple of {steps}, for instance "
-                f"{near}; in the form imagenet, whose stem divides the side by 8, "
-                "images of 8 times that"
+                f"{times} reduction cells; {advice}"
             )

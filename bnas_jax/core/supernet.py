@@ -132,7 +132,7 @@ class Supernet(nn.Module):
             channels=self.channels, arithmetic=self.arithmetic, name="stem"
         )
         before, previous = stem(images, train=train)
-        check_image_size(previous.shape, self.num_cells)
+        check_image_size(previous.shape, self.num_cells, image_stride=form.image_stride)
 
         # The factors of drop-path for each cell: (14, N), or None in an evaluation.
         factors: list | jax.Array = [None] * self.num_cells

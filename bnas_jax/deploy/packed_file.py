@@ -130,7 +130,9 @@ def _check_header(header: Any) -> None:
     # Pixels are divided by std.
     _require(all(number > 0 for number in facts.get("std", ())), "std")
     if "class_names" in facts:
-        _require(_is_list(facts["class_names"], str, classes), "class_names")
+        names = facts["class_names"]
+        fits = _is_list(names, str, classes) and all(map(_is_text, names))
+        _require(fits, "class_names")
 
 
 def _require(fits: bool, name: str) -> None:
@@ -148,6 +150,18 @@ def _is_list(value: Any, kind: type, length: int) -> bool:
         return False
     kinds = (int, float) if kind is float else kind
     return all(isinstance(item, kinds) for item in value)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written into a file of text.
+
+    The name of a folder that is no UTF-8 can: it is written as the bytes that it is.
+    """
+    try:
+        name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:

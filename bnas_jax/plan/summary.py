@@ -13,6 +13,7 @@ from bnas_jax.plan.machines import Machine
 from bnas_jax.plan.movement import OUTSIDE, Buffer
 from bnas_jax.plan.roofline import MOVING, SENDING, bound
 from bnas_jax.settings import SearchSettings, TrainSettings
+from bnas_jax.workdir.markdown import table_row
 
 # How many buffers, layers and kinds of kernels are shown.
 _SHOWN = 10
@@ -156,13 +157,12 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
 
     results: name -> `summary` with its date and versions, or the error of the plan.
     """
-    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
+    lines = [table_row(_COLUMNS), "|---" * len(_COLUMNS) + "|"]
     for name, result in results.items():
         if "error" in result:
-            lines.append(f"| {name} | {result['error']} |" + " |" * 7)
+            lines.append(table_row([name, result["error"]]) + " |" * 7)
             continue
-        cells = _markdown_cells(name, result)
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_row(_markdown_cells(name, result)))
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from bnas_jax.reproduce.columns import COLUMNS
 from bnas_jax.reproduce.reproduction import SCALES, Reproduction
 from bnas_jax.reproduce.row_run import RowRun
 from bnas_jax.study.table import deviation_of, mean_of
+from bnas_jax.workdir.markdown import table_row
 
 
 def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
@@ -74,7 +75,7 @@ def markdown(result: Mapping) -> str:
             if name in printed:
                 cells.append(_printed(row["paper"].get(name)))
         lines.append(cells)
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    table = "\n".join(table_row(cells) for cells in lines)
 
     # A paragraph for each remark, and for each run that the table lacks.
     parts = [result["title"], *_remarks(result), table]

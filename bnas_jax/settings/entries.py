@@ -29,6 +29,9 @@ GROUPS: dict[str, Mapping[str, type]] = {
 # The entries that a config begins with.
 USUAL = {"scheme": "xnor", "searcher": "bnas", "network": "cells"}
 
+# The options that the command `derive` has whatever searchers there are.
+_OF_DERIVE = ("workdir", "epoch", "out", "as_of", "extensions")
+
 
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:
     """The fields of an entry that are settings.
@@ -45,12 +48,18 @@ def settings_of(entry: type) -> dict[str, dataclasses.Field]:
 def derivation_settings() -> dict[str, type[Searcher]]:
     """The settings that only the derivation of a genotype reads.
 
-    Each has a searcher that has it.
+    Each has a searcher that has it. They become options of `derive`: raises `UserError`
+    for one that is named like another option of that command.
     """
     found = {}
     for entry in SEARCHERS.values():
         for field in dataclasses.fields(entry):
             if field.metadata.get("derivation"):
+                message = (
+                    f"{entry.__name__}.{field.name} cannot become an option of derive, "
+                    f"which has another --{field.name}; give the field another name"
+                )
+                require(field.name not in _OF_DERIVE, message)
                 found[field.name] = entry
     return found
 

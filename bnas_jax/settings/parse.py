@@ -117,6 +117,9 @@ def _convert(hint, value, name: str):
     # `type` and not `isinstance`: a bool is no number of epochs.
     if hint is float and type(value) is int:
         return float(value)
+    # Infinity as `resolve.to_dict` writes it.
+    if hint is float and value in ("inf", "-inf"):
+        return float(value)
     message = f"{name} must be of type {hint.__name__}, got {value!r}"
     require(type(value) is hint, message)
     return value

@@ -181,5 +181,6 @@ def to_dict(settings: Settings) -> dict:
         if dataclasses.is_dataclass(value):
             value = entries.to_dict(value)
         values[field.name] = value
-    # Tuples become lists, as in a config.json that is compared with this.
-    return json.loads(json.dumps(values))
+    # Tuples become lists, as in a config.json that is compared with this. JSON has no
+    # infinity: it is written as on the command line, "inf".
+    return json.loads(json.dumps(values), parse_constant=lambda name: str(float(name)))

@@ -10,6 +10,7 @@ from bnas_jax.core.layers import LAYERS
 from bnas_jax.core.schemes import Scheme
 from bnas_jax.core.supernet import FORMS_OF_EDGES, Supernet
 from bnas_jax.search import Searcher
+from bnas_jax.settings import entries
 from bnas_jax.settings.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.settings.run import RunSettings
 
@@ -176,6 +177,9 @@ class SearchSettings(RunSettings):
         choice("config.select", self.select, choices=SELECT)
         choice("config.alphas_as_of", self.alphas_as_of, choices=AS_OF)
         choice("config.alpha_batches", self.alpha_batches, choices=("epoch", "fresh"))
+
+        # What derives the genotype in the end is checked before the search.
+        entries.derivation_settings()
 
         # The supernet fits the searcher.
         searcher = self.searcher

@@ -119,8 +119,15 @@ def result_of(row: Row, *, folder: pathlib.Path, seed: int) -> dict | None:
 
 
 def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
-    """Whether a run has ended there; `UserError` for one of other settings."""
-    if RunDirectory(path).summary() is None:
+    """Whether a run has ended there; `UserError` for one of other settings.
+
+    One with a damaged summary has not: it goes on, and writes its summary anew.
+    """
+    try:
+        summary = RunDirectory(path).summary()
+    except UserError:
+        return False
+    if summary is None:
         return False
     # A finished run of other settings is not overwritten. Its config is compared by way
     # of `Settings`, which has a default for settings that are newer than the run.

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bnas_jax.workdir.markdown import table_row
+
 
 def figures(
     accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | None = None
@@ -135,7 +137,7 @@ def markdown(result: Mapping) -> str:
             line.append(_number(row.get("learnable_share"), ".0%"))
         lines.append(line)
 
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = "\n".join(table_row(line) for line in lines)
     title = result.get("title", "")
     return f"{title}\n\n{table}{_below(result)}\n"
 

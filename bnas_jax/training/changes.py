@@ -77,21 +77,24 @@ def records(differences: list[Difference], step: int) -> list[dict]:
     return entries
 
 
-def describe(changed: list[dict], rates: tuple[float, float]) -> str:
+def describe(changed: list[dict], rates: tuple[float, float] | None) -> str:
     """Changes in one line of text.
 
     changed: the entries that `records` gives.
-    rates: the learning rate at the step of the change, before and after it.
+    rates: the learning rate at the step of the change, before and after it; None where
+        no step is to come.
     """
     parts = []
     for record in changed:
         parts.append(f"config.{record['key']} from {record['from']} to {record['to']}")
-    listed = ", ".join(parts)
+    listed = f"changed at step {changed[0]['step']}: {', '.join(parts)}"
+    if rates is None:
+        return (
+            f"{listed}; no step is to come, as the run has ended: a larger "
+            "config.num_epochs trains it further"
+        )
     before, after = rates
-    return (
-        f"changed at step {changed[0]['step']}: {listed}; learning rate {before:.4g} "
-        f"before, {after:.4g} from here on"
-    )
+    return f"{listed}; learning rate {before:.4g} before, {after:.4g} from here on"
 
 
 def rates(

@@ -184,12 +184,14 @@ class _Loop:
         changed = self.workdir.note_changes(self.settings, self.step)
         if not changed:
             return
-        rates = changes.rates(
-            before=from_config(before),
-            after=self.settings,
-            step=self.step,
-            steps_per_epoch=self.work.steps_per_epoch,
-        )
+        rates = None
+        if self.step < self.last:
+            rates = changes.rates(
+                before=from_config(before),
+                after=self.settings,
+                step=self.step,
+                steps_per_epoch=self.work.steps_per_epoch,
+            )
         self.workdir.say(changes.describe(changed, rates))
 
     def prepare(self) -> None:

@@ -7,7 +7,6 @@ metrics.jsonl and, by `TensorBoard`, events.
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import pathlib
 import platform
@@ -109,6 +108,13 @@ class WorkDir(RunDirectory):
         Raises `UserError` for a directory of a run with other settings or other data.
         """
         if self.exists():
+            # Orbax would find out after everything is compiled.
+            if self.checkpoints.exists() and not self.checkpoints.is_dir():
+                raise UserError(
+                    f"{self.checkpoints} is a file where the folder of checkpoints "
+                    "belongs; move it away, or choose another --workdir"
+                )
+
             # The settings. The config is read into settings first: a config of an older
             # version lacks those that are new since.
             step = max(CheckpointFolder(self.checkpoints).steps(), default=0)
@@ -166,16 +172,7 @@ class WorkDir(RunDirectory):
         write_json(self / "run.json", record)
         # config.json is the last of the two: a directory that has one is taken for a
         # run (`exists`).
-        self._write_config(settings.to_dict(run))
-
-    def _write_config(self, config: Mapping) -> None:
-        """Writes config.json on the first process alone.
-
-        An infinite setting stays infinite, which `write_json` would change.
-        """
-        if hosts.is_first():
-            with whole(self / "config.json") as part:
-                part.write_text(json.dumps(config, indent=1) + "\n")
+        write_json(self / "config.json", settings.to_dict(run))
 
     def _lock(self) -> None:
         """Locks the directory for this process until `close`, or until it ends.
@@ -247,7 +244,7 @@ class WorkDir(RunDirectory):
         added = changes.records(self._changes, step)
         if added:
             config = {**settings.to_dict(run), "changed": [*self.changed(), *added]}
-            self._write_config(config)
+            write_json(self / "config.json", config)
             (self / "summary.json").unlink(missing_ok=True)
         self._changes = []
         return added

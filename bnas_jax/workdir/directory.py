@@ -17,6 +17,14 @@ FORMAT = 3
 # The file of the command `gradients`.
 GRADIENTS = "gradients.json"
 
+# What to do about a damaged file of JSON that a command writes anew.
+_ANEW = {
+    "summary.json": (
+        "the command that made the run, run again with this --workdir, writes it anew"
+    ),
+    GRADIENTS: "the command gradients, run again with this --workdir, writes it anew",
+}
+
 
 class RunDirectory:
     """The files that a run has written.
@@ -109,6 +117,7 @@ class RunDirectory:
 
         Raises `UserError` where it is missing, cannot be read, or holds no object.
         """
+        advice = _ANEW.get(name, "restore it or choose another --workdir")
         try:
             value = json.loads((self / name).read_text())
         except (FileNotFoundError, NotADirectoryError):
@@ -125,14 +134,10 @@ class RunDirectory:
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(
-                f"{self / name} cannot be read ({_reason_of(error)}); restore it or "
-                "choose another --workdir"
+                f"{self / name} cannot be read ({_reason_of(error)}); {advice}"
             ) from None
         if not isinstance(value, dict):
-            raise UserError(
-                f"{self / name} holds no JSON object; restore it or choose another "
-                "--workdir"
-            )
+            raise UserError(f"{self / name} holds no JSON object; {advice}")
         return value
 
     def read_metrics(self) -> list[dict]:

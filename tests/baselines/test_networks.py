@@ -214,7 +214,16 @@ def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(
     ("name", "changes", "message"),
     [
         ("resnet18", {"width": 0}, "network.width must be at least 1, got 0"),
-        ("resnet34", {"blocks": ()}, r"network.blocks must be at least 1, got \(\)"),
+        (
+            "resnet34",
+            {"blocks": ()},
+            "network.blocks is empty; .* --config.network.blocks=3,4,6,3",
+        ),
+        (
+            "small_cnn",
+            {"dense": ()},
+            "network.dense is empty; .* --config.network.dense=120,84",
+        ),
         (
             "resnet18",
             {"block": "bottleneck"},

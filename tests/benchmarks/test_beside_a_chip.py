@@ -163,7 +163,8 @@ def test_a_benchmark_on_a_known_chip_has_its_bound_in_the_table(parallel, monkey
     )
     share = 100 * found["step_seconds_at_least"] / result["step_seconds"]["median"]
     assert found["percent_of_the_step"] == pytest.approx(share, rel=1e-2)
-    row = rows.markdown({"tiny": result}).splitlines()[-1]
+    row = rows.markdown({"tiny|4": result}).splitlines()[-1]
+    assert row.startswith(r"| tiny\|4 | ")
     assert f"{found['percent_of_the_step']:.3g} %), memory bandwidth |" in row
 
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -102,6 +103,10 @@ def folder(tmp_path_factory) -> pathlib.Path:
         (folder / "runs" / name / file).unlink()
         if data is not None:
             (folder / "runs" / name / file).write_bytes(data)
+    half = folder / "runs" / "half"
+    shutil.copytree(folder / "runs" / "search", half)
+    for file in ("summary.json", "genotype.json"):
+        (half / file).write_text("{")
     return folder
 
 

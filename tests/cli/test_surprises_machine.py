@@ -1,6 +1,7 @@
 """What the machine lacks, how commands are written, what libraries leave behind."""
 
 import ast
+import contextlib
 import errno
 import json
 import multiprocessing
@@ -176,37 +177,49 @@ def test_a_compilation_cache_that_cannot_be_written(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.fixture
-def no_room():
-    """Files may not grow beyond 400 bytes, as on a full disk, once the fixture is
-    called.
+@contextlib.contextmanager
+def no_room(size: int):
+    """Files may not grow beyond `size` bytes, as on a full disk.
+
+    Only within `with`, as the limit holds for pytest's own report, too.
     """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size=400: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_becomes_full_under_the_records(tmp_path, no_room):
+def test_a_disk_that_becomes_full_under_the_records(tmp_path):
     """`metrics.jsonl` keeps whole lines and the error names it; TensorBoard and
     `log.txt` are done without.
     """
     log = Log(WorkDir(tmp_path), 0)
     log.write({"step": 1, "loss": 0.5})
-    no_room()
-    with pytest.warns(
-        UserWarning,
-        match=r"log\.txt cannot be written \(File too large\); the run goes on",
+    with (
+        pytest.warns(
+            UserWarning,
+            match=r"log\.txt cannot be written \(File too large\); the run goes on",
+        ),
+        no_room(400),
     ):
         log.note("n" * 500)
-    with pytest.warns(UserWarning, match="TensorBoard events cannot be written"):
+    with (
+        pytest.warns(UserWarning, match="TensorBoard events cannot be written"),
+        no_room(400),
+    ):
         for step in range(2, 9):
             log.write({"step": step, "loss": 0.25})
-    with pytest.raises(
-        UserError,
-        match=(
-            r"cannot write .*metrics\.jsonl \(File too large\); make room there .*goes "
-            r"on"
+    with (
+        pytest.raises(
+            UserError,
+            match=(
+                r"cannot write .*metrics\.jsonl \(File too large\); make room there "
+                r".*goes on"
+            ),
         ),
+        no_room(400),
     ):
         log.write({"step": 9, "text": "t" * 500})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -214,14 +227,17 @@ def test_a_disk_that_becomes_full_under_the_records(tmp_path, no_room):
     log.close()
 
 
-def test_a_disk_that_is_full_for_a_file(tmp_path, no_room):
+def test_a_disk_that_is_full_for_a_file(tmp_path):
     """It is written whole or stays as it was, and nothing of it is left."""
     write_json(tmp_path / "summary.json", {"top1": 1})
-    no_room(10)
-    with pytest.raises(UserError, match=r"cannot write .*summary\.json"):
+    with (
+        pytest.raises(UserError, match=r"cannot write .*summary\.json"),
+        no_room(10),
+    ):
         write_json(tmp_path / "summary.json", {"top1": 2, "more": list(range(100))})
     with (
         pytest.raises(UserError, match=r"cannot write .*alphas\.npz"),
+        no_room(10),
         whole(tmp_path / "alphas.npz") as part,
     ):
         np.savez(part, normal=np.zeros(100))
@@ -229,7 +245,7 @@ def test_a_disk_that_is_full_for_a_file(tmp_path, no_room):
     assert json.loads((tmp_path / "summary.json").read_text()) == {"top1": 1}
 
 
-def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
+def test_a_disk_that_is_full_under_a_conversion(tmp_path):
     """ArrayRecord says so in its own way, and leaves a part of a file."""
     images = Arrays(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4), 10, "x")
     source = write_dataset(
@@ -237,9 +253,11 @@ def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
         {"train": images, "test": images},
         file_format="tfrecord",
     )
-    no_room(50)
-    with pytest.raises(
-        UserError, match=r"File too large.*free space or choose another --out"
+    with (
+        pytest.raises(
+            UserError, match=r"File too large.*free space or choose another --out"
+        ),
+        no_room(50),
     ):
         convert(str(source), str(tmp_path / "new"))
     assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]

@@ -127,6 +127,7 @@ HEADERS = {
     "facts": {"facts": {}},
     "num_classes": {"facts": {**FACTS, "num_classes": "ten"}},
     "class_names": {"facts": {**FACTS, "class_names": ["a", "b"]}},
+    "half a character": {"facts": {**FACTS, "class_names": ["a", "b", "\ud800"]}},
     "image_shape": {"facts": {**FACTS, "image_shape": [8, 8]}},
     "mean": {"facts": {**FACTS, "mean": ["a"]}},
     "std": {"facts": {**FACTS, "std": [1, 1]}},
@@ -152,6 +153,13 @@ def test_a_header_of_other_values_is_damaged(name, content, tmp_path):
     save_file(load_file(path), path, metadata={"bnas_jax_packed": json.dumps(changed)})
     with pytest.raises(UserError, match=r"net.bnas is damaged .*; export it anew"):
         read(path)
+
+
+def test_classes_may_have_names_of_folders_that_are_no_utf_8(content, tmp_path):
+    name = b"\xff".decode(errors="surrogateescape")
+    facts = {**FACTS, "class_names": ["a", "b", name]}
+    write(tmp_path / "net.bnas", content._replace(facts=facts))
+    assert read(tmp_path / "net.bnas").facts == facts
 
 
 @pytest.mark.parametrize("bits", [np.zeros(3, np.uint8), np.zeros((203, 1), np.uint8)])

@@ -345,10 +345,10 @@ def test_a_step_that_does_not_fit():
     assert advice.endswith("with --config.microbatches=4 it does")
     advice = plan_command._advice({**result, "of": "evaluate"})
     assert "lower --config.eval_batch_size" in advice
-    row = markdown(
-        {"a v5e-8": {**result, "date": "today", "versions": {}}}
-    ).splitlines()[-1]
-    assert "does not fit" in row
+    of_plan = {**result, "date": "today", "versions": {}}
+    rows = markdown({"a|b v5e-8": of_plan, "c|d": {"error": "no c|d"}}).splitlines()
+    assert rows[-2].startswith(r"| a\|b v5e-8 | ") and "does not fit" in rows[-2]
+    assert rows[-1] == r"| c\|d | no c\|d |" + " |" * 7
 
 
 def test_blank_data_has_the_size_of_the_real_one():

@@ -346,3 +346,5 @@ def test_the_page_shows_gradients_where_they_were_written(capfd, training):
     assert any({"before the first step", "at step 44"} <= words for words in shown)
     (training / "gradients.json").write_text('{"first": 3}')
     assert "<h2>Gradients</h2>" not in page_of(capfd, training)[0]
+    (training / "gradients.json").write_text("{")
+    assert "the command gradients, run again" in page_of(capfd, training)[0]

@@ -27,6 +27,7 @@ from bnas_jax.reproduce.columns import COLUMNS
 from bnas_jax.reproduce.reproduction import SCALES
 from bnas_jax.reproduce.row_run import RowRun
 from bnas_jax.reproduce.run import reproduce
+from bnas_jax.reproduce.table import markdown
 from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.study import Row
@@ -356,6 +357,10 @@ def test_a_row_has_the_mean_of_its_runs_beside_the_paper_s_number(made):
         and f"{line['ours']['top1']:.2f} ± " in text
     )
     assert SCALES["smoke"] in text
+
+    # A bar in a name does not end its cell.
+    result = {**result, "rows": [{**line, "name": "3|5 bits"}]}
+    assert r"| 3\|5 bits | 2 |" in markdown(result)
 
 
 def test_pictures_are_files_by_themselves(made):

@@ -58,6 +58,13 @@ def test_rows_that_do_not_differ_have_no_probability():
     assert "| b | 3 | 98.00 | 1.00 | 97.00 to 99.00 | +0.00 |  |" in text
 
 
+def test_a_bar_in_a_name_does_not_end_its_cell():
+    found = figures({"3|5 bits": SAME, "b": SAME}, baseline="3|5 bits")
+    text = markdown({"title": "t", **found})
+    assert r"| difference to 3\|5 bits, points |" in text
+    assert r"| 3\|5 bits | 3 |" in text
+
+
 def tiny(config: ConfigDict, **network) -> ConfigDict:
     config.network.update({"num_cells": 3, "channels": 2, **network})
     config.num_epochs = 1
@@ -94,6 +101,11 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     assert (tmp_path / "trained/0/train/metrics.jsonl").read_text() == before
     with pytest.raises(UserError, match="no row 'other'; write one of trained"):
         run_study(study, tmp_path, only=("other",))
+
+    # Half a summary is written anew.
+    path = tmp_path / "trained/0/train/summary.json"
+    path.write_text(path.read_text()[:20])
+    assert run_study(study, tmp_path) == result
 
     # So it is where its config lacks a setting that is newer than it.
     path = tmp_path / "trained/1/train/config.json"

@@ -16,6 +16,7 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core import derivation, genotypes
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.search import SEARCHERS, Bnas, Searcher
 from bnas_jax.search.searcher import DERIVATION
@@ -136,6 +137,25 @@ def test_the_derivation_of_a_users_searcher_has_options_of_its_own(
     assert (summary["least"], sources) == (0.9, [0, 1] * 4)
     assert "--least=all: write a number" in error(capfd, workdir, "--least=all")
     assert "the searcher threshold of " in error(capfd, workdir, "--gamma=3")
+
+
+@pytest.mark.parametrize("name", ["workdir", "epoch", "out", "as_of", "extensions"])
+def test_a_setting_of_the_derivation_is_not_named_like_another_option(
+    capfd, workdir, monkeypatch, name
+):
+    """It is said before the search, too, whose config would have that name."""
+    least = dataclasses.field(default=0.0, metadata=DERIVATION)
+    mine = dataclasses.make_dataclass(
+        "Mine", [(name, float, least)], bases=(Searcher,), frozen=True
+    )
+    monkeypatch.setitem(SEARCHERS, "mine", mine)
+    message = (
+        f"Mine.{name} cannot become an option of derive, which has another --{name}; "
+        "give the field another name"
+    )
+    assert message in error(capfd, workdir)
+    with pytest.raises(UserError, match=message):
+        settings.from_config(search_configs.get_config("digits"))
 
 
 def test_no_accelerator_is_started(workdir, tmp_path):

@@ -200,6 +200,30 @@ def test_a_search_that_has_ended_writes_a_lost_history_of_alpha_anew(
     assert command(derive) == 0
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_that_has_ended_writes_half_a_result_anew(
+    whole, tmp_path, cell, capfd, task
+):
+    """As the commands that read it advise."""
+    workdir = shutil.copytree(whole(task)[0], tmp_path / "run")
+    readers = {"summary.json": ["report", f"--workdir={workdir}"]}
+    if task == "search":
+        out = f"--out={tmp_path / 'cell.svg'}"
+        readers["genotype.json"] = ["draw", f"--genotype={workdir}", out]
+    before = {name: (workdir / name).read_bytes() for name in readers}
+    for name, reader in readers.items():
+        cut(workdir / name)
+        capfd.readouterr()
+        assert command(reader) == 2
+        said = capfd.readouterr().err
+        assert str(workdir / name) in said and "--workdir, writes it anew" in said
+
+    assert command(arguments(task, workdir, cell)) == 0
+    for name, reader in readers.items():
+        assert (workdir / name).read_bytes() == before[name]
+        assert command(reader) == 0
+
+
 def test_a_search_whose_cell_cannot_be_drawn_ends_all_the_same(
     whole, tmp_path, cell, capfd
 ):

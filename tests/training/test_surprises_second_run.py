@@ -164,6 +164,21 @@ def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(
     )
 
 
+def test_a_change_of_a_run_that_has_ended_promises_no_step(tmp_path, capfd):
+    counted = Counting(tmp_path)
+    counted.start()
+    capfd.readouterr()
+    clipped = dataclasses.replace(counted.run.optimizer, clip_norm=1.0)
+    ended = again(counted, optimizer=clipped)
+    ended.start()
+    assert ended.made == []
+    assert capfd.readouterr().err == (
+        "bnas_jax: changed at step 10: config.optimizer.clip_norm from 5.0 to 1.0; no "
+        "step is to come, as the run has ended: a larger config.num_epochs trains it "
+        "further\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

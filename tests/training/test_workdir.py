@@ -86,6 +86,12 @@ def test_a_loss_that_is_not_finite_is_null_in_the_records_and_a_setting_stays_in
     )
     workdir.open(run, Facts(num_classes=2, image_shape=(8, 8, 1)))
     assert settings.from_config(workdir.config()) == run
+    # It is JSON, which has no infinity; earlier versions wrote one all the same.
+    path = workdir / "config.json"
+    strict = json.JSONDecoder(parse_constant=pytest.fail)
+    assert strict.decode(path.read_text())["optimizer"]["clip_norm"] == "inf"
+    path.write_text(path.read_text().replace('"inf"', "Infinity"))
+    assert settings.from_config(workdir.config()) == run
     log = Log(workdir, 0)
     log.write({"step": 1, "epoch": 0, "train_loss": math.nan, "test_loss": math.inf})
     log.close()
@@ -171,6 +177,18 @@ def test_a_file_in_the_way_is_an_error_of_one_line(tmp_path):
         UserError, match=r"cannot write to the work directory .*choose another"
     ):
         Counting(tmp_path / "file")
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_noticed_at_the_start(tmp_path):
+    """Once it is moved away, the run begins."""
+    Counting(tmp_path)
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(
+        UserError, match=r"checkpoints is a file where .* belongs; move it away, or"
+    ):
+        Counting(tmp_path)
+    (tmp_path / "checkpoints").unlink()
+    assert len(Counting(tmp_path).start().params) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "\x00"])

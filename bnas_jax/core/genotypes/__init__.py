@@ -115,15 +115,27 @@ def load(name_or_path: str) -> Genotype:
 
     # A file, perhaps with the mark of its byte order at the start.
     try:
-        return from_text(_file(name_or_path).read_text("utf-8-sig"))
-    except UnicodeDecodeError:
+        path = _file(name_or_path)
+        data = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"genotype: cannot read {name_or_path} ({reason})") from None
+    try:
+        value = text_lib.parse(data.decode("utf-8-sig"))
+    except (UnicodeDecodeError, UserError) as error:
+        # A search has left it so, maybe half-written.
+        if path.name == "genotype.json" and path.with_name("config.json").is_file():
+            raise UserError(
+                f"genotype: {path} is damaged; the command that made the search, run "
+                "again with its --workdir, writes it anew"
+            ) from None
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"genotype: cannot read {name_or_path}, which is no text; name a search's "
             "genotype.json"
         ) from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"genotype: cannot read {name_or_path} ({reason})") from None
+    return from_dict(value)
 
 
 def _file(name: str) -> pathlib.Path:
