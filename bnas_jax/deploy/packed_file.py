@@ -193,7 +193,8 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
             arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is no whole file of a packed network ({error}); export it anew"
+            f"{path} is no whole file of a packed network ({error}); export it anew "
+            "with --format=packed"
         ) from None
 
     # It must be one of this package: its metadata has the header.
