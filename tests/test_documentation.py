@@ -20,6 +20,7 @@ from bnas_jax.cli import configs as command_line
 from bnas_jax.cli import study as study_command
 from bnas_jax.core import genotype, genotypes
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.first_weights import FIRST_WEIGHTS
 from bnas_jax.plan import absent
 from bnas_jax.plan.machines import machine
 from bnas_jax.settings import entries
@@ -31,7 +32,15 @@ pytestmark = pytest.mark.filterwarnings(
     r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
 )
 
-TABLES = (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS, BLOCKS, RECIPES)
+TABLES = (
+    bnas.LAYERS,
+    bnas.SCHEMES,
+    bnas.SEARCHERS,
+    bnas.NETWORKS,
+    BLOCKS,
+    RECIPES,
+    FIRST_WEIGHTS,
+)
 NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 
 # Options of commands whose settings are not those of a config: evaluate's are checked
@@ -264,4 +273,5 @@ def test_the_blocks_of_extending_run_and_add_their_entries():
         ["chain"],
         ["plain"],
         ["mine"],
+        ["wide"],
     ]

@@ -70,7 +70,7 @@ class SmallCnn(nn.Module):
             x = nn.max_pool(y, (2, 2), strides=(2, 2))
 
         # The dense layers, on all pixels instead of their mean, as in LeNet-5.
-        x = x.reshape(len(x), -1)  # (N, H' * W' * C)
+        x = x.reshape(x.shape[0], -1)  # (N, H' * W' * C)
         for index, features in enumerate(self.dense):
             dense = Dense(features, self.arithmetic, name=f"dense{index}")
             x = nn.relu(dense(x))

@@ -1,8 +1,8 @@
 """How the weights of a training begin: `FIRST_WEIGHTS`, the one table of the rules.
 
 A rule is a function (name, parameter, key) -> parameter, called for each parameter of
-each convolution: `latent`, `kernel` or `bias`. A parameter that it does not draw is
-returned as it is.
+each convolution: `latent`, `kernel` or `bias`. It returns the parameter as it is where
+it draws none. Latent weights are projected afterwards, as the scheme says.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,6 +58,8 @@ def redrawn(params: Mapping, rule: Rule, key: jax.Array) -> dict:
     leaves = flatten_dict(params)
     kernels = [path for path, leaf in leaves.items() if _is_kernel(path, leaf)]
     convolutions = {path[:-1] for path in kernels}
+    # Around a convolution `conv` there may be its bias, see `baselines.nin`.
+    convolutions |= {path[:-1] for path in convolutions if path[-1:] == ("conv",)}
 
     # In the order of their names, which gives each parameter a key of its own.
     drawn = {}

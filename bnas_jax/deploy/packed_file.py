@@ -1,7 +1,7 @@
 """The file of a packed network, a .safetensors file.
 
-Its header has the settings, the facts about the data and the shapes as JSON. Its arrays
-are named by the path of their module:
+Its header has the settings, the facts about the data and the shapes as JSON, and a hash
+of the arrays. Its arrays are named by the path of their module:
 
 - `params/...` and `batch_stats/...`: as they are trained.
 - `packed/.../bits`: the weights of a binary convolution, one bit a weight (1 is -1), in
@@ -11,6 +11,7 @@ are named by the path of their module:
 Nothing in a file is run.
 """
 
+import itertools
 import json
 import math
 import pathlib
@@ -25,6 +26,7 @@ from bnas_jax import __version__
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import PACKED
 from bnas_jax.core.ops.packed import Kernel, pack_signs, signs_of
+from bnas_jax.data.digest import digest_of
 from bnas_jax.workdir.files import whole
 
 # The version of the format; a file of another one is refused.
@@ -75,6 +77,7 @@ def write(path: pathlib.Path, content: PackedFile) -> int:
         "facts": content.facts,
         "extensions": list(content.extensions),
         "shapes": shapes,
+        "sha256": _hash_of(arrays),
     }
     with whole(path) as part:
         part.write_bytes(save(arrays, metadata={_HEADER: json.dumps(header)}))
@@ -99,6 +102,7 @@ def read(path: pathlib.Path) -> PackedFile:
     # Any other surprise in a header or an array means that the file is damaged.
     try:
         _check_header(header)
+        _check_hash(header, arrays)
         return PackedFile(
             settings=header["settings"],
             facts=header["facts"],
@@ -108,6 +112,20 @@ def read(path: pathlib.Path) -> PackedFile:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         message = " ".join(str(error).split())
         raise UserError(f"{path} is damaged ({message}); export it anew") from None
+
+
+def _check_hash(header: Mapping, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises `ValueError` for arrays of another hash than the header's.
+
+    Files of earlier versions have none.
+    """
+    if "sha256" in header and header["sha256"] != _hash_of(arrays):
+        raise ValueError("its arrays are not those that export wrote")
+
+
+def _hash_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the names and arrays, in the order of the names."""
+    return digest_of(*itertools.chain.from_iterable(sorted(arrays.items())))
 
 
 def _check_header(header: Any) -> None:
@@ -189,7 +207,8 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
             arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is no whole file of a packed network ({error}); export it anew"
+            f"{path} is no whole file of a packed network ({error}); export it anew "
+            "with --format=packed"
         ) from None
 
     # It must be one of this package: its metadata has the header.

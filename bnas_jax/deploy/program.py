@@ -11,6 +11,14 @@ from bnas_jax.data.facts import Facts
 # Where the program runs. One program serves all: on a CPU it counts bits, elsewhere it
 # multiplies signs.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+# What `jax.export` raises for modules of a user's own that need to know the number of
+# images, or that compute what a program cannot hold, such as a function of Python.
+_NO_PROGRAM = (
+    TypeError,
+    ValueError,
+    NotImplementedError,
+    jax.errors.InconclusiveDimensionOperation,
+)
 
 
 def program(model: nn.Module, variables: dict, facts: Facts, *, white: float) -> bytes:
@@ -21,8 +29,8 @@ def program(model: nn.Module, variables: dict, facts: Facts, *, white: float) ->
 
     Example: `jax.export.deserialize(program).call(pixels)`.
 
-    Raises `UserError` for a network that does not say how pixels are normalised, and
-    without the package flatbuffers.
+    Raises `UserError` for a network that does not say how pixels are normalised, or
+    that computes what no such program can, and without the package flatbuffers.
 
     variables: of `pack`, or as they were trained.
     white: the number that is white among the pixels.
@@ -42,7 +50,15 @@ def program(model: nn.Module, variables: dict, facts: Facts, *, white: float) ->
     # The number of images is a symbol, so that any number will do.
     (number,) = jax.export.symbolic_shape("images")
     pixels = jax.ShapeDtypeStruct((number, *facts.image_shape), jnp.uint8)
-    exported = jax.export.export(jax.jit(logits_of), platforms=PLATFORMS)(pixels)
+    try:
+        exported = jax.export.export(jax.jit(logits_of), platforms=PLATFORMS)(pixels)
+    except _NO_PROGRAM as error:
+        reason, *_ = str(error).splitlines()
+        raise UserError(
+            "the network cannot be written as one program for any number of images on "
+            f"{', '.join(PLATFORMS)} ({reason}); mend its modules, which may need "
+            "x.shape[0] in place of len(x), or leave --format out"
+        ) from error
     try:
         return bytes(exported.serialize())
     except ImportError:

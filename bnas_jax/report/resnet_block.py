@@ -1,4 +1,7 @@
-"""The picture of ResNet18's blocks with XNOR-Net's binarization, Figure 6a."""
+"""The picture of ResNet18's blocks with XNOR-Net's binarization, Figure 6a.
+
+Shortcuts are those of CIFAR-10. On ImageNet XNOR-Net's convolve signs, too.
+"""
 
 from bnas_jax.report import legend, palette
 from bnas_jax.report.heights import BOX_HEIGHT

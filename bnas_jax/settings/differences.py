@@ -33,6 +33,8 @@ _FREE = (
 CHANGEABLE = (
     "optimizer",
     "recipe",
+    # A run that goes on draws none, but another recipe brings others.
+    "first_weights",
     "weights",
     "alphas",
     "precision",

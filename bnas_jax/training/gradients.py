@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.cost import cost
+from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.data.batches import Batches
 from bnas_jax.runtime import devices
+from bnas_jax.settings import TrainSettings
 from bnas_jax.training.load import Restored, restore, run_of
 from bnas_jax.training.losses import cross_entropy
 from bnas_jax.training.run_data import load_run_data
@@ -73,9 +75,9 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     # were given by `--init`.
     first = None
     if "init" not in directory.facts():
-        run = restored.run
+        rule = _first_rule(restored.run, directory)
         drawn = initial_variables(
-            model, image_shape, seed=run.seed, first_weights=run.first_rule
+            model, image_shape, seed=restored.run.seed, first_weights=rule
         )
         first = listed(sums_of(drawn))
     return {
@@ -84,6 +86,14 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
         "last": listed(last),
         "step": restored.step,
     }
+
+
+def _first_rule(run: TrainSettings, directory: WorkDir) -> str:
+    """The rule by which a run's weights were drawn, whatever it has changed since."""
+    for change in directory.changed():
+        if change["key"] == "first_weights":
+            return change["from"] or PYTORCH
+    return run.first_rule
 
 
 def gradient_sums(

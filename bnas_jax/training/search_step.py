@@ -26,7 +26,13 @@ from bnas_jax.training.state import (
     run_key,
     search_state_of,
 )
-from bnas_jax.training.step_parts import Batch, accumulate, noted
+from bnas_jax.training.step_parts import (
+    Batch,
+    accumulate,
+    check_batch,
+    noted,
+    of_images,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,10 @@ class SearchStep:
     weights, alphas: the optimizers of the supernet's weights and of alpha.
     num_epochs, steps_per_epoch: of the search, for what is annealed.
     microbatches, axis: see `TrainStep`.
+
+    Raises `UserError` for what is no searcher, and for an optimizer of the weights that
+    treats latent weights otherwise than the supernet's scheme does. The call raises it
+    for batches that `TrainStep` would not take, and where one is missing.
 
     >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
     >>> optimizers = {"weights": bnas.latent_sgd(0.025), "alphas": optax.adam(3e-4)}
@@ -101,6 +111,7 @@ class SearchStep:
         batches: at least those that the stage takes.
         """
         stage = self.searcher.stages[index]
+        self._check(batches, names=stage.batches)
         # The objective is the loss on the first of the stage's batches.
         batch = batches[stage.batches[0]]
 
@@ -140,6 +151,16 @@ class SearchStep:
         if index == len(self.searcher.stages) - 1:
             state = state.replace(step=state.step + 1)
         return state
+
+    def _check(self, batches: Any, *, names: tuple[str, ...]) -> None:
+        """Raises `UserError` unless there is a batch of each name."""
+        for name in names:
+            if not isinstance(batches, Mapping) or name not in batches:
+                raise UserError(
+                    'batches must be {"train": batch, "valid": batch}; there is no '
+                    f'"{name}" among them'
+                )
+            check_batch(batches[name], parts=self.microbatches)
 
     def restarted(
         self, state: SearchState, first: SearchState, *, number: int
@@ -286,15 +307,17 @@ class SearchStep:
             if scalars is not None:
                 options["scalars"] = scalars
 
-            logits, new = supernet.apply(  # (N, classes)
-                variables,
-                mixture,
-                batch["image"],
-                train=True,
-                mutable=["batch_stats"],
-                method="mixture",
-                **options,
-            )
+            images = batch["image"]  # [N, H, W, C]
+            with of_images(images):
+                logits, new = supernet.apply(  # [N, classes]
+                    variables,
+                    mixture,
+                    images,
+                    train=True,
+                    mutable=["batch_stats"],
+                    method="mixture",
+                    **options,
+                )
             loss = jnp.mean(cross_entropy(logits, labels))
             correct = jnp.sum(hits(logits, labels))
             return loss, (new.get("batch_stats", {}), correct)

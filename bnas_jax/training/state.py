@@ -16,6 +16,7 @@ from flax import struct
 from bnas_jax.core.first_weights import FIRST_WEIGHTS, PYTORCH, redrawn
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.runtime.steps import once_options
+from bnas_jax.settings.checks import choice
 from bnas_jax.training.divergence import Guard
 from bnas_jax.training.latents import project_params
 
@@ -142,7 +143,10 @@ def initial_variables(
 
     image_shape: (H, W, C).
     first_weights: a key of `FIRST_WEIGHTS`.
+
+    Raises `UserError` for another rule.
     """
+    choice("first_weights", first_weights, choices=tuple(FIRST_WEIGHTS))
     key = run_key(seed, PARAMETERS)
     drawing = run_key(seed, REDRAWN)
     # Inside another program the options of that program hold.

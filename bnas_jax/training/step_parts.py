@@ -1,18 +1,92 @@
 """What the steps of training and search share.
 
-It is the mean over microbatches, and what a state notes of each step.
+That is the checks of a batch, the mean over microbatches, and what a state notes of
+each step.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.training.divergence import watch
 from bnas_jax.training.state import SearchState, TrainState
 
 Batch = dict[str, jax.Array]
+
+
+def check_batch(batch: Any, *, parts: int) -> None:
+    """Raises `UserError` for what is no batch, and for one that cannot be divided.
+
+    Shapes and types are looked at where a step is traced: nothing of it is compiled.
+
+    batch: what a step was given, see `TrainStep`; on several devices, that of one.
+    parts: the number of microbatches.
+    """
+    # Arrays by their names.
+    found = f"a {type(batch).__name__}"
+    if isinstance(batch, Mapping):
+        found = ", ".join(sorted(map(str, batch))) or "nothing"
+    if not isinstance(batch, Mapping) or not {"image", "label"} <= set(batch):
+        raise UserError(
+            'a batch must be {"image": (N, H, W, C), "label": (N,)}, got ' + found
+        )
+    for name in ("image", "label", "targets"):
+        if name in batch and not hasattr(batch[name], "shape"):
+            kind = type(batch[name]).__name__
+            raise UserError(f'batch["{name}"] must be an array, got a {kind}')
+
+    # N images, which are divided.
+    images = batch["image"].shape
+    if len(images) != 4 or 0 in images:
+        raise UserError(
+            f'batch["image"] must be (N, H, W, C), got {images}; one image is written '
+            "image[None], images without channels images[..., None]"
+        )
+    number = images[0]
+    if number % parts:
+        raise UserError(
+            f"a batch of {number} images cannot be divided into {parts} microbatches; "
+            f"give each device a multiple of {parts}"
+        )
+    _check_answers(batch, number=number)
+
+
+def _check_answers(batch: Mapping[str, Any], *, number: int) -> None:
+    """Raises `UserError` for labels or targets that are not of so many images."""
+    labels = batch["label"]
+    if labels.shape != (number,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UserError(
+            f'batch["label"] must be integers of the shape ({number},), the class of '
+            f"each image, got {labels.dtype} of the shape {labels.shape}"
+        )
+    # Their classes are compared with those of the logits, where these are known.
+    if "targets" in batch:
+        targets = batch["targets"].shape
+        if len(targets) != 2 or targets[0] != number:
+            raise UserError(
+                f'batch["targets"] must be ({number}, classes), got {targets}'
+            )
+
+
+@contextlib.contextmanager
+def of_images(images: jax.Array) -> Iterator[None]:
+    """Raises `UserError` where parameters turn out not to be for such images.
+
+    images: (N, H, W, C).
+    """
+    try:
+        yield
+    except flax.errors.ScopeParamShapeError:
+        _, *shape = images.shape
+        raise UserError(
+            f"the state was made for other images than (H, W, C) = {tuple(shape)}, or "
+            f"for another network; make it by step.init(image_shape={tuple(shape)})"
+        ) from None
 
 
 def accumulate(function: Callable, batch: Any, parts: int) -> Any:

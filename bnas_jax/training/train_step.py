@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.training.collectives import average
 from bnas_jax.training.losses import cross_entropy, hits, soft_cross_entropy
@@ -22,7 +23,13 @@ from bnas_jax.training.state import (
     run_key,
     train_state_of,
 )
-from bnas_jax.training.step_parts import Batch, accumulate, noted
+from bnas_jax.training.step_parts import (
+    Batch,
+    accumulate,
+    check_batch,
+    noted,
+    of_images,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +56,8 @@ class TrainStep:
 
     Raises `UserError` for an optimizer that treats latent weights otherwise than the
     network's scheme does: `latent_sgd(0.1)`, which follows `Xnor`, for a network of
-    `BiReal`.
+    `BiReal`. The call raises it for a batch of other shapes or types than above, and
+    for images of other shapes than those that the state was made for.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
@@ -96,6 +104,8 @@ class TrainStep:
         )
 
     def __call__(self, state: TrainState, batch: Batch) -> TrainState:
+        check_batch(batch, parts=self.microbatches)
+
         # Forward and backward pass of each microbatch, then the mean over microbatches
         # and devices.
         gradient = lambda part, number: self._gradient(state, part, number)
@@ -132,9 +142,11 @@ class TrainStep:
             # The forward pass, in which batch norm takes the statistics of the batch.
             variables = {"params": params, "batch_stats": state.batch_stats}
             mutable = ["batch_stats", "auxiliary"]
-            logits, new = self.network.apply(  # (N, classes)
-                variables, batch["image"], train=True, mutable=mutable, **options
-            )
+            images = batch["image"]  # [N, H, W, C]
+            with of_images(images):
+                logits, new = self.network.apply(  # [N, classes]
+                    variables, images, train=True, mutable=mutable, **options
+                )
             loss = jnp.mean(self._losses(logits, batch))
 
             # An auxiliary classifier sows its logits in the collection "auxiliary".
@@ -155,10 +167,16 @@ class TrainStep:
         hard = cross_entropy(logits, batch["label"], smoothing=self.label_smoothing)
         if "targets" not in batch:
             return hard
+        targets = batch["targets"]  # [N, classes]
+        if targets.shape != logits.shape:
+            raise UserError(
+                f'batch["targets"] has {targets.shape[-1]} classes, the network '
+                f"{logits.shape[-1]}"
+            )
 
         # Distillation. The square makes up for the gradients of the soft loss, which
         # shrink as 1 / temperature^2 (arXiv 1503.02531, section 2).
-        soft = soft_cross_entropy(logits / self.temperature, batch["targets"])
+        soft = soft_cross_entropy(logits / self.temperature, targets)
         hard_weight = 1 - self.soft_share
         soft_weight = self.soft_share * self.temperature**2
         return hard_weight * hard + soft_weight * soft

@@ -5,13 +5,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnas_jax.baselines.nin import NinSettings
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import FIRST_WEIGHTS, redrawn
+from bnas_jax.core.schemes import Xnor
+from bnas_jax.training.state import initial_variables
 
 ONES = {
     "stem": {"conv": {"kernel": jnp.ones((3, 3, 3, 64)), "bias": jnp.ones(64)}},
     "bn": {"scale": jnp.ones(64), "bias": jnp.ones(64)},
     "unit0": {"latent": jnp.ones((3, 3, 64, 64)), "slope": jnp.ones(64)},
     "unit1": {"latent": jnp.ones((3, 3, 64, 64)), "bias": jnp.ones(64)},
+    # Of NiN, where the bias stands behind all scales.
+    "unit2": {
+        "bn": {"scale": jnp.ones(64), "bias": jnp.ones(64)},
+        "bias": jnp.ones(64),
+        "conv": {"latent": jnp.ones((3, 3, 64, 64))},
+    },
     "classifier": {"kernel": jnp.ones((64, 10)), "bias": jnp.ones(10)},
 }
 
@@ -28,7 +39,9 @@ def kept(params: dict) -> set[str]:
 
 
 EVERY = kept(ONES)
-KERNELS = {"stem/conv/kernel", "unit0/latent", "unit1/latent"}
+LATENTS = {"unit0/latent", "unit1/latent", "unit2/conv/latent"}
+KERNELS = {"stem/conv/kernel"} | LATENTS
+BIASES = {"stem/conv/bias", "unit1/bias", "unit2/bias"}
 
 
 def test_modules_draw_as_pytorch_does():
@@ -37,7 +50,7 @@ def test_modules_draw_as_pytorch_does():
 
 def test_bireal_draws_latent_weights_between_0_and_a_thousandth():
     params = drawn("bireal")
-    assert EVERY - kept(params) == {"unit0/latent", "unit1/latent"}
+    assert EVERY - kept(params) == LATENTS
     latent = np.asarray(params["unit0"]["latent"])
     assert latent.min() >= 0 and latent.max() < 1e-3
     # Of an even distribution: half of its width, and its width / sqrt(12).
@@ -47,13 +60,27 @@ def test_bireal_draws_latent_weights_between_0_and_a_thousandth():
 
 def test_nin_draws_kernels_of_deviation_005_and_sets_their_biases_to_0():
     params = drawn("nin")
-    assert EVERY - kept(params) == KERNELS | {"stem/conv/bias", "unit1/bias"}
+    assert EVERY - kept(params) == KERNELS | BIASES
     for kernel in (params["stem"]["conv"]["kernel"], params["unit0"]["latent"]):
         assert float(kernel.mean()) == pytest.approx(0, abs=5e-3)
         assert float(kernel.std()) == pytest.approx(0.05, rel=0.05)
-    assert (
-        not params["stem"]["conv"]["bias"].any() and not params["unit1"]["bias"].any()
-    )
+    for unit in (params["stem"]["conv"], params["unit1"], params["unit2"]):
+        assert not unit["bias"].any()
+
+
+def test_in_nin_s_network_the_rule_draws_all_but_batch_norm():
+    """The code that the rule is of does it for each of its convolutions."""
+    settings = NinSettings(widths=(8, 8, 8))
+    network = settings.build(num_classes=4, scheme=Xnor(), arithmetic=Arithmetic())
+    shapes = jax.eval_shape(lambda: initial_variables(network, (8, 8, 3), seed=0))
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes["params"])
+    params = redrawn(ones, FIRST_WEIGHTS["nin"], jax.random.key(0))
+    assert {name.split("/")[-2] for name in kept(params)} == {"bn"}
+
+
+def test_a_rule_that_is_none_is_refused_by_name():
+    with pytest.raises(UserError, match="first_weights must be one of pytorch, nin, b"):
+        initial_variables(None, (8, 8, 3), seed=0, first_weights="xavier")
 
 
 @pytest.mark.parametrize("name", ["bireal", "nin"])

@@ -65,6 +65,44 @@ def test_a_weight_takes_a_bit(content, tmp_path):
     assert size == (tmp_path / "net.bnas").stat().st_size
 
 
+def header_of(path, *without: str) -> dict:
+    """The header of a file, without some of its entries."""
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["bnas_jax_packed"])
+    return {name: value for name, value in header.items() if name not in without}
+
+
+def save(arrays, header, path) -> None:
+    """A file of these arrays, whose hash is not made anew."""
+    save_file(arrays, path, metadata={"bnas_jax_packed": json.dumps(header)})
+
+
+def test_every_array_is_noticed_that_was_changed(content, tmp_path):
+    """One bit turned in the file's bytes, in an array of each kind; or two swapped."""
+    path = tmp_path / "net.bnas"
+    write(path, content)
+    header, arrays, whole = header_of(path), load_file(path), path.read_bytes()
+    for array in arrays.values():
+        changed = bytearray(whole)
+        changed[whole.rindex(array.tobytes())] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match="not those that export wrote"):
+            read(path)
+
+    mean, kernel = "batch_stats/stem/mean", "params/stem/kernel"
+    swapped = arrays | {mean: arrays[kernel], kernel: arrays[mean]}
+    save(swapped, header, path)
+    with pytest.raises(UserError, match="are not those that export wrote"):
+        read(path)
+
+
+def test_a_file_of_before_the_hash_is_read(content, tmp_path):
+    path = tmp_path / "net.bnas"
+    write(path, content)
+    save(load_file(path), header_of(path, "sha256"), path)
+    assert same(read(path).variables, dict(content.variables))
+
+
 def damage(path, content):
     """{what is wrong: the file's bytes}"""
     write(path, content)
@@ -81,13 +119,8 @@ def damage(path, content):
     save_file(arrays, path, metadata={"bnas_jax_packed": "[" * 100_000})
     nested = path.read_bytes()
     write(path, content)
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
-    save_file(
-        arrays | {"params/stem/kernel": np.ones((2, 3), np.int8)},
-        path,
-        metadata=metadata,
-    )
+    integers = {"params/stem/kernel": np.ones((2, 3), np.int8)}
+    save(arrays | integers, header_of(path, "sha256"), path)
     numbers = path.read_bytes()
     return {
         "nested": nested,
@@ -145,12 +178,11 @@ HEADERS = {
 def test_a_header_of_other_values_is_damaged(name, content, tmp_path):
     path = tmp_path / "net.bnas"
     write(path, content)
-    with safe_open(path, framework="numpy") as file:
-        header = json.loads(file.metadata()["bnas_jax_packed"])
+    header = header_of(path)
     changed = HEADERS[name]
     if isinstance(changed, dict):
         changed = header | changed
-    save_file(load_file(path), path, metadata={"bnas_jax_packed": json.dumps(changed)})
+    save(load_file(path), changed, path)
     with pytest.raises(UserError, match=r"net.bnas is damaged .*; export it anew"):
         read(path)
 
@@ -166,9 +198,8 @@ def test_classes_may_have_names_of_folders_that_are_no_utf_8(content, tmp_path):
 def test_bits_that_are_too_few_are_damaged(bits, content, tmp_path):
     path = tmp_path / "net.bnas"
     write(path, content)
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
-    save_file(load_file(path) | {"packed/one/conv/bits": bits}, path, metadata=metadata)
+    arrays = load_file(path) | {"packed/one/conv/bits": bits}
+    save(arrays, header_of(path, "sha256"), path)
     with pytest.raises(UserError, match="1620 weights of a kernel need 203 bytes"):
         read(path)
 

@@ -5,13 +5,20 @@ import pathlib
 import subprocess
 import sys
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 from documents import ROOT, blocks
 from small_runs import STEPS
 
+import bnas_jax as bnas
 from bnas_jax.__main__ import run as command
+from bnas_jax.baselines.small_cnn import SmallCnnSettings
+from bnas_jax.core.errors import UserError
+from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import load
+from bnas_jax.deploy.program import program
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
 
@@ -82,3 +89,48 @@ def test_without_flatbuffers_it_says_what_to_install(
     assert command(words) == 2
     assert "pip install flatbuffers" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+FACTS = Facts(num_classes=3, image_shape=(8, 8, 1), mean=(0.5,), std=(0.25,))
+
+
+def of_network(network: nn.Module) -> jax.export.Exported:
+    """The program of a network, whose weights are 1."""
+    images = jax.ShapeDtypeStruct((1, *FACTS.image_shape), np.float32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), images)
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    written = program(network, ones, FACTS, white=255)
+    return jax.export.deserialize(bytearray(written))
+
+
+def test_dense_layers_on_all_pixels_take_any_number_of_images():
+    small = SmallCnnSettings(widths=(2, 2), dense=(4,))
+    network = small.build(
+        num_classes=3, scheme=bnas.Xnor(), arithmetic=bnas.Arithmetic()
+    )
+    (pixels,) = of_network(network).in_avals
+    assert not isinstance(pixels.shape[0], int) and pixels.shape[1:] == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        lambda x: x.reshape(len(x), -1),
+        lambda x: x if x.shape[0] > 4 else 2 * x,
+        lambda x: jax.pure_callback(np.abs, jax.ShapeDtypeStruct(x.shape, x.dtype), x),
+    ],
+)
+def test_a_network_that_no_program_can_hold_is_refused_in_one_line(module):
+    """It needs to know the number of images, or calls Python."""
+
+    class Own(nn.Module):
+        arithmetic: bnas.Arithmetic = bnas.Arithmetic()
+
+        @nn.compact
+        def __call__(self, images, *, train: bool = False):
+            return module(images)
+
+    with pytest.raises(UserError, match="cannot be written as one program") as error:
+        of_network(Own())
+    assert "\n" not in error.value.args[0]
+    assert error.value.args[0].endswith("or leave --format out")

@@ -59,6 +59,11 @@ def test_the_gradients_before_the_first_step_are_of_the_rule_of_first_weights(tm
         "--config.optimizer.min_learning_rate=0.0",
     )
     assert run(arguments("train", tmp_path / "run", cell, *options)) == 0
+    # Another rule of later, such as another recipe brings, has no part in it.
+    later = ("--change", *options, "--config.first_weights=pytorch")
+    assert run(arguments("train", tmp_path / "run", cell, *later)) == 0
+    (changed,) = WorkDir(tmp_path / "run").changed()
+    assert (changed["key"], changed["from"]) == ("first_weights", "nin")
 
     # The kernels are the rule's.
     params = restore(WorkDir(tmp_path / "run"), step="last").variables["params"]

@@ -37,6 +37,11 @@ DESCENT, FROZEN = optax.sgd(1.0), optax.sgd(0.0)
 SMOOTHING = 0.1
 
 
+def features(images):
+    """The pixels of each image as one vector: (N, 1, 1, FEATURES) to (N, FEATURES)."""
+    return images.reshape(len(images), -1)
+
+
 class Classifier(nn.Module):
     """A linear classifier whose statistics note what a step hands to a network."""
 
@@ -45,6 +50,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
+        images = features(images)
         rate = self.variable("batch_stats", "rate", jnp.zeros, ())
         drawn = self.variable("batch_stats", "drawn", jnp.zeros, ())
         mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
@@ -63,13 +69,14 @@ class Mixture(Supernet):
 
     @nn.compact
     def mixture(self, weights, images, *, train: bool = False):
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
-        if train:
-            mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
+        images = features(images)
         heads = [
             nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images)
             for i in range(len(self.layer_types))
         ]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
+        if train:
+            mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
         return sum(
             weights[name][0, i] * head
             for name in ("normal", "reduce")
@@ -84,7 +91,7 @@ MIXTURE = Mixture(
 
 def batch(seed: int, size: int = 8) -> dict:
     draw = np.random.default_rng(seed)
-    images = draw.normal(size=(size, FEATURES)).astype(np.float32)
+    images = draw.normal(size=(size, 1, 1, FEATURES)).astype(np.float32)
     return {
         "image": jnp.asarray(images),
         "label": jnp.asarray(draw.integers(0, CLASSES, size), jnp.int32),
@@ -241,9 +248,9 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
     state, data = train_state(), batch(0)
 
     def loss(params):
-        logits = (data["image"] - 0.5 * data["image"].mean(0)) @ params["Dense_0"][
-            "kernel"
-        ]
+        logits = (
+            features(data["image"]) - 0.5 * features(data["image"]).mean(0)
+        ) @ params["Dense_0"]["kernel"]
         return jnp.mean(cross_entropy(logits, data["label"], SMOOTHING)), logits
 
     (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -252,7 +259,7 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
         after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
     )
     assert int(after.step) == 1 and np.allclose(
-        after.batch_stats["mean"], 0.5 * data["image"].mean(0)
+        after.batch_stats["mean"], 0.5 * features(data["image"]).mean(0)
     )
     correct = int(jnp.sum(logits.argmax(-1) == data["label"]))
     assert same(after.sums, Sums(10 + 8 * value, 2.0 + correct, 16.0 + 8))
@@ -267,6 +274,7 @@ class TwoClassifiers(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
+        images = features(images)
         auxiliary = nn.Dense(CLASSES, use_bias=False, name="auxiliary_head")(images)
         if train:
             self.sow("auxiliary", "logits", auxiliary)
@@ -289,7 +297,7 @@ def test_the_loss_at_an_auxiliary_classifier_is_added_with_its_weight(weight):
 
     def loss(params):
         at = lambda name: cross_entropy(
-            data["image"] @ params[name]["kernel"], data["label"], SMOOTHING
+            features(data["image"]) @ params[name]["kernel"], data["label"], SMOOTHING
         )
         return jnp.mean(at("classifier")) + weight * jnp.mean(at("auxiliary_head"))
 
@@ -335,16 +343,84 @@ def test_a_name_or_a_class_in_the_place_of_an_object_is_refused_in_a_sentence():
             TrainStep(Classifier(scheme=wrong), OPTIMIZER)
 
 
+def of(**shapes) -> dict:
+    """A batch of eight whose arrays are zeros of these shapes; None is none."""
+    types = {"image": np.float32, "label": np.int32, "targets": np.float32}
+    shapes = {"image": (8, 1, 1, FEATURES), "label": (8,)} | shapes
+    return {
+        name: np.zeros(shape, types[name])
+        for name, shape in shapes.items()
+        if shape is not None
+    }
+
+
+# What is said: a batch that is refused.
+WRONG_BATCHES = {
+    r'a batch must be {"image": .*}, got image$': of(label=None),
+    r'a batch must be {"image": .*}, got a tuple$': (np.zeros(8), np.zeros(8)),
+    r'batch\["label"\] must be an array, got a list$': of() | {"label": [0] * 8},
+    r"must be \(N, H, W, C\), got \(8, 3\); .* image\[None\]": of(image=(8, 3)),
+    r"must be \(N, H, W, C\), got \(0, 1, 1, 3\)": of(image=(0, 1, 1, 3)),
+    r"integers of the shape \(8,\), .* the shape \(1,\)$": of(label=(1,)),
+    r"integers of the shape \(8,\), .* got float64": of() | {"label": np.zeros(8)},
+    r"integers of the shape \(8,\), .* got bool": of() | {"label": np.zeros(8, bool)},
+    r"must be \(8, classes\), got \(8,\)$": of(targets=(8,)),
+    r"must be \(8, classes\), got \(1, 4\)$": of(targets=(1, CLASSES)),
+    r'batch\["targets"\] has 1 classes, the network 4': of(targets=(8, 1)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG_BATCHES)
+def test_a_batch_of_other_shapes_or_types_is_refused_in_a_sentence(message):
+    data = WRONG_BATCHES[message]
+    with pytest.raises(UserError, match=message) as error:
+        training()(train_state(), data)
+    assert "\n" not in error.value.args[0]
+    # A search takes such batches, too, but no targets.
+    if "targets" not in message and "classes" not in message:
+        with pytest.raises(UserError, match=message):
+            searching()(search_state(), {"train": data, "valid": data})
+
+
+def test_images_of_other_channels_are_refused_in_a_sentence():
+    """What the state was made for is seen where the network meets its parameters."""
+    data = of(image=(8, 1, 1, 2))
+    advice = r"step.init\(image_shape=\(1, 1, 2\)\)"
+    step = TrainStep(TwoClassifiers(), OPTIMIZER)
+    state = step.init(image_shape=(1, 1, FEATURES))
+    with pytest.raises(UserError, match=advice):
+        step(state, data)
+    with pytest.raises(UserError, match=advice):
+        searching()(search_state(), {"train": data, "valid": data})
+
+
+def test_what_cannot_be_divided_or_is_missing_is_refused_in_a_sentence():
+    with pytest.raises(UserError, match="8 images cannot be divided into 3 microba"):
+        training(microbatches=3)(train_state(), of())
+    for batches in (of(), {"train": of()}, (of(), of())):
+        with pytest.raises(UserError, match='there is no "valid" among them'):
+            searching()(search_state(), batches)
+
+
+def test_all_types_of_integers_and_floats_make_a_batch():
+    state = train_state()
+    after = jax.eval_shape(training(), state, of(targets=(8, CLASSES)))
+    for image, label in (("uint8", "uint8"), ("bfloat16", "int8"), ("float16", "int")):
+        data = {"image": of()["image"].astype(image), "label": np.zeros(8, label)}
+        found = jax.eval_shape(training(), state, data)
+        assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, after)
+
+
 def parts_of(data: dict, parts: int) -> dict:
     return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), data)
 
 
 def gradient_of(part: dict, params, mean):
     """(loss, gradient, statistics after it) of the classifier on a part of a batch."""
-    mean = 0.5 * mean + 0.5 * part["image"].mean(0)
+    mean = 0.5 * mean + 0.5 * features(part["image"]).mean(0)
 
     def loss(params):
-        logits = (part["image"] - mean) @ params["Dense_0"]["kernel"]
+        logits = (features(part["image"]) - mean) @ params["Dense_0"]["kernel"]
         return jnp.mean(cross_entropy(logits, part["label"], SMOOTHING))
 
     return *jax.value_and_grad(loss)(params), mean
@@ -357,7 +433,7 @@ def test_microbatches_average_their_gradients_and_move_the_statistics_once():
     parts = [jax.tree.map(lambda x: x[i], parts_of(data, 4)) for i in range(4)]
     found = [gradient_of(part, state.params, before) for part in parts]
     loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
-    assert np.allclose(mean, 0.5 * before + 0.5 * data["image"].mean(0))
+    assert np.allclose(mean, 0.5 * before + 0.5 * features(data["image"]).mean(0))
     assert same(
         after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
     )
@@ -564,7 +640,9 @@ def test_the_regularizer_keeps_alpha_diverse_early_and_lets_go_later():
 def test_statistics_see_the_validation_batch_first():
     train, valid = batch(0), batch(1)
     after = search_step(search_state(), train, valid)
-    expected = 0.5 * (0.5 * valid["image"].mean(0)) + 0.5 * train["image"].mean(0)
+    expected = 0.5 * (0.5 * features(valid["image"]).mean(0)) + 0.5 * features(
+        train["image"]
+    ).mean(0)
     assert np.allclose(after.batch_stats["mean"], expected, atol=1e-6)
 
 
@@ -800,7 +878,7 @@ def test_an_evaluation_sums_over_the_examples_and_leaves_the_padding_out():
     )  # whatever stands in the padding
     padded["weight"] = jnp.array([1.0] * 8 + [0.0] * 2)
     result = jitted(EvaluationStep(Classifier()))(variables, padded)
-    logits = data["image"] @ state.params["Dense_0"]["kernel"]
+    logits = features(data["image"]) @ state.params["Dense_0"]["kernel"]
     assert float(result.examples) == 8
     evaluate = EvaluationStep(Classifier(), axis="devices")
     divided = jax.jit(
@@ -821,7 +899,7 @@ def test_an_evaluation_neither_smooths_nor_trains():
         "batch_stats": {**state.batch_stats, "mean": jnp.ones(FEATURES)},
     }
     data = batch(0) | {"weight": jnp.ones(8)}
-    logits = (data["image"] - 1) @ state.params["Dense_0"]["kernel"]
+    logits = (features(data["image"]) - 1) @ state.params["Dense_0"]["kernel"]
     result = EvaluationStep(Classifier())(variables, data)
     assert np.allclose(
         result.loss, cross_entropy(logits, data["label"]).sum(), rtol=1e-5
