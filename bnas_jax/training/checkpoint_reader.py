@@ -7,6 +7,7 @@ import re
 import sys
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from bnas_jax.core.errors import UserError
@@ -93,6 +94,7 @@ class CheckpointReader(CheckpointFolder):
         # Leaf by leaf, beginning with those of this run.
         ours = _by_name(items, links=not changed)
         theirs = _by_name(saved, links=not changed)
+        theirs = refit.in_leaves(theirs, ours, cut=_shape_of_part)
         for name in [*ours, *sorted(theirs.keys() - ours.keys())]:
             # There may be more or fewer rows for epochs after a change.
             if changed and name.split("/")[0] in refit.PER_EPOCH:
@@ -185,12 +187,13 @@ class CheckpointReader(CheckpointFolder):
         changed: see `Checkpoints.restore_state`; all rows for epochs that were saved
             are kept.
         """
-        if not changed:
+        metadata = reader.metadata(folder).item_metadata.tree
+        same = refit.by_name(metadata).keys() == refit.by_name(shapes).keys()
+        if same and not changed:
             return reader.restore(folder, self._where.restorable(shapes))
 
         # Orbax restores the structure that was saved. It is brought into ours
         # afterwards.
-        metadata = reader.metadata(folder).item_metadata.tree
         saved = refit.as_saved(wanted=shapes, saved=metadata)
         restored = reader.restore(folder, self._where.restorable(saved))
         return refit.restructured(restored, wanted=shapes)
@@ -226,6 +229,12 @@ def _by_name(items: dict, links: bool) -> dict[str, Any]:
     for tree in items.values():
         leaves.update(refit.by_name(tree, links))
     return leaves
+
+
+def _shape_of_part(vector, position: int, leaf) -> jax.ShapeDtypeStruct:
+    """The shape of a leaf that is part of a saved vector, in the type of the vector."""
+    del position
+    return jax.ShapeDtypeStruct(leaf.shape, vector.dtype)
 
 
 def _kind(leaf, dtypes: bool) -> str:

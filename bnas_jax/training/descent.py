@@ -64,22 +64,18 @@ def with_decay(
 ) -> optax.GradientTransformation:
     """An optimizer, with weight decay added to the gradient before it.
 
-    descent: an elementwise optimizer: it is given all parameters as one flat vector.
     decayed: which parameters decay: `all`; the `kernels` of convolutions and what is
         learned beside them, see `decays`; or those that have `moved`, see
         `decay_of_moved`.
     """
-    # Outside of the flat vector, as the mask needs the names of the parameters.
     if decayed == "kernels":
         mask = lambda tree: jax.tree_util.tree_map_with_path(decays, tree)
         decay = optax.add_decayed_weights(weight_decay, mask=mask)
-        return optax.chain(decay, optax.flatten(descent))
-
-    if decayed == "moved":
+    elif decayed == "moved":
         decay = decay_of_moved(weight_decay)
     else:
         decay = optax.add_decayed_weights(weight_decay)
-    return optax.flatten(optax.chain(decay, descent))
+    return optax.chain(decay, descent)
 
 
 def decays(path: tuple, leaf: jax.Array) -> bool:

@@ -80,9 +80,7 @@ def for_latents(
     links = []
     clips = clip_norm is not None and clip_norm != float("inf")
     if clips:
-        # `flatten` lays all leaves into one vector. Otherwise each of hundreds of
-        # leaves would have device kernels of its own.
-        links.append(optax.flatten(optax.clip_by_global_norm(clip_norm)))
+        links.append(optax.clip_by_global_norm(clip_norm))
     if rule.factor is not None:
         links.append(latents.scale_latent_gradients(rule.factor))
     if rule.gradients is not None and rate is not None:
@@ -100,7 +98,7 @@ def for_latents(
     # can use one state.
     unclipped = list(links)
     if clips:
-        unclipped[0] = optax.flatten(optax.identity())
+        unclipped[0] = optax.identity()
     return LatentOptimizer.of(
         chain=optax.chain(*links), scheme=scheme, unclipped=optax.chain(*unclipped)
     )

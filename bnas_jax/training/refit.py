@@ -1,9 +1,12 @@
-"""Brings a saved state into the form that a run has after a change of its settings.
+"""Brings a saved state into the form that the state of its run has now.
 
-Such a change is made by `--change`.
+It has another form after a change of settings by `--change`, or where an earlier
+version of this package saved it.
 """
 
+import math
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -62,15 +65,61 @@ def as_saved(wanted, saved):
     types = {name: leaf.dtype for name, leaf in named.items()}
     leaves = []
     for name, leaf in by_name(saved, links=False).items():
-        leaves.append(jax.ShapeDtypeStruct(leaf.shape, types[name]))
+        # A vector of several leaves, see `in_leaves`, is cast when it is cut.
+        dtype = types.get(name, leaf.dtype)
+        leaves.append(jax.ShapeDtypeStruct(leaf.shape, dtype))
     return jax.tree.unflatten(jax.tree.structure(saved), leaves)
 
 
 def restructured(restored, wanted):
     """The leaves of `restored` in the structure of `wanted`, found by their names."""
-    leaves = by_name(restored, links=False)
-    ordered = [leaves[name] for name in by_name(wanted, links=False)]
+    named = by_name(wanted, links=False)
+    leaves = in_leaves(by_name(restored, links=False), named, cut=_cut)
+    ordered = [leaves[name] for name in named]
     return jax.tree.unflatten(jax.tree.structure(wanted), ordered)
+
+
+def in_leaves(
+    saved: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    cut: Callable[[Any, int, Any], Any],
+) -> dict[str, Any]:
+    """Saved leaves by their names, vectors of several leaves cut into these.
+
+    Optimizers of earlier versions kept one vector of all parameters, `trace`, where
+    there is now a tree of leaves, `trace/cell0/...`, in the same order.
+
+    wanted: the leaves of the run's state now, by their names.
+    cut: (vector, position, leaf that is wanted) -> that leaf, whose numbers begin at
+        the position.
+    """
+    found = {}
+    for name, leaf in saved.items():
+        parts = {}
+        if name not in wanted:
+            parts = {key: wanted[key] for key in wanted if key.startswith(f"{name}/")}
+        # Anything but such a vector stays as it is.
+        sizes = [math.prod(part.shape) for part in parts.values()]
+        if not parts or leaf.shape != (sum(sizes),):
+            found[name] = leaf
+            continue
+
+        position = 0
+        for (key, part), size in zip(parts.items(), sizes, strict=True):
+            found[key] = cut(leaf, position, part)
+            position += size
+    return found
+
+
+def _cut(vector: jax.Array, position: int, leaf: Any) -> jax.Array:
+    """The numbers of a vector from a position on, as an array like the leaf."""
+    size = math.prod(leaf.shape)
+    numbers = np.asarray(vector)[position : position + size]
+    part = numbers.reshape(leaf.shape).astype(leaf.dtype)
+    # Placed as the vector was, on however many devices.
+    return jax.make_array_from_callback(
+        part.shape, vector.sharding, lambda index: part[index]
+    )
 
 
 def with_epochs(state, shapes):

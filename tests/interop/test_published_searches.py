@@ -57,13 +57,8 @@ def begun(model, variables, alphas, step: SearchStep):
 
 def with_momentum(state, momentum):
     """The state with these momentum buffers, in the form of the parameters."""
-    flat, _ = ravel_pytree(momentum)
-    set_trace = lambda path, leaf: (
-        flat if "trace" in jax.tree_util.keystr(path) else leaf
-    )
-    return state.replace(
-        opt_state=jax.tree_util.tree_map_with_path(set_trace, state.opt_state)
-    )
+    opt_state = optax.tree_utils.tree_set(state.opt_state, trace=momentum)
+    return state.replace(opt_state=opt_state)
 
 
 def apart(found, expected) -> float:

@@ -110,11 +110,7 @@ def test_exact_is_the_derivative_through_the_virtual_step_of_a_binary_supernet(e
             on_latents(lambda g: g * factor_of_centred(g.shape), grads)
         )
         weights, restored = ravel_pytree(state.params)
-        (momentum,) = (
-            leaf
-            for leaf in jax.tree.leaves(state.opt_state)
-            if leaf.shape == weights.shape
-        )
+        momentum, _ = ravel_pytree(optax.tree_utils.tree_get(state.opt_state, "trace"))
         moved = weights - RATE * (MOMENTUM * momentum + gradient + DECAY * weights)
         return project_params(restored(moved), scheme.latents)
 

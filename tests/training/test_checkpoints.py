@@ -19,6 +19,7 @@ from counted_runs import (
     tree_of,
     variables_of,
 )
+from jax.flatten_util import ravel_pytree
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CheckpointSettings
@@ -44,6 +45,32 @@ def saved(three_saved, tmp_path) -> pathlib.Path:
 
 def test_a_state_comes_back_bit_for_bit(saved):
     assert same(restored(saved), counting(3))
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_vector_that_earlier_optimizers_kept_becomes_a_tree(tmp_path, changed):
+    """Its numbers stand in the order of the parameters. One of another length is none
+    of these.
+    """
+    state = counting(3)
+    trace = jax.tree.map(lambda leaf: leaf * 2 + 1, state.params)
+    now = state.replace(opt_state=({"step": jnp.int32(3), "trace": trace},))
+    vector, _ = ravel_pytree(trace)
+    earlier = state.replace(opt_state=({"step": jnp.int32(3), "trace": vector},))
+    longer = state.replace(
+        opt_state=({"step": jnp.int32(3), "trace": jnp.append(vector, 0.0)},)
+    )
+
+    def restore(saved, folder):
+        checkpoints = Checkpoints(tmp_path / folder, CheckpointSettings())
+        checkpoints.save(3, saved)
+        checkpoints.close()
+        reader = Checkpoints(tmp_path / folder, CheckpointSettings())
+        return reader.restore_state(jax.eval_shape(lambda: now), changed=changed)
+
+    assert same(restore(earlier, "earlier"), now)
+    with pytest.raises(UserError, match=r"trace/layer/bias is missing there"):
+        restore(longer, "longer")
 
 
 def test_nothing_saved_is_nothing_restored(tmp_path):
