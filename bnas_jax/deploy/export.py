@@ -4,6 +4,7 @@ It is a packed network, one bit a binary weight, or a program that needs JAX alo
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Mapping
@@ -20,10 +21,11 @@ from bnas_jax.data.facts import Facts
 from bnas_jax.deploy import packed_file
 from bnas_jax.deploy.pack import pack
 from bnas_jax.deploy.packed_file import PackedFile
-from bnas_jax.deploy.program import program
+from bnas_jax.deploy.pixels import logits_of_pixels
+from bnas_jax.deploy.program import check_flatbuffers, program
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training.load import restore, run_of
+from bnas_jax.training.load import Restored, restore, run_of
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import file_to_write, whole
 
@@ -53,9 +55,12 @@ def export(
     step: `last`, `best` or a number.
     form: one of `FORMATS`.
     """
-    # Restore the checkpoint, on one device whatever the run had. A path that cannot be
-    # written is refused first.
+    # What cannot be written is refused first.
     path = file_to_write(out)
+    if form == PROGRAM:
+        check_flatbuffers()
+
+    # Restore the checkpoint, on one device whatever the run had.
     devices.configure_alone(run_of(workdir))
     restored = restore(workdir, step=step)
     model, variables, facts = restored.model, restored.variables, restored.facts
@@ -75,26 +80,16 @@ def export(
             "parameters and the shape of x, but not the values of x: change the scheme"
         )
 
-    # Write it: as a program, or with all that `evaluate` and `predict` need to know.
+    # Write it.
     if form == PROGRAM:
-        white = load_data.white(restored.run.dataset.name)
-        content = program(model, packed, facts, white=white)
-        size = len(content)
-        with whole(path) as part:
-            part.write_bytes(content)
+        _write_program(path, restored, packed, source=str(workdir.path))
     else:
-        file = PackedFile(
-            settings=_settings_of(restored.run),
-            facts=_facts_of(facts),
-            variables=packed,
-            extensions=_extensions_of(workdir),
-        )
-        size = packed_file.write(path, file)
+        _write_packed(path, restored, packed, workdir=workdir)
 
     # Its size beside that of 4 bytes a weight.
     binary, floats = count_stored(packed)
     return {
-        "bytes": size,
+        "bytes": path.stat().st_size,
         "float_bytes": 4 * (binary + floats),
         "binary_weights": binary,
         "float_numbers": floats,
@@ -102,6 +97,36 @@ def export(
         "step": restored.step,
         "out": out,
     }
+
+
+def _write_program(
+    path: pathlib.Path, restored: Restored, packed: dict, *, source: str
+) -> None:
+    """Writes a packed network as a program of pixels."""
+    logits_of = logits_of_pixels(
+        restored.model,
+        restored.facts,
+        white=load_data.white(restored.run.dataset.name),
+        source=source,
+    )
+    content = program(
+        functools.partial(logits_of, packed), image_shape=restored.facts.image_shape
+    )
+    with whole(path) as part:
+        part.write_bytes(content)
+
+
+def _write_packed(
+    path: pathlib.Path, restored: Restored, packed: dict, *, workdir: WorkDir
+) -> None:
+    """Writes a packed network with all that `evaluate` and `predict` need to know."""
+    content = PackedFile(
+        settings=_settings_of(restored.run),
+        facts=_facts_of(restored.facts),
+        variables=packed,
+        extensions=_extensions_of(workdir),
+    )
+    packed_file.write(path, content)
 
 
 def count_stored(variables: Mapping) -> tuple[int, int]:

@@ -14,11 +14,11 @@ import numpy as np
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as load_data
-from bnas_jax.data.augment import Augmentation, normalize
 from bnas_jax.data.readers import images as images_lib
 from bnas_jax.data.readers import walk
 from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.deploy.load import PackedNetwork, model_of
+from bnas_jax.deploy.pixels import logits_of_pixels
 from bnas_jax.training.run_data import read_options
 from bnas_jax.workdir.files import whole
 
@@ -64,22 +64,15 @@ def predict(
     Raises `UserError` for a network that does not say how pixels are normalised, and
     where no image could be read.
     """
-    facts = network.facts
-    if facts.statistics is None:
-        raise UserError(
-            f"{network.file} does not say how pixels are normalised; write "
-            '"mean" and "std" into the run.json of its run, and export it again'
-        )
-
     # A program for one batch: pixels to logits.
-    mean, std = facts.statistics
-    augmentation = Augmentation(mean, std, scale=1 / images.white)
-    model = model_of(network, network.run)
-
-    @jax.jit
-    def logits_of(variables, pixels):
-        inputs = normalize(pixels, augmentation, model.arithmetic.dtype)
-        return model.apply(variables, inputs, train=False)
+    facts = network.facts
+    logits_of = logits_of_pixels(
+        model_of(network, network.run),
+        facts,
+        white=images.white,
+        source=str(network.file),
+    )
+    logits_of = jax.jit(logits_of)
 
     # The weights are put on the device once. The last batch is filled up to the size of
     # the others, so that one program does for all.

@@ -1,12 +1,12 @@
 """A packed network as one program, which runs where JAX is and this package is not."""
 
-import flax.linen as nn
+import importlib
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data.augment import Augmentation, normalize
-from bnas_jax.data.facts import Facts
 
 # Where the program runs. One program serves all: on a CPU it counts bits, elsewhere it
 # multiplies signs.
@@ -21,35 +21,34 @@ _NO_PROGRAM = (
 )
 
 
-def program(model: nn.Module, variables: dict, facts: Facts, *, white: float) -> bytes:
-    """The program of a network: pixels (N, H, W, C), uint8, to logits (N, classes).
+def check_flatbuffers() -> None:
+    """Raises `UserError` without flatbuffers, which `jax.export` writes with."""
+    try:
+        importlib.import_module("flatbuffers")
+    except ImportError:
+        raise UserError(
+            "a program is written by the package flatbuffers: pip install flatbuffers"
+        ) from None
 
-    It holds the variables, and brings pixels to the scale of the training. N is any
-    number. The format is that of `jax.export` (docs/packed.md).
+
+def program(
+    logits_of: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]
+) -> bytes:
+    """A function of pixels as one program, in the format of `jax.export`.
+
+    The function takes pixels (N, H, W, C), uint8, and returns logits (N, classes), as
+    `pixels.logits_of_pixels` does; what it closes over, the program holds. N is any
+    number.
 
     Example: `jax.export.deserialize(program).call(pixels)`.
 
-    Raises `UserError` for a network that does not say how pixels are normalised, or
-    that computes what no such program can, and without the package flatbuffers.
+    Raises `UserError` for a network that computes what no such program can.
 
-    variables: of `pack`, or as they were trained.
-    white: the number that is white among the pixels.
+    image_shape: (H, W, C).
     """
-    if facts.statistics is None:
-        raise UserError(
-            "this network does not say how pixels are normalised; write "
-            '"mean" and "std" into the run.json of its run'
-        )
-    mean, std = facts.statistics
-    augmentation = Augmentation(mean, std, scale=1 / white)
-
-    def logits_of(pixels):
-        images = normalize(pixels, augmentation, model.arithmetic.dtype)
-        return model.apply(variables, images, train=False)
-
     # The number of images is a symbol, so that any number will do.
     (number,) = jax.export.symbolic_shape("images")
-    pixels = jax.ShapeDtypeStruct((number, *facts.image_shape), jnp.uint8)
+    pixels = jax.ShapeDtypeStruct((number, *image_shape), jnp.uint8)
     try:
         exported = jax.export.export(jax.jit(logits_of), platforms=PLATFORMS)(pixels)
     except _NO_PROGRAM as error:
@@ -59,9 +58,4 @@ def program(model: nn.Module, variables: dict, facts: Facts, *, white: float) ->
             f"{', '.join(PLATFORMS)} ({reason}); mend its modules, which may need "
             "x.shape[0] in place of len(x), or leave --format out"
         ) from error
-    try:
-        return bytes(exported.serialize())
-    except ImportError:
-        raise UserError(
-            "a program is written by the package flatbuffers: pip install flatbuffers"
-        ) from None
+    return bytes(exported.serialize())

@@ -4,6 +4,7 @@ Shortcuts are those of CIFAR-10. On ImageNet XNOR-Net's convolve signs, too.
 """
 
 from bnas_jax.report import legend, palette
+from bnas_jax.report.chain import chain_width, draw_chain
 from bnas_jax.report.heights import BOX_HEIGHT
 from bnas_jax.report.layout import FONT_SIZE, box_width
 from bnas_jax.report.palette import Kind
@@ -18,7 +19,6 @@ _SHORTCUT = "conv_1x1, stride 2"
 
 # In points.
 _MARGIN = 14.0
-_GAP = 40.0
 _TITLE_SIZE = 11.0
 # From a panel's top to the middle of its chain, from there to its shortcut, and from
 # the shortcut to the next panel.
@@ -35,7 +35,7 @@ _ENTRIES = (
 
 def resnet_blocks() -> Sheet:
     """A block that keeps the size of the image, and below it one that halves it."""
-    width = _width_of(_HALVING)
+    width = chain_width(_HALVING)
     panel = _ABOVE + _BELOW + _BEHIND
     legend_top = _MARGIN + 2 * panel
     legend_height = len(legend.rows_of(_ENTRIES, width)) * legend.ROW_HEIGHT
@@ -63,12 +63,6 @@ def resnet_blocks() -> Sheet:
     return sheet
 
 
-def _width_of(chain: tuple[str, ...]) -> float:
-    """The width of a chain of boxes, in points."""
-    boxes = sum(box_width(text) for text in chain)
-    return boxes + _GAP * (len(chain) - 1)
-
-
 def _draw(
     sheet: Sheet,
     chain: tuple[str, ...],
@@ -83,21 +77,9 @@ def _draw(
     sheet.text(title_place, title, size=_TITLE_SIZE, bold=True, align="left")
     y = top + _ABOVE
 
-    # The boxes of the chain, with an arrow between each and the next.
-    centers = []
-    left = _MARGIN
-    for number, text in enumerate(chain):
-        width = box_width(text)
-        fill = palette.STATE
-        if number in _CONVOLUTIONS:
-            fill = palette.CONVOLUTION.color
-        center = left + width / 2
-        _box(sheet, text, center=(center, y), fill=fill, name=f"{name}-box{number}")
-        if number:
-            arrow = [(left - _GAP, y), (left, y)]
-            sheet.arrow(arrow, Pen(), name=f"{name}-line{number}")
-        centers.append(center)
-        left += width + _GAP
+    centers = draw_chain(
+        sheet, chain, left=_MARGIN, y=y, convolutions=_CONVOLUTIONS, name=name
+    )
 
     # The shortcut, from the input to the output.
     lower = y + BOX_HEIGHT / 2
@@ -106,19 +88,6 @@ def _draw(
     sheet.bracket(start, end, _SHORTCUT_PEN, y=height, name=f"{name}-shortcut")
     if shortcut is not None:
         middle = ((centers[0] + centers[-1]) / 2, height)
-        _box(
-            sheet,
-            shortcut,
-            center=middle,
-            fill=_FLOAT.color,
-            name=f"{name}-convolution",
-        )
-
-
-def _box(
-    sheet: Sheet, text: str, *, center: tuple[float, float], fill: str, name: str
-) -> None:
-    """A box with its text."""
-    size = (box_width(text), BOX_HEIGHT)
-    sheet.box(center, size, fill=fill, name=name)
-    sheet.text(center, text, size=FONT_SIZE)
+        size = (box_width(shortcut), BOX_HEIGHT)
+        sheet.box(middle, size, fill=_FLOAT.color, name=f"{name}-convolution")
+        sheet.text(middle, shortcut, size=FONT_SIZE)

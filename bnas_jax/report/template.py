@@ -4,8 +4,8 @@ It shows how cells follow each other, without and with inter-cell skips.
 """
 
 from bnas_jax.report import legend, palette
+from bnas_jax.report.chain import chain_width, draw_chain
 from bnas_jax.report.heights import BOX_HEIGHT
-from bnas_jax.report.layout import FONT_SIZE, box_width
 from bnas_jax.report.sheet import Pen, Sheet
 
 _CHAIN = ("c_(k-2)", "c_(k-1)", "ConvCell", "c_(k)", "ConvCell", "c_(k+1)")
@@ -14,7 +14,6 @@ _CELLS = (2, 4)
 # Cell -> its first input, the output of two cells before.
 _BEFORE = {2: 0, 4: 1}
 _MARGIN = 14.0
-_GAP = 40.0
 _TITLE_SIZE = 11.0
 # From a panel's top to the middle of its boxes, and from there to the next panel's top.
 _ABOVE, _BELOW = 72.0, 55.0
@@ -26,15 +25,8 @@ _ENTRIES = (
 
 def template() -> Sheet:
     """The templates of DARTS and of BNAS, one above the other."""
-    # The boxes of the chain have the same places in both panels.
-    widths = [box_width(text) for text in _CHAIN]
-    width = sum(widths) + _GAP * (len(_CHAIN) - 1)
-    centers = []
-    for index, box in enumerate(widths):
-        left = _MARGIN + sum(widths[:index]) + _GAP * index
-        centers.append(left + box / 2)
-
     # Two panels and the legend, one below the other.
+    width = chain_width(_CHAIN)
     second = _MARGIN + _ABOVE + _BELOW
     legend_top = _MARGIN + 2 * (_ABOVE + _BELOW)
     sheet = Sheet(
@@ -42,24 +34,15 @@ def template() -> Sheet:
         height=legend_top + legend.ROW_HEIGHT + _MARGIN,
     )
     darts, bnas = "(a) DARTS cell template", "(b) BNAS cell template"
-    _draw(sheet, centers, widths, top=_MARGIN, title=darts, skip=False)
-    _draw(sheet, centers, widths, top=second, title=bnas, skip=True)
+    _draw(sheet, top=_MARGIN, title=darts, skip=False)
+    _draw(sheet, top=second, title=bnas, skip=True)
     legend.draw_legend(sheet, _ENTRIES, corner=(_MARGIN, legend_top), width=width)
     return sheet
 
 
-def _draw(
-    sheet: Sheet,
-    centers: list[float],
-    widths: list[float],
-    *,
-    top: float,
-    title: str,
-    skip: bool,
-) -> None:
+def _draw(sheet: Sheet, *, top: float, title: str, skip: bool) -> None:
     """Draws one template.
 
-    centers, widths: of the boxes, in the order of the chain.
     top: y of the upper side of the panel.
     skip: whether there are inter-cell skip connections.
     """
@@ -72,22 +55,17 @@ def _draw(
     # For ids: "darts" or "bnas".
     name = title.split()[1].lower()
 
-    # The chain of cells and of their outputs.
-    for number, text in enumerate(_CHAIN):
-        fill = palette.STATE
-        if number in _CELLS:
-            fill = palette.CONVOLUTION.color
-        center = (centers[number], y)
-        size = (widths[number], BOX_HEIGHT)
-        sheet.box(center, size, fill=fill, name=f"{name}-box{number}")
-        sheet.text(center, text, size=FONT_SIZE)
-
-    # Each output is the second input of the next cell: an arrow from the right side of
-    # a box to the left side of the next.
-    for number in range(1, len(_CHAIN) - 1):
-        start = (centers[number] + widths[number] / 2, y)
-        end = (centers[number + 1] - widths[number + 1] / 2, y)
-        sheet.arrow([start, end], Pen(), name=f"{name}-line{number}")
+    # The chain of cells and of their outputs. Each output is the second input of the
+    # next cell, from c_(k-1) on.
+    centers = draw_chain(
+        sheet,
+        _CHAIN,
+        left=_MARGIN,
+        y=y,
+        convolutions=_CELLS,
+        name=name,
+        first_arrow=1,
+    )
 
     # It is also the first input of the cell after that: a bracket above the boxes.
     for number, cell in enumerate(_CELLS):

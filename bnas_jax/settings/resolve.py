@@ -22,6 +22,7 @@ from typing import Any
 
 from bnas_jax.core import genotypes
 from bnas_jax.core.conventions import CONVENTIONS
+from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries
@@ -62,7 +63,8 @@ def resolve(config: Mapping) -> dict:
 
     # What then still is None has a default, or depends on other settings.
     if values.get("task") == "train":
-        fill(values, {"optimizer": _defaults(OptimizerSettings)})
+        optimizer = _defaults(OptimizerSettings)
+        fill(values, {"optimizer": optimizer, "first_weights": PYTORCH})
     _fill_network(values, conventions)
     if values.get("task") == "search" and values.get("select") is None:
         values["select"] = _selected(values.get("searcher"))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.first_weights import FIRST_WEIGHTS, PYTORCH
+from bnas_jax.core.first_weights import FIRST_WEIGHTS
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.settings.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.settings.recipes import NO_RECIPE
@@ -172,8 +172,8 @@ class TrainSettings(RunSettings):
     teacher: TeacherSettings = dataclasses.field(default_factory=TeacherSettings)
     # A key of `recipes.RECIPES`, or `NO_RECIPE`.
     recipe: str = NO_RECIPE
-    # A key of `first_weights.FIRST_WEIGHTS`; None is the recipe's, or `PYTORCH`.
-    first_weights: str | None = None
+    # A key of `first_weights.FIRST_WEIGHTS`, the recipe's if it has one.
+    first_weights: str
     # The type of the numbers between layers, which are most of what accelerators store
     # and move: float32, or bfloat16, half of it. Parameters, statistics, and numbers
     # within convolutions and batch norms keep `precision`. None is float32, and float64
@@ -191,9 +191,8 @@ class TrainSettings(RunSettings):
             )
             require(self.precision != "float64", message)
 
-        if self.first_weights is not None:
-            rules = tuple(FIRST_WEIGHTS)
-            choice("config.first_weights", self.first_weights, choices=rules)
+        rules = tuple(FIRST_WEIGHTS)
+        choice("config.first_weights", self.first_weights, choices=rules)
 
         # The schedule ends within the training.
         epochs = self.optimizer.decay_epochs
@@ -211,11 +210,6 @@ class TrainSettings(RunSettings):
             "config.optimizer.drop_path is of networks of cells; write 0 for this one"
         )
         require(drops, message)
-
-    @property
-    def first_rule(self) -> str:
-        """The rule by which weights are drawn first."""
-        return self.first_weights or PYTORCH
 
     def arithmetic(self, axis: str | None = None) -> Arithmetic:
         """See `RunSettings.arithmetic`."""

@@ -138,7 +138,7 @@ def training(
         return step.init(
             seed=seed,
             image_shape=data.train.image_shape,
-            first_weights=run.first_rule,
+            first_weights=run.first_weights,
         )
 
     # What is compiled.

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.cost import cost
-from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.data.batches import Batches
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
@@ -92,8 +91,8 @@ def _first_rule(run: TrainSettings, directory: WorkDir) -> str:
     """The rule by which a run's weights were drawn, whatever it has changed since."""
     for change in directory.changed():
         if change["key"] == "first_weights":
-            return change["from"] or PYTORCH
-    return run.first_rule
+            return change["from"]
+    return run.first_weights
 
 
 def gradient_sums(

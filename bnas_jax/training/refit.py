@@ -115,10 +115,13 @@ def _cut(vector: jax.Array, position: int, leaf: Any) -> jax.Array:
     """The numbers of a vector from a position on, as an array like the leaf."""
     size = math.prod(leaf.shape)
     numbers = np.asarray(vector)[position : position + size]
-    part = numbers.reshape(leaf.shape).astype(leaf.dtype)
-    # Placed as the vector was, on however many devices.
+    return _placed(numbers.reshape(leaf.shape).astype(leaf.dtype), like=vector)
+
+
+def _placed(numbers: np.ndarray, *, like: jax.Array) -> jax.Array:
+    """The numbers where another array is, on however many devices."""
     return jax.make_array_from_callback(
-        part.shape, vector.sharding, lambda index: part[index]
+        numbers.shape, like.sharding, lambda index: numbers[index]
     )
 
 
@@ -136,9 +139,6 @@ def with_epochs(state, shapes):
         rows = np.full(shape.shape, np.nan, dtype=shape.dtype)  # (epochs, ...)
         kept = np.asarray(leaf)[: len(rows)]
         rows[: len(kept)] = kept
-        # Placed as it was, on however many devices.
-        return jax.make_array_from_callback(
-            rows.shape, leaf.sharding, lambda index: rows[index]
-        )
+        return _placed(rows, like=leaf)
 
     return jax.tree.map(fit, state, shapes)

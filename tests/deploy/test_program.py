@@ -1,5 +1,6 @@
 """A program that `export --format=program` wrote, run where this package is not."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -18,6 +19,7 @@ from bnas_jax.baselines.small_cnn import SmallCnnSettings
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import load
+from bnas_jax.deploy.pixels import logits_of_pixels
 from bnas_jax.deploy.program import program
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
@@ -83,7 +85,6 @@ def test_without_flatbuffers_it_says_what_to_install(
     workdir, tmp_path, capfd, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
-    monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
     out = tmp_path / "digits.program"
     words = ["export", f"--workdir={workdir}", f"--out={out}", "--format=program"]
     assert command(words) == 2
@@ -99,7 +100,8 @@ def of_network(network: nn.Module) -> jax.export.Exported:
     images = jax.ShapeDtypeStruct((1, *FACTS.image_shape), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
-    written = program(network, ones, FACTS, white=255)
+    logits_of = logits_of_pixels(network, FACTS, white=255, source="a test")
+    written = program(functools.partial(logits_of, ones), FACTS.image_shape)
     return jax.export.deserialize(bytearray(written))
 
 

@@ -409,7 +409,7 @@ def test_every_recipe_resolves_for_every_training_preset_and_survives_json(recip
                 run.batch_size,
                 run.bn_examples,
                 run.optimizer,
-                run.first_rule,
+                run.first_weights,
             )
             assert found == (
                 recipe,
@@ -470,7 +470,7 @@ RECIPE_NUMBERS = {
     "reactnet_step1": {
         "optimizer.weight_decay": 1e-5,
         "optimizer.decayed": "kernels",
-        "first_weights": None,
+        "first_weights": "pytorch",
     },
     "nin": {
         "first_weights": "nin",
