@@ -1,5 +1,6 @@
-"""Builds the API pages from the docstrings: `python -m docs.api [FOLDER]`, by default
-into api/.
+"""Builds the API pages from the docstrings: `python -m docs.api [FOLDER]`.
+
+Without a folder they go into api/.
 
 The first page is index.html. Needs pdoc (tests/requirements.txt). A warning of pdoc
 ends it with an error.
@@ -21,8 +22,9 @@ MODULES = (
 
 
 def build(folder: pathlib.Path) -> None:
-    """Writes a page of the public names, and one for each of these modules and those
-    within them.
+    """Writes a page of the public names, and one for each module.
+
+    Modules within these modules have pages, too.
     """
     # The public names are loaded when they are asked for; pdoc looks at those that are
     # there.

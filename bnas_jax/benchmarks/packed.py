@@ -4,6 +4,7 @@ Measured are the whole networks, and their convolutions one by one.
 """
 
 import functools
+import importlib.util
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from bnas_jax.core.ops.conv import Geometry, fast_conv
 from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.core.ops.sign_conv import packed_sign_conv
 from bnas_jax.deploy.pack import each_binarized, float_weights, pack
+from bnas_jax.deploy.program import program
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build
@@ -52,7 +54,8 @@ def benchmark(
     Both evaluate a batch of noise, and so does the same network with latent weights.
     Weights are those that a training begins with: times do not depend on their values.
     The float twin has the same layers, with every convolution float (and ReLU in place
-    of signs), by XLA's float convolutions.
+    of signs), by XLA's float convolutions. Where flatbuffers is installed, the packed
+    network as a program is a fourth: it takes pixels, which it normalises.
 
     "layers": each binary convolution alone, signs of its input included, beside a float
     one of the same sizes. Raises `UserError` for a network without binary weights.
@@ -69,10 +72,15 @@ def benchmark(
     images = _noise((batch_size, *image))  # (batch, rows, columns, 3)
 
     # Each form of the network, compiled.
+    forms = _forms(model, image)
     runs, compiling = {}, {}
-    for name, (network, weights) in _forms(model, image).items():
+    for name, (network, weights) in forms.items():
         evaluate = functools.partial(network.apply, train=False)
         runs[name], compiling[name] = _compiled(evaluate, weights, images)
+    if importlib.util.find_spec("flatbuffers"):
+        call = _program(*forms["packed"], image)
+        pixels = np.asarray(images * 64 + 128).clip(0, 255).astype(np.uint8)
+        runs["program"], compiling["program"] = _compiled(call, pixels)
 
     # The whole networks, then each convolution.
     times = _in_turns(runs, repeats)
@@ -101,6 +109,17 @@ def _forms(model: nn.Module, image: Shape) -> dict[str, tuple[nn.Module, Any]]:
         "latent": (model, latent),
         "float": (twin, initial_variables(twin, image, seed=0)),
     }
+
+
+def _program(model: nn.Module, packed: dict, image: Shape) -> Callable:
+    """The function of pixels of the program that `export --format=program` writes."""
+
+    def logits_of(pixels):
+        images = pixels / 127.5 - 1  # (batch, rows, columns, 3)
+        return model.apply(packed, images, train=False)
+
+    written = program(logits_of, image_shape=image)
+    return jax.export.deserialize(bytearray(written)).call
 
 
 def _convolutions(
