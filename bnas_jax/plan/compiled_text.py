@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from bnas_jax.plan.layer_names import layer_of
+
 # XLA's types of numbers -> bits of a number in memory.
 _BITS = {
     "pred": 8,
@@ -70,12 +72,6 @@ COLLECTIVES = (
     "ragged-all-to-all",
 )
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-# Parts of an instruction's name that are no module: transformations, jitted functions,
-# methods.
-_NO_MODULE = re.compile(
-    r".*[().].*|.*->.*|branch_\d+_fun|checkpoint|rematted_computation"
-    r"|while|body|cond|closed_call"
-)
 # Instructions that compute nothing: they name or move arrays that others made.
 _MOVES = {
     "bitcast",
@@ -93,11 +89,6 @@ _MOVES = {
     "transpose",
     "tuple",
 }
-# The network, perhaps with its method and within transformations: "jvp(Network)/",
-# "transpose(jvp(Supernet.mixture))/".
-_MODEL = re.compile(r"(?:^|[/(])[A-Z][\w.]*\)*/")
-# A derivative, which names the network once more.
-_AGAIN = re.compile(r"\w+\(.*[A-Z].*\)")
 
 
 class Array(NamedTuple):
@@ -302,33 +293,6 @@ def _with_layers(computation: list[Instruction]) -> list[Instruction]:
 def arrays(text: str) -> tuple[Array, ...]:
     """The arrays that a type names: one, or those of a tuple."""
     return tuple(_arrays(text))
-
-
-# The layer of what the network does outside of cells, such as batch norms that the
-# cells behind them share.
-NETWORK = "the network between its cells"
-
-
-def layer_of(name: str) -> str:
-    """The module of the network in an instruction's name.
-
-    It is `NETWORK` for what the network does between its modules, "" for all else.
-
-    `layer_of("jit(step)/shard_map/transpose(jvp(Network))/cell0/layer1/bn/reduce_sum")`
-    is "cell0/layer1/bn".
-    """
-    found = _MODEL.search(name)
-    if found is None:
-        return ""
-    # The parts behind the network's name; the last one is the operation.
-    *within, _ = name[found.end() :].split("/")
-    parts = []
-    for part in within:
-        if _AGAIN.fullmatch(part):
-            break
-        if not _NO_MODULE.fullmatch(part):
-            parts.append(part)
-    return "/".join(parts) or NETWORK
 
 
 def _instruction(line: str) -> Instruction | None:
