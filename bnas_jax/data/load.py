@@ -12,20 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.halves import split_test
 from bnas_jax.data.readers import folder
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions, hold
 from bnas_jax.data.readers.images import BadImage
+from bnas_jax.data.statistics import Statistics, measured
 
 NAMES = ("digits", "cifar10", "cifar100", "imagenet2012", "tfds:NAME", "folder")
 _TFDS = "tfds:"
 # The default of `in_memory_mib`: 25 times the size of CIFAR.
 IN_MEMORY_MIB = 4096
-# The number of images by which statistics of a set too large for memory are measured.
-_SAMPLE = 1024
 
 # Mean and standard deviation of the 1,437 training images, on the scale 0 to 1.
 _DIGITS = Augmentation(mean=(0.3054,), std=(0.376,), scale=1 / 16)
@@ -49,9 +47,6 @@ _KNOWN = {"digits": _DIGITS, "cifar10": CIFAR10, "imagenet2012": _IMAGENET}
 # mirror image keeps its label is not known of them.
 _AUGMENTED = _KNOWN | {"cifar100": CIFAR10}
 _PLAIN = Augmentation(mean=(0.0,), std=(1.0,))
-
-# (mean, std) of each channel, on the scale 0 to 1.
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Dataset(NamedTuple):
@@ -118,7 +113,7 @@ def from_parts(
         name,
         channels=train.image_shape[-1],
         given=statistics,
-        measure=lambda: _measured(train),
+        measure=lambda: measured(train),
     )
     return Dataset(train=train, test=test, augmentation=augmentation)
 
@@ -280,28 +275,6 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
     return divided(parts, options)[1]
 
 
-def statistics(images: np.ndarray) -> Statistics:
-    """Mean and standard deviation of each channel, on the scale 0 to 1.
-
-    The deviation of a constant channel is given as 1.
-
-    images: uint8 (N, H, W, C).
-    """
-    values = np.arange(256) / 255  # (256,)
-    means, deviations = [], []
-    for channel in range(images.shape[-1]):
-        # By the share of each of the 256 values, without a copy of the images in
-        # floating point.
-        pixels = images[..., channel]
-        counts = np.bincount(pixels.ravel(), minlength=256)
-        shares = counts / pixels.size  # (256,)
-        mean = float(values @ shares)
-        variance = float((values - mean) ** 2 @ shares)
-        means.append(mean)
-        deviations.append(variance**0.5 or 1.0)
-    return tuple(means), tuple(deviations)
-
-
 def _with_defaults(options: ReadOptions, values: dict) -> ReadOptions:
     """The options with these values in place of None."""
     missing = {}
@@ -386,21 +359,3 @@ def _augmentation(
     if given is None and channels == 3:
         given = known_statistics(name)
     return _normalized(_AUGMENTED.get(name, _PLAIN), given or measure())
-
-
-def _measured(train: Arrays | Encoded) -> Statistics:
-    """The statistics of a training set; of a streamed one, by a sample of it."""
-    if isinstance(train, Encoded):
-        return statistics(_sample(train))
-    return statistics(train.images)
-
-
-def _sample(train: Encoded) -> np.ndarray:
-    """Some images of a set too large for memory, uint8 (N, H, W, C).
-
-    They are drawn at random, always the same ones.
-    """
-    drawn = order.shuffled(len(train), seed=0, use=order.SAMPLE)[:_SAMPLE]
-    # In their order on disk, which is read faster.
-    sample = train.take(np.sort(drawn))
-    return hold(sample).images

@@ -10,7 +10,7 @@ from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
 from bnas_jax.data.facts import Facts
-from bnas_jax.data.load import Statistics
+from bnas_jax.data.statistics import Statistics
 from bnas_jax.interop.reference import load_variables, plain_names
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings

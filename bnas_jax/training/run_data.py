@@ -9,8 +9,9 @@ from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.facts import Facts
-from bnas_jax.data.load import Dataset, Statistics, TestSet
+from bnas_jax.data.load import Dataset, TestSet
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions
+from bnas_jax.data.statistics import Statistics
 from bnas_jax.settings import DatasetSettings, Settings, TrainSettings
 from bnas_jax.training.workdir import WorkDir
 
