@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
-from bnas_jax.data import load as load_data
+from bnas_jax.data import defaults
 from bnas_jax.data.facts import Facts
 from bnas_jax.deploy import packed_file
 from bnas_jax.deploy.pack import pack
@@ -77,7 +77,7 @@ def export(
 
     # Write it: as a program, or with all that `evaluate` and `predict` need to know.
     if form == PROGRAM:
-        white = load_data.white(restored.run.dataset.name)
+        white = defaults.white(restored.run.dataset.name)
         content = program(model, packed, facts, white=white)
         size = len(content)
         with whole(path) as part:

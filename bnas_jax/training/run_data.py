@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.data import defaults, load
 from bnas_jax.data import facts as facts_lib
-from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.facts import Facts
@@ -32,7 +32,7 @@ def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Datase
 
     parts: {"train": examples, "test": examples}.
     """
-    options = load.with_defaults(dataset.name, read_options(dataset))
+    options = defaults.with_defaults(dataset.name, read_options(dataset))
     data = load.from_parts(
         dataset.name, parts=parts, options=options, statistics=_statistics(dataset)
     )
