@@ -21,7 +21,7 @@ from bnas_jax.deploy import packed_file
 from bnas_jax.deploy.pack import pack
 from bnas_jax.deploy.packed_file import PackedFile
 from bnas_jax.deploy.program import program
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import devices, jax_setup
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training.load import restore, run_of
 from bnas_jax.training.workdir import WorkDir
@@ -56,7 +56,7 @@ def export(
     # Restore the checkpoint, on one device whatever the run had. A path that cannot be
     # written is refused first.
     path = file_to_write(out)
-    devices.configure_alone(run_of(workdir))
+    jax_setup.configure_alone(run_of(workdir))
     restored = restore(workdir, step=step)
     model, variables, facts = restored.model, restored.variables, restored.facts
     if not devices.all_finite(variables):

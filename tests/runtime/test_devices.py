@@ -20,7 +20,8 @@ from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.runtime.devices import ONE, Devices, configure, configure_alone
+from bnas_jax.runtime.devices import ONE, Devices
+from bnas_jax.runtime.jax_setup import configure, configure_alone
 from bnas_jax.training.calls import next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
