@@ -23,6 +23,7 @@ from bnas_jax.deploy.packed_file import PackedFile
 from bnas_jax.deploy.program import program
 from bnas_jax.runtime import devices, jax_setup
 from bnas_jax.settings import TrainSettings
+from bnas_jax.training.divergence_check import all_finite
 from bnas_jax.training.load import restore, run_of
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import file_to_write, whole
@@ -59,7 +60,7 @@ def export(
     jax_setup.configure_alone(run_of(workdir))
     restored = restore(workdir, step=step)
     model, variables, facts = restored.model, restored.variables, restored.facts
-    if not devices.all_finite(variables):
+    if not all_finite(variables):
         raise UserError(
             f"the weights of step {restored.step} in {workdir.path} are not all "
             "finite; choose another --step"

@@ -343,12 +343,3 @@ def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:
 @jax.jit
 def _copy(tree):
     return jax.tree.map(jnp.copy, tree)
-
-
-@jax.jit
-def all_finite(tree) -> jax.Array:
-    """Whether no array of the tree holds a NaN or an infinity."""
-    finite = []
-    for leaf in jax.tree.leaves(tree):
-        finite.append(jnp.all(jnp.isfinite(leaf)))
-    return jnp.all(jnp.array(finite))
