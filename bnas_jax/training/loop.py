@@ -5,7 +5,6 @@ computes is the task's part, behind the protocol `Work`.
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from bnas_jax.runtime import devices, hosts
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.runtime.stops import Interrupted, Stopped, Stops
 from bnas_jax.settings import Settings, from_config
-from bnas_jax.training import changes
+from bnas_jax.training import changes, resume
 from bnas_jax.training.calls import Saves, calls_of, crossed, next_call
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.divergence_check import DivergenceCheck
@@ -85,15 +84,19 @@ def run(
         # The first state, or the newest that was saved, and where the run stands.
         state = _begin(work, checkpoints, stops)
         step = int(state.step)
-        _check_epochs(settings.num_epochs, step=step, steps_per_epoch=steps_per_epoch)
-        evaluated = _is_evaluated(state, step=step, steps_per_epoch=steps_per_epoch)
+        resume.check_epochs(
+            settings.num_epochs, step=step, steps_per_epoch=steps_per_epoch
+        )
+        evaluated = resume.is_evaluated(
+            state, step=step, steps_per_epoch=steps_per_epoch
+        )
 
         # The log is cut behind the last record that is final: an epoch that is
         # evaluated anew gets another record.
         logged = step
         if not evaluated:
             logged = step - 1
-        _say_what_is_lost(workdir, step=step, epochs=logged // steps_per_epoch)
+        resume.say_what_is_lost(workdir, step=step, epochs=logged // steps_per_epoch)
 
         # Compile, then steps and evaluations until the last epoch has ended.
         with contextlib.closing(Log(workdir, logged)) as log:
@@ -273,7 +276,7 @@ class _Loop:
             )
         except Interrupted as interrupted:
             # The state has no accuracy of this epoch, by which the next start sees that
-            # it has to evaluate (`_is_evaluated`).
+            # it has to evaluate (`resume.is_evaluated`).
             if self.saved < self.step:
                 self._save()
             raise self._stopped(interrupted.number) from None
@@ -319,53 +322,6 @@ class _Loop:
         stopped = Stopped(signal, self.step)
         self.log.note(str(stopped))
         return stopped
-
-
-def _check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
-    """Raises `UserError` for a run that is beyond the last of its epochs."""
-    if step > num_epochs * steps_per_epoch:
-        raise UserError(
-            f"the run is at step {step} of {steps_per_epoch} an epoch, beyond the end "
-            f"of config.num_epochs={num_epochs}; write at least "
-            f"{-(-step // steps_per_epoch)}"
-        )
-
-
-def _say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
-    """Warns of what a run has lost: its checkpoints, or records of its epochs.
-
-    step: from which the run goes on.
-    epochs: the number of those that have ended, and been evaluated, by then.
-    """
-    # There are records, but the run begins anew.
-    records = workdir.read_metrics()
-    if step == 0 and records:
-        workdir.say(
-            f"warning: no checkpoint in {workdir.checkpoints}, though metrics.jsonl "
-            f"has {len(records)} epochs; the run begins anew"
-        )
-
-    # The run goes on, but some of its epochs have no record.
-    recorded = {record.get("epoch") for record in records}
-    missing = set(range(epochs)) - recorded
-    if missing:
-        workdir.say(
-            f"warning: metrics.jsonl lacks the records of {len(missing)} of the "
-            f"{epochs} epochs so far; the run goes on without them"
-        )
-
-
-def _is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
-    """Whether the last epoch that has ended needs no evaluation any more.
-
-    False for the state of an epoch's last step that has no accuracy of that epoch.
-    """
-    epoch = step // steps_per_epoch - 1  # the last one that has ended, -1 for none
-    within_epoch = step % steps_per_epoch > 0
-    if within_epoch or epoch < 0:
-        return True
-    top1 = float(state.top1[epoch])
-    return not math.isnan(top1)
 
 
 @contextlib.contextmanager
