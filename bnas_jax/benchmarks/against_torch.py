@@ -13,7 +13,7 @@ from bnas_jax.benchmarks.programs import noise, program_of
 from bnas_jax.benchmarks.stepper import Stepper
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.schemes import Xnor
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
 from bnas_jax.training.losses import cross_entropy
@@ -44,7 +44,7 @@ def benchmark(
     from bnas_jax.benchmarks.torch_resnet18 import TorchStep, torch
 
     # Ours, as a run makes it.
-    where = devices.configure(run)
+    where = jax_setup.configure(run)
     where.check_batch(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)

@@ -14,7 +14,7 @@ from bnas_jax.benchmarks.stepper import Stepper
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.stack import reductions
 from bnas_jax.data.load import Dataset
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import devices, jax_setup
 from bnas_jax.settings import SearchSettings, TrainSettings
 
 # What each size is multiplied by, one size at a time.
@@ -49,7 +49,7 @@ def benchmark(
             "does not have; leave it out"
         )
     # The devices of the run, as `search` and `train` take them.
-    where = devices.configure(run)
+    where = jax_setup.configure(run)
     where.check_batch(run)
     varied = _varied(run, where)
 

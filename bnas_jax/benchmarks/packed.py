@@ -23,7 +23,7 @@ from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.core.ops.sign_conv import packed_sign_conv
 from bnas_jax.deploy.pack import each_binarized, float_weights, pack
 from bnas_jax.deploy.program import program
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build
 from bnas_jax.training.state import initial_variables
@@ -61,7 +61,7 @@ def benchmark(
     one of the same sizes. Raises `UserError` for a network without binary weights.
     """
     # The network, and a batch of noise.
-    devices.configure(run)
+    jax_setup.configure(run)
     model = build.network(run, num_classes)
     if not run.scheme.binary_weights:
         raise UserError(

@@ -6,7 +6,8 @@ import numpy as np
 
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.load import CIFAR10, Dataset
+from bnas_jax.data.defaults import CIFAR10
+from bnas_jax.data.load import Dataset
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training import build, teacher

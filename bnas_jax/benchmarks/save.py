@@ -15,7 +15,7 @@ import jax
 
 from bnas_jax.benchmarks import measure
 from bnas_jax.benchmarks.programs import noise, program_of, size_of
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import CheckpointSettings, SearchSettings, TrainSettings
 from bnas_jax.training.checkpoints import Checkpoints
 
@@ -25,7 +25,7 @@ def benchmark(
 ) -> dict:
     """All figures of saving a state several times, in a temporary directory."""
     # A new state on the devices of the run; it need not have made a step.
-    where = devices.configure(run)
+    where = jax_setup.configure(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)
     state = jax.block_until_ready(where.create(program.create, 0))

@@ -15,7 +15,7 @@ from bnas_jax.benchmarks.programs import noise, plain_program_of, program_of, si
 from bnas_jax.benchmarks.stepper import Stepper
 from bnas_jax.data.load import Dataset
 from bnas_jax.plan.blank_data import SIZES
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import devices, jax_setup
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
 
@@ -39,7 +39,7 @@ def benchmark(
     GPUs the share of the time in which they computed.
     """
     # The steps of the run on noise.
-    where = devices.configure(run)
+    where = jax_setup.configure(run)
     where.check_batch(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)

@@ -20,7 +20,7 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
 
     Every rule of the derivation that no option names is the search's own.
     """
-    from bnas_jax.runtime import devices
+    from bnas_jax.runtime import jax_setup
     from bnas_jax.training.derive import Rule, derive
 
     # The search whose alphas are taken.
@@ -46,7 +46,7 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
         epoch=_epoch(values.epoch or run.select),
         as_of=values.as_of or run.alphas_as_of,
     )
-    devices.keep_to_host()
+    jax_setup.keep_to_host()
     return derive(searcher, workdir, rule, out=out)
 
 

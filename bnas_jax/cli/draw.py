@@ -127,9 +127,9 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     """
     # Searchers need jax; all other pictures do without.
     from bnas_jax import settings
-    from bnas_jax.runtime import devices
+    from bnas_jax.runtime import jax_setup
 
-    devices.keep_to_host()
+    jax_setup.keep_to_host()
     run = settings.from_config(run_directory.config())
     assert isinstance(run, settings.SearchSettings)
     searcher = run.searcher.of(run.network)

@@ -78,11 +78,11 @@ def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:
     As the settings say, or else of the data set, or else of the preset's data set.
     trained_on: the name of the preset's data set.
     """
-    from bnas_jax.data import load
+    from bnas_jax.data.defaults import known_statistics
 
     # The settings may name a data set of the user's, whose statistics nobody knows.
     if dataset.mean is not None and dataset.std is not None:
         return dataset.mean, dataset.std
-    found = load.known_statistics(dataset.name) or load.known_statistics(trained_on)
+    found = known_statistics(dataset.name) or known_statistics(trained_on)
     assert found is not None, "every preset's data set is known"
     return found

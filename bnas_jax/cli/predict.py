@@ -17,7 +17,7 @@ _SHOWN = 10
 def predict(arguments: list[str], loaded: Loaded) -> dict:
     """Classifies images by the network of a file."""
     from bnas_jax.deploy import load, predict
-    from bnas_jax.runtime import devices
+    from bnas_jax.runtime import jax_setup
 
     # The options.
     values = options(arguments, "predict", "model", "input", "out", "batch_size")
@@ -33,7 +33,7 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
 
     # Classify all images.
     network = load.read(model, loaded)
-    devices.configure_alone(network.run)
+    jax_setup.configure_alone(network.run)
     images = predict.read_images(given, network)
     predictions = predict.predict(network, images, batch_size=batch_size)
     result: dict = {"num_examples": len(predictions.names)}

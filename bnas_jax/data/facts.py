@@ -11,8 +11,9 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.load import Dataset, Statistics
+from bnas_jax.data.load import Dataset
 from bnas_jax.data.readers.encoded import Encoded, Renumbered
+from bnas_jax.data.statistics import Statistics
 
 Examples = Arrays | Encoded
 

@@ -1,57 +1,23 @@
-"""Data sets by name, each with its default normalisation and augmentation.
+"""Loads data sets by name, in memory or ready to be streamed."""
 
-Settings of `config.dataset` may say otherwise.
-"""
-
-import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import order
+from bnas_jax.data import defaults
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.halves import split_test
 from bnas_jax.data.readers import folder
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions, hold
 from bnas_jax.data.readers.images import BadImage
+from bnas_jax.data.statistics import Statistics, measured
 
 NAMES = ("digits", "cifar10", "cifar100", "imagenet2012", "tfds:NAME", "folder")
 _TFDS = "tfds:"
-# The default of `in_memory_mib`: 25 times the size of CIFAR.
-IN_MEMORY_MIB = 4096
-# The number of images by which statistics of a set too large for memory are measured.
-_SAMPLE = 1024
-
-# Mean and standard deviation of the 1,437 training images, on the scale 0 to 1.
-_DIGITS = Augmentation(mean=(0.3054,), std=(0.376,), scale=1 / 16)
-CIFAR10 = Augmentation(
-    mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), pad=4, flip=True
-)
-# As in the release. Training: random resized crop, flip, colour jitter. Evaluation: the
-# shorter side is resized to 256, and the centre of 224 pixels is taken.
-_IMAGENET = Augmentation(
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    flip=True,
-    min_area=0.08,
-    jitter=(0.4, 0.4, 0.4, 0.2),
-)
-_IMAGENET_OPTIONS = {"image_size": 224, "in_memory_mib": 0, "channels": 3}
-_IMAGENET_ZOOM = 256 / 224
-# Sets whose statistics are known, and need not be measured.
-_KNOWN = {"digits": _DIGITS, "cifar10": CIFAR10, "imagenet2012": _IMAGENET}
-# Sets with a usual augmentation. The others have none (`_PLAIN`): whether a crop or a
-# mirror image keeps its label is not known of them.
-_AUGMENTED = _KNOWN | {"cifar100": CIFAR10}
-_PLAIN = Augmentation(mean=(0.0,), std=(1.0,))
-
-# (mean, std) of each channel, on the scale 0 to 1.
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Dataset(NamedTuple):
@@ -114,11 +80,11 @@ def from_parts(
         train, test = (hold(part) for part in encoded)
 
     # `image_shape` of a streamed set raises for images without a common size.
-    augmentation = _augmentation(
+    augmentation = defaults.augmentation(
         name,
         channels=train.image_shape[-1],
         given=statistics,
-        measure=lambda: _measured(train),
+        measure=lambda: measured(train),
     )
     return Dataset(train=train, test=test, augmentation=augmentation)
 
@@ -156,7 +122,7 @@ def load_test(
             "deviation its own are normalised"
         )
 
-    augmentation = _augmentation(
+    augmentation = defaults.augmentation(
         name,
         channels=test.image_shape[-1],
         given=statistics,
@@ -173,7 +139,7 @@ def open_encoded(
     The parts are "train" and "test" or one of them, or "all" of a folder without parts.
     Options that were None have the defaults of the set.
     """
-    options = with_defaults(name, options)
+    options = defaults.with_defaults(name, options)
     if name == "folder":
         return folder.read(path, options), options
 
@@ -189,40 +155,6 @@ def open_encoded(
     from bnas_jax.data.readers import tfds_examples
 
     return tfds_examples.read(tfds_name, path, options), options
-
-
-def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
-    """The options with the defaults of a data set in place of None.
-
-    Raises `UserError` for sizes that exclude each other.
-    """
-    # ImageNet as in the release: the shorter side becomes 256 pixels, and the centre of
-    # 224 is taken; another size has the same proportion to its `resize`.
-    if name == "imagenet2012":
-        options = _with_defaults(options, _IMAGENET_OPTIONS)
-        size = options.image_size or 1
-        options = _with_defaults(options, {"resize": round(size * _IMAGENET_ZOOM)})
-        if (options.resize or 1) < size:
-            raise UserError(
-                f"config.dataset.resize must be at least {size}, its centre, got "
-                f"{options.resize}"
-            )
-    return _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
-
-
-def known_statistics(name: str) -> Statistics | None:
-    """(mean, std) of a data set for which they are written down here, else None."""
-    known = _KNOWN.get(name)
-    if known is None:
-        return None
-    return known.mean, known.std
-
-
-def white(name: str) -> float:
-    """The number that is white in a data set's arrays: 16 in the digits, else 255."""
-    if name in _KNOWN:
-        return round(1 / _KNOWN[name].scale)
-    return 255
 
 
 def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, Encoded]:
@@ -280,37 +212,6 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
     return divided(parts, options)[1]
 
 
-def statistics(images: np.ndarray) -> Statistics:
-    """Mean and standard deviation of each channel, on the scale 0 to 1.
-
-    The deviation of a constant channel is given as 1.
-
-    images: uint8 (N, H, W, C).
-    """
-    values = np.arange(256) / 255  # (256,)
-    means, deviations = [], []
-    for channel in range(images.shape[-1]):
-        # By the share of each of the 256 values, without a copy of the images in
-        # floating point.
-        pixels = images[..., channel]
-        counts = np.bincount(pixels.ravel(), minlength=256)
-        shares = counts / pixels.size  # (256,)
-        mean = float(values @ shares)
-        variance = float((values - mean) ** 2 @ shares)
-        means.append(mean)
-        deviations.append(variance**0.5 or 1.0)
-    return tuple(means), tuple(deviations)
-
-
-def _with_defaults(options: ReadOptions, values: dict) -> ReadOptions:
-    """The options with these values in place of None."""
-    missing = {}
-    for name, value in values.items():
-        if getattr(options, name) is None:
-            missing[name] = value
-    return dataclasses.replace(options, **missing)
-
-
 def _fits(parts: tuple[Encoded, ...], options: ReadOptions) -> bool:
     """Whether these parts, decoded, need at most `in_memory_mib`.
 
@@ -360,47 +261,10 @@ def _digits(path: Any, given: Statistics | None) -> Dataset:
                 num_classes=10,
                 name="digits",
             )
-    return Dataset(**parts, augmentation=_normalized(_DIGITS, given))
-
-
-def _normalized(augmentation: Augmentation, given: Statistics | None) -> Augmentation:
-    """The augmentation with other statistics, if there are some."""
-    if given is None:
-        return augmentation
-    mean, std = given
-    return dataclasses.replace(augmentation, mean=mean, std=std)
-
-
-def _augmentation(
-    name: str,
-    channels: int,
-    given: Statistics | None,
-    measure: Callable[[], Statistics],
-) -> Augmentation:
-    """A set's default augmentation, with the statistics to normalise by.
-
-    given: statistics in place of the set's own, or None.
-    measure: makes the set's own statistics, where they are not known.
-    """
-    # Known statistics are of colour images, and these may be read as gray ones.
-    if given is None and channels == 3:
-        given = known_statistics(name)
-    return _normalized(_AUGMENTED.get(name, _PLAIN), given or measure())
-
-
-def _measured(train: Arrays | Encoded) -> Statistics:
-    """The statistics of a training set; of a streamed one, by a sample of it."""
-    if isinstance(train, Encoded):
-        return statistics(_sample(train))
-    return statistics(train.images)
-
-
-def _sample(train: Encoded) -> np.ndarray:
-    """Some images of a set too large for memory, uint8 (N, H, W, C).
-
-    They are drawn at random, always the same ones.
-    """
-    drawn = order.shuffled(len(train), seed=0, use=order.SAMPLE)[:_SAMPLE]
-    # In their order on disk, which is read faster.
-    sample = train.take(np.sort(drawn))
-    return hold(sample).images
+    augmentation = defaults.augmentation(
+        "digits",
+        channels=1,
+        given=given,
+        measure=lambda: measured(parts["train"]),
+    )
+    return Dataset(**parts, augmentation=augmentation)

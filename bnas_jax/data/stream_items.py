@@ -5,8 +5,6 @@ are pickled for worker processes.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -115,13 +113,18 @@ class TrainItem:
 
         # Where bad images are skipped, the next one that decodes takes the place of one
         # that does not.
-        choose = functools.partial(self._choose, epoch)
         tries = 1
         if self.examples.options.skip_bad:
             tries = len(self.examples)
         for tried in range(tries):
             taken = (example + tried) % len(self.examples)
-            item = _item(self.examples, number=taken, choose=choose)
+            item = _item(
+                self.examples,
+                number=taken,
+                seed=self.seed,
+                epoch=epoch,
+                min_area=self.min_area,
+            )
             if item["bad"] < 0:
                 break
 
@@ -130,15 +133,6 @@ class TrainItem:
         if tried or item["bad"] >= 0:
             bad = example
         return item | {"bad": np.int64(bad)}
-
-    def _choose(self, epoch: int, example: int) -> ChooseBox | None:
-        return _crop(
-            self.examples,
-            seed=self.seed,
-            epoch=epoch,
-            example=example,
-            min_area=self.min_area,
-        )
 
     def _order(self, use: int, number: int) -> np.ndarray:
         """The random order of an epoch or of a fresh batch, int32 (N,) or (B,).
@@ -200,31 +194,25 @@ class EvalItem:
 
         # Padding repeats the last example, with weight 0.
         example = min(row, len(self.examples) - 1)
-        choose = functools.partial(self._choose, epoch)
-        item = _item(self.examples, number=example, choose=choose)
+        item = _item(
+            self.examples,
+            number=example,
+            seed=self.seed,
+            epoch=epoch,
+            min_area=self.min_area,
+        )
         is_example = np.float32(row < len(self.examples))
         return item | {"weight": item["weight"] * is_example}
 
-    def _choose(self, epoch: int, example: int) -> ChooseBox | None:
-        if self.seed is None:
-            return None
-        return _crop(
-            self.examples,
-            seed=self.seed,
-            epoch=epoch,
-            example=example,
-            min_area=self.min_area,
-        )
-
 
 def _crop(
-    examples: Encoded, seed: int, epoch: int, example: int, *, min_area: float
+    examples: Encoded, number: int, *, seed: int | None, epoch: int, min_area: float
 ) -> ChooseBox | None:
     """(height, width) -> the crop of an example in an epoch; None without crops."""
-    if not min_area:
+    if seed is None or not min_area:
         return None
     # The row in the whole set, so that an example is cropped alike in every part of it.
-    row = int(examples.rows[example])
+    row = int(examples.rows[number])
 
     def choose(height: int, width: int) -> Box:
         return random_box(
@@ -235,16 +223,16 @@ def _crop(
 
 
 def _item(
-    examples: Encoded,
-    number: int,
-    choose: Callable[[int], ChooseBox | None] = lambda number: None,
+    examples: Encoded, number: int, *, seed: int | None, epoch: int, min_area: float
 ) -> Item:
-    """An example, or zeros of weight 0 where it cannot be read.
+    """An example in an epoch, or zeros of weight 0 where it cannot be read.
 
-    choose: (number) -> the function that chooses the part of the image, or None.
+    seed: of random crops, None where there are none.
+    min_area: of random crops, see `random_box`; 0 does not crop.
     """
     try:
-        image, label = examples.example(number, choose(number))
+        crop = _crop(examples, number, seed=seed, epoch=epoch, min_area=min_area)
+        image, label = examples.example(number, crop)
         weight, bad = 1, -1
     # An exception in a worker would reach the training process without its type. That
     # process reads the example again, see `ReadAhead._report`.

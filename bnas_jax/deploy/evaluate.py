@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.deploy.load import PackedNetwork, model_of
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.run_data import evaluation_images
@@ -18,7 +18,7 @@ def evaluate(network: PackedNetwork, run: TrainSettings) -> dict:
     Raises `UserError` as `training.evaluate.evaluate` does.
     """
     # The data and the model of the run.
-    where = devices.configure(run)
+    where = jax_setup.configure(run)
     test, augmentation = evaluation_images(run.dataset, network.facts)
     model = model_of(network, run)
 

@@ -16,15 +16,16 @@ import jax.numpy as jnp
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
-from bnas_jax.data import load as load_data
+from bnas_jax.data import defaults
 from bnas_jax.data.facts import Facts
 from bnas_jax.deploy import packed_file
 from bnas_jax.deploy.pack import pack
 from bnas_jax.deploy.packed_file import PackedFile
 from bnas_jax.deploy.pixels import logits_of_pixels
 from bnas_jax.deploy.program import check_flatbuffers, program
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import devices, jax_setup
 from bnas_jax.settings import TrainSettings
+from bnas_jax.training.divergence_check import all_finite
 from bnas_jax.training.load import Restored, restore, run_of
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import file_to_write, whole
@@ -61,10 +62,10 @@ def export(
         check_flatbuffers()
 
     # Restore the checkpoint, on one device whatever the run had.
-    devices.configure_alone(run_of(workdir))
+    jax_setup.configure_alone(run_of(workdir))
     restored = restore(workdir, step=step)
     model, variables, facts = restored.model, restored.variables, restored.facts
-    if not devices.all_finite(variables):
+    if not all_finite(variables):
         raise UserError(
             f"the weights of step {restored.step} in {workdir.path} are not all "
             "finite; choose another --step"
@@ -106,7 +107,7 @@ def _write_program(
     logits_of = logits_of_pixels(
         restored.model,
         restored.facts,
-        white=load_data.white(restored.run.dataset.name),
+        white=defaults.white(restored.run.dataset.name),
         source=source,
     )
     content = program(

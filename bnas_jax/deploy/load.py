@@ -13,8 +13,8 @@ from bnas_jax import extensions, settings
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
+from bnas_jax.data import defaults
 from bnas_jax.data import facts as facts_lib
-from bnas_jax.data import load as load_data
 from bnas_jax.data.facts import Facts
 from bnas_jax.deploy import packed_file
 from bnas_jax.deploy.pack import shapes_of
@@ -66,7 +66,7 @@ def packed_facts(path: str | os.PathLike) -> dict:
     """
     file = paths.local(path, "packed_facts")
     network = _network(file, packed_file.read(file))
-    white = load_data.white(network.run.dataset.name)
+    white = defaults.white(network.run.dataset.name)
     return {**network.facts.known(), "white": white}
 
 

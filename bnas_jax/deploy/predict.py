@@ -13,7 +13,7 @@ import numpy as np
 
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import load as load_data
+from bnas_jax.data import defaults
 from bnas_jax.data.readers import images as images_lib
 from bnas_jax.data.readers import walk
 from bnas_jax.data.readers.encoded import ReadOptions
@@ -133,7 +133,7 @@ def read_images(given: str, network: PackedNetwork) -> Images:
 
 def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
     """The images of an array in a .npy file, uint8 (N, H, W, C)."""
-    white = load_data.white(network.run.dataset.name)
+    white = defaults.white(network.run.dataset.name)
     pixels = _pixels_of_array(path, network.facts.image_shape, white)
 
     def batches(size: int) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -194,7 +194,7 @@ def _of_files(
     """The images of files. names: of the files, in the folder."""
     # They are decoded and resized by the settings of the network's own data.
     dataset = network.run.dataset
-    options = load_data.with_defaults(dataset.name, read_options(dataset))
+    options = defaults.with_defaults(dataset.name, read_options(dataset))
 
     # (name, pixels) of each image; a bad one is left out where the settings say so.
     def readable() -> Iterator[tuple[str, np.ndarray]]:

@@ -10,9 +10,9 @@ from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
 from bnas_jax.data.facts import Facts
-from bnas_jax.data.load import Statistics
+from bnas_jax.data.statistics import Statistics
 from bnas_jax.interop.reference import load_variables, plain_names
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build, build_optimizers
 from bnas_jax.training.checkpoint_folder import CheckpointFolder
@@ -42,7 +42,7 @@ def import_checkpoint(
     settings do not belong together.
     """
     # Check all of it before anything is written.
-    devices.configure(run)
+    jax_setup.configure(run)
     if _is_taken(workdir, run):
         raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
     mean, std = statistics

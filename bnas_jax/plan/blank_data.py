@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from bnas_jax.data.load import Dataset, with_defaults
+from bnas_jax.data.defaults import with_defaults
+from bnas_jax.data.load import Dataset
 from bnas_jax.data.readers.encoded import Encoded
 from bnas_jax.settings import DatasetSettings
 from bnas_jax.training.run_data import data_of_parts, dataset_of, read_options

@@ -148,7 +148,7 @@ def compile_for(
     check(run, machine, of=of)
     where = devices_of(machine, run.parallel)
 
-    # JAX's settings, as `devices.configure` sets them for a run.
+    # JAX's settings, as `jax_setup.configure` sets them for a run.
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
     if quick:

@@ -13,8 +13,10 @@ on the chip, in place of its main memory.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+from bnas_jax.plan.layer_names import layer_of
 
 # XLA's types of numbers -> bits of a number in memory.
 _BITS = {
@@ -56,9 +58,6 @@ _BODY = re.compile(r"body=%([\w.\-]+)")
 _CALLED = re.compile(r"(?:calls|to_apply)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TWO_BRANCHES = re.compile(r"(?:true|false)_computation=%([\w.\-]+)")
-# The target of a call within a fusion that begins a collective. A TPU runs such a
-# collective beside other work.
-_BEGINS = "AsyncCollectiveStart"
 # Instructions by which chips send each other data.
 COLLECTIVES = (
     "all-reduce",
@@ -70,12 +69,6 @@ COLLECTIVES = (
     "ragged-all-to-all",
 )
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-# Parts of an instruction's name that are no module: transformations, jitted functions,
-# methods.
-_NO_MODULE = re.compile(
-    r".*[().].*|.*->.*|branch_\d+_fun|checkpoint|rematted_computation"
-    r"|while|body|cond|closed_call"
-)
 # Instructions that compute nothing: they name or move arrays that others made.
 _MOVES = {
     "bitcast",
@@ -93,11 +86,6 @@ _MOVES = {
     "transpose",
     "tuple",
 }
-# The network, perhaps with its method and within transformations: "jvp(Network)/",
-# "transpose(jvp(Supernet.mixture))/".
-_MODEL = re.compile(r"(?:^|[/(])[A-Z][\w.]*\)*/")
-# A derivative, which names the network once more.
-_AGAIN = re.compile(r"\w+\(.*[A-Z].*\)")
 
 
 class Array(NamedTuple):
@@ -158,6 +146,24 @@ class Instruction(NamedTuple):
         """The name of the computation that a fusion or a call runs, "" for others."""
         return _found(_CALLED, self.text)
 
+    @property
+    def body(self) -> str:
+        """The name of the computation that a loop repeats, "" for others."""
+        return _found(_BODY, self.text)
+
+    @property
+    def repeats(self) -> int:
+        """How often a loop runs its body, 1 where it is not known."""
+        return int(_found(_TRIPS, self.text) or 1)
+
+    @property
+    def branches(self) -> list[str]:
+        """The names of the computations that a condition chooses from."""
+        listed = _BRANCHES.search(self.text)
+        if listed:
+            return _OPERAND.findall(listed[1])
+        return _TWO_BRANCHES.findall(self.text)
+
 
 def _found(pattern: re.Pattern[str], text: str) -> str:
     """The first group of a pattern where the text has it, else ""."""
@@ -198,88 +204,6 @@ def read(text: str) -> Program:
     return Program(computations=named, entry=entry)
 
 
-def executed(program: Program) -> list[Instruction]:
-    """The instructions that a call of the program runs.
-
-    Instructions in loops have their number of trips, 1 where it is not known. A fusion
-    is listed as one instruction, as it makes one pass over memory; only a collective
-    inside it is listed, too. Of a condition, the branch with the smallest results is
-    listed.
-    """
-    found: list[Instruction] = []
-    for instruction in program.computations.get(program.entry, ()):
-        found += _runs(program, instruction, trips=1)
-    return found
-
-
-def _runs(
-    program: Program, instruction: Instruction, *, trips: int
-) -> list[Instruction]:
-    """The instruction, and those that run within what it calls.
-
-    trips: how often the instruction runs.
-    """
-    found = [instruction._replace(trips=trips)]
-    # A loop runs its body so often in each trip of its own.
-    if instruction.opcode == "while":
-        body = _found(_BODY, instruction.text)
-        times = int(_found(_TRIPS, instruction.text) or 1)
-        return found + _body(program, body, trips=trips * times)
-
-    if instruction.opcode == "call":
-        return found + _body(program, instruction.called, trips=trips)
-
-    # A condition runs one of its branches: at least the smallest.
-    if instruction.opcode == "conditional":
-        names = _branches(instruction)
-        branches = [_body(program, name, trips=trips) for name in names]
-        return found + min(branches, key=_bytes_of_results, default=[])
-
-    if instruction.opcode == "fusion":
-        found += _begun(program, instruction, trips=trips)
-    return found
-
-
-def _bytes_of_results(instructions: Sequence[Instruction]) -> int:
-    """The bytes of main memory of the results of these instructions."""
-    return sum(each.bytes for each in instructions)
-
-
-def _body(program: Program, name: str, *, trips: int) -> list[Instruction]:
-    """The instructions that a loop, a call or a branch runs.
-
-    name: of its computation.
-    trips: how often it runs.
-    """
-    found = []
-    # Its parameters are arrays of the caller, not arguments of the program.
-    for instruction in program.computations.get(name, ()):
-        if instruction.opcode == "parameter":
-            instruction = instruction._replace(opcode="inner-parameter")
-        found += _runs(program, instruction, trips=trips)
-    return found
-
-
-def _branches(instruction: Instruction) -> list[str]:
-    """The names of the computations that a condition chooses from."""
-    listed = _BRANCHES.search(instruction.text)
-    if listed:
-        return _OPERAND.findall(listed[1])
-    return _TWO_BRANCHES.findall(instruction.text)
-
-
-def _begun(program: Program, fusion: Instruction, *, trips: int) -> list[Instruction]:
-    """The collectives that a fusion begins, [] for most fusions."""
-    inside = program.computations.get(fusion.called, ())
-    if all(each.target != _BEGINS for each in inside):
-        return []
-    return [
-        each._replace(trips=trips, within=True)
-        for each in inside
-        if each.opcode in COLLECTIVES
-    ]
-
-
 def _with_layers(computation: list[Instruction]) -> list[Instruction]:
     """The instructions of a computation, all of them with their layers.
 
@@ -302,33 +226,6 @@ def _with_layers(computation: list[Instruction]) -> list[Instruction]:
 def arrays(text: str) -> tuple[Array, ...]:
     """The arrays that a type names: one, or those of a tuple."""
     return tuple(_arrays(text))
-
-
-# The layer of what the network does outside of cells, such as batch norms that the
-# cells behind them share.
-NETWORK = "the network between its cells"
-
-
-def layer_of(name: str) -> str:
-    """The module of the network in an instruction's name.
-
-    It is `NETWORK` for what the network does between its modules, "" for all else.
-
-    `layer_of("jit(step)/shard_map/transpose(jvp(Network))/cell0/layer1/bn/reduce_sum")`
-    is "cell0/layer1/bn".
-    """
-    found = _MODEL.search(name)
-    if found is None:
-        return ""
-    # The parts behind the network's name; the last one is the operation.
-    *within, _ = name[found.end() :].split("/")
-    parts = []
-    for part in within:
-        if _AGAIN.fullmatch(part):
-            break
-        if not _NO_MODULE.fullmatch(part):
-            parts.append(part)
-    return "/".join(parts) or NETWORK
 
 
 def _instruction(line: str) -> Instruction | None:

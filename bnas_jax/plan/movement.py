@@ -7,13 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnas_jax.plan.compiled_text import (
-    COLLECTIVES,
-    Array,
-    Instruction,
-    Program,
-    executed,
-)
+from bnas_jax.plan.compiled_text import COLLECTIVES, Array, Instruction, Program
+from bnas_jax.plan.control_flow import executed
 
 # Instructions that move nothing by themselves.
 _FREE = {

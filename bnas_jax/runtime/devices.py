@@ -18,60 +18,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
-from bnas_jax.runtime import hosts, memory
 from bnas_jax.runtime.compiling import Program
 from bnas_jax.runtime.steps import Steps, once_options, scanned_steps, step_options
-from bnas_jax.settings import DistributedSettings, RunSettings, Settings
+from bnas_jax.settings import RunSettings
 
 AXIS = "devices"
 _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
-
-
-def configure(run: Settings) -> "Devices":
-    """Sets JAX up for a run, and chooses the devices that steps run on.
-
-    It joins the other processes, too. To be called before JAX's first array.
-
-    Raises `UserError` for devices or processes that are not there, and where processes
-    have different settings.
-    """
-    memory.share_heap()
-    # On CPU, a step that is sent off before the last one has ended allocates gigabytes
-    # beside it.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-
-    # The processes join before anything touches a device: JAX counts the devices of all
-    # processes once.
-    hosts.join(run.distributed)
-    jax.config.update("jax_enable_x64", run.precision == "float64")
-    jax.config.update("jax_default_matmul_precision", run.matmul_precision)
-    hosts.agree(run)
-
-    where = choose(run.parallel, jax.devices())
-    if jax.default_backend() == "cpu" and where.count == 1:
-        memory.keep_heap()
-    return where
-
-
-def configure_alone(run: Settings) -> None:
-    """`configure` for one process that does something with a network of the run.
-
-    It works on its default device, in the run's precision, whatever devices and hosts
-    the run had.
-    """
-    # The number of processes is given: on a machine of a cluster this one would wait
-    # for others without it.
-    one = DistributedSettings(num_processes=1)
-    alone = dataclasses.replace(run, parallel="none", distributed=one)
-    configure(alone)
-
-
-def keep_to_host() -> None:
-    """Leaves accelerators alone, as another run may have them.
-
-    To be called before JAX's first array.
-    """
-    jax.config.update("jax_platforms", "cpu")
 
 
 def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
@@ -391,12 +343,3 @@ def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:
 @jax.jit
 def _copy(tree):
     return jax.tree.map(jnp.copy, tree)
-
-
-@jax.jit
-def all_finite(tree) -> jax.Array:
-    """Whether no array of the tree holds a NaN or an infinity."""
-    finite = []
-    for leaf in jax.tree.leaves(tree):
-        finite.append(jnp.all(jnp.isfinite(leaf)))
-    return jnp.all(jnp.array(finite))

@@ -16,7 +16,7 @@ from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.readers.encoded import Encoded
 from bnas_jax.data.sources import eval_source
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import devices, jax_setup
 from bnas_jax.runtime.compiling import Call
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.search import Searcher
@@ -141,7 +141,7 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
             f"{workdir.path} holds a search; evaluate takes the work directory of a "
             "training"
         )
-    where = devices.configure(run)
+    where = jax_setup.configure(run)
     facts = facts_lib.from_dict(workdir.facts())
     test, augmentation = evaluation_images(run.dataset, facts)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from bnas_jax.core.cost import cost
 from bnas_jax.data.batches import Batches
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training.load import Restored, restore, run_of
 from bnas_jax.training.losses import cross_entropy
@@ -32,7 +32,7 @@ def write_gradients(workdir: WorkDir, *, step: str = "last") -> dict:
 
     step and contents: see `gradients_of_run`.
     """
-    devices.configure_alone(run_of(workdir))
+    jax_setup.configure_alone(run_of(workdir))
     found = gradients_of_run(workdir.path, step=step)
     write_whole(workdir / GRADIENTS, found)
     return found

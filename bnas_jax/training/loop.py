@@ -5,7 +5,6 @@ computes is the task's part, behind the protocol `Work`.
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,17 +15,13 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.runtime import devices, hosts
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.runtime.stops import Interrupted, Stopped, Stops
-from bnas_jax.settings import SearchSettings, Settings, from_config
-from bnas_jax.training import changes, divergence
+from bnas_jax.settings import Settings, from_config
+from bnas_jax.training import changes, resume
 from bnas_jax.training.calls import Saves, calls_of, crossed, next_call
-from bnas_jax.training.checkpoint_reader import VARIABLES
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.divergence_check import DivergenceCheck
 from bnas_jax.training.progress import ProgressBar, line_of
 from bnas_jax.training.workdir import Log, WorkDir, environment
-
-# A mean cross-entropy from which no training comes back: the right class has a
-# probability of exp(-10000).
-EXPLODED = 1e4
 
 
 class Work(Protocol):
@@ -89,15 +84,19 @@ def run(
         # The first state, or the newest that was saved, and where the run stands.
         state = _begin(work, checkpoints, stops)
         step = int(state.step)
-        _check_epochs(settings.num_epochs, step=step, steps_per_epoch=steps_per_epoch)
-        evaluated = _is_evaluated(state, step=step, steps_per_epoch=steps_per_epoch)
+        resume.check_epochs(
+            settings.num_epochs, step=step, steps_per_epoch=steps_per_epoch
+        )
+        evaluated = resume.is_evaluated(
+            state, step=step, steps_per_epoch=steps_per_epoch
+        )
 
         # The log is cut behind the last record that is final: an epoch that is
         # evaluated anew gets another record.
         logged = step
         if not evaluated:
             logged = step - 1
-        _say_what_is_lost(workdir, step=step, epochs=logged // steps_per_epoch)
+        resume.say_what_is_lost(workdir, step=step, epochs=logged // steps_per_epoch)
 
         # Compile, then steps and evaluations until the last epoch has ended.
         with contextlib.closing(Log(workdir, logged)) as log:
@@ -168,6 +167,7 @@ class _Loop:
         self.watchdog = hosts.Watchdog(settings.distributed.timeout_seconds)
         self.progress = ProgressBar(self.step, self.last)
         self.saves = Saves(settings)
+        self.divergence = DivergenceCheck(settings, workdir, checkpoints)
         # When the epoch, or compiling before it, began.
         self.started = time.monotonic()
 
@@ -221,7 +221,7 @@ class _Loop:
         # Copying a state for a save and checking it are small programs, too. They
         # compile when they are first called.
         self.where.saveable(self.state)
-        self._check_whole()
+        self.divergence.check_whole(self.state)
 
     def call(self) -> None:
         """Runs the steps of one call, and what is due after them.
@@ -252,10 +252,10 @@ class _Loop:
         if self.step % self.work.steps_per_epoch == 0:
             self.end_epoch()
         elif signal or self.saves.due(steps):
-            self._check_whole()
+            self.divergence.check_whole(self.state)
             self._save()
         elif crossed(steps, self.settings.log_every_steps):
-            self._check_finite()
+            self.divergence.check_loss(self.state)
 
         # By now the state is saved. After the last step there is nothing to stop.
         if signal and self.step < self.last:
@@ -266,7 +266,7 @@ class _Loop:
 
         After a signal the evaluation is broken off, and the state saved without it.
         """
-        self._check_whole()
+        self.divergence.check_whole(self.state)
 
         # The evaluation.
         epoch = self.step // self.work.steps_per_epoch - 1  # from 0
@@ -276,7 +276,7 @@ class _Loop:
             )
         except Interrupted as interrupted:
             # The state has no accuracy of this epoch, by which the next start sees that
-            # it has to evaluate (`_is_evaluated`).
+            # it has to evaluate (`resume.is_evaluated`).
             if self.saved < self.step:
                 self._save()
             raise self._stopped(interrupted.number) from None
@@ -313,60 +313,6 @@ class _Loop:
         self.saved = self.step
         self.saves.done()
 
-    def _check_finite(self) -> None:
-        """Raises `UserError` if the epoch's loss so far shows a divergence."""
-        loss = float(self.state.sums.loss)  # a sum over the examples
-        examples = float(self.state.sums.examples)
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss became {loss}")
-        # At the beginning of an epoch no example has been summed yet.
-        if loss > EXPLODED * max(examples, 1):
-            raise self._diverged(
-                f"the mean loss of the epoch exploded to {loss / examples:.3g}"
-            )
-
-    def _check_whole(self) -> None:
-        """Raises `UserError` if the loss or the weights show a divergence.
-
-        It is called before a checkpoint: the last step may have spoiled the weights,
-        which the loss does not show yet.
-        """
-        self._check_finite()
-        # A search has alphas, a training has none.
-        variables = {name: getattr(self.state, name, None) for name in VARIABLES}
-        if not devices.all_finite(variables):
-            raise self._diverged("the weights are no longer finite")
-
-    def _diverged(self, what: str) -> UserError:
-        """The error of a run that has diverged.
-
-        It says where the divergence began, and how to go on from the last good
-        checkpoint. Checkpoints from the divergence on are set aside.
-        """
-        began = divergence.describe(self.state.guard, self.state.params)
-        section = "optimizer"
-        if isinstance(self.settings, SearchSettings):
-            section = "weights"
-
-        # The last good checkpoint is that before the first gradient that was not
-        # finite: later weights are no good, even where they are finite themselves.
-        broken = divergence.first_step(self.state.guard)
-        if broken is None:
-            broken = self.step
-        good = self.checkpoints.last_before(broken)
-        goes_on = "begins anew, as there is no good checkpoint"
-        if good is not None:
-            goes_on = (
-                f"goes on from step {good}, the last good checkpoint in "
-                f"{self.workdir.checkpoints}"
-            )
-        return UserError(
-            f"{what} by step {self.step}{began}; lower the learning rate or clip the "
-            "gradient: the same command with --change and a smaller "
-            f"--config.{section}.learning_rate or --config.{section}.clip_norm "
-            f"{goes_on}"
-        )
-
     def _stopped(self, signal: int) -> Stopped:
         """The end of a run after a signal, once the state is on disk.
 
@@ -376,53 +322,6 @@ class _Loop:
         stopped = Stopped(signal, self.step)
         self.log.note(str(stopped))
         return stopped
-
-
-def _check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
-    """Raises `UserError` for a run that is beyond the last of its epochs."""
-    if step > num_epochs * steps_per_epoch:
-        raise UserError(
-            f"the run is at step {step} of {steps_per_epoch} an epoch, beyond the end "
-            f"of config.num_epochs={num_epochs}; write at least "
-            f"{-(-step // steps_per_epoch)}"
-        )
-
-
-def _say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
-    """Warns of what a run has lost: its checkpoints, or records of its epochs.
-
-    step: from which the run goes on.
-    epochs: the number of those that have ended, and been evaluated, by then.
-    """
-    # There are records, but the run begins anew.
-    records = workdir.read_metrics()
-    if step == 0 and records:
-        workdir.say(
-            f"warning: no checkpoint in {workdir.checkpoints}, though metrics.jsonl "
-            f"has {len(records)} epochs; the run begins anew"
-        )
-
-    # The run goes on, but some of its epochs have no record.
-    recorded = {record.get("epoch") for record in records}
-    missing = set(range(epochs)) - recorded
-    if missing:
-        workdir.say(
-            f"warning: metrics.jsonl lacks the records of {len(missing)} of the "
-            f"{epochs} epochs so far; the run goes on without them"
-        )
-
-
-def _is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
-    """Whether the last epoch that has ended needs no evaluation any more.
-
-    False for the state of an epoch's last step that has no accuracy of that epoch.
-    """
-    epoch = step // steps_per_epoch - 1  # the last one that has ended, -1 for none
-    within_epoch = step % steps_per_epoch > 0
-    if within_epoch or epoch < 0:
-        return True
-    top1 = float(state.top1[epoch])
-    return not math.isnan(top1)
 
 
 @contextlib.contextmanager

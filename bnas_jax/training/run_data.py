@@ -4,13 +4,14 @@ import dataclasses
 from typing import Any
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.data import defaults, load
 from bnas_jax.data import facts as facts_lib
-from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.facts import Facts
-from bnas_jax.data.load import Dataset, Statistics, TestSet
+from bnas_jax.data.load import Dataset, TestSet
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions
+from bnas_jax.data.statistics import Statistics
 from bnas_jax.settings import DatasetSettings, Settings, TrainSettings
 from bnas_jax.training.workdir import WorkDir
 
@@ -31,7 +32,7 @@ def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Datase
 
     parts: {"train": examples, "test": examples}.
     """
-    options = load.with_defaults(dataset.name, read_options(dataset))
+    options = defaults.with_defaults(dataset.name, read_options(dataset))
     data = load.from_parts(
         dataset.name, parts=parts, options=options, statistics=_statistics(dataset)
     )

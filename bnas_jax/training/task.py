@@ -11,7 +11,7 @@ import numpy as np
 
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Dataset
-from bnas_jax.runtime import devices
+from bnas_jax.runtime import jax_setup
 from bnas_jax.runtime.compiling import Call, compile_together
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import Settings
@@ -59,7 +59,7 @@ class Task:
     ):
         self.run = run
         self.workdir = workdir
-        self.where = where or devices.configure(run)
+        self.where = where or jax_setup.configure(run)
         self.where.check_batch(run)
 
         # The data, the program, and the shapes of a state. Tracing the first state

@@ -17,7 +17,7 @@ from tfds_files import write_dataset
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
-from bnas_jax.data import order
+from bnas_jax.data import order, statistics
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import (
     Augmentation,
@@ -736,7 +736,7 @@ def test_cifar100_takes_crops_and_flips_with_its_own_statistics(tmp_path):
 
 
 def test_a_constant_channel_is_not_divided_by_zero():
-    assert loading.statistics(np.full((2, 3, 3, 1), 51, np.uint8)) == (
+    assert statistics.of_images(np.full((2, 3, 3, 1), 51, np.uint8)) == (
         pytest.approx((0.2,)),
         (1.0,),
     )

@@ -23,7 +23,7 @@ from bnas_jax.__main__ import run as command
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
-from bnas_jax.data import load
+from bnas_jax.data import load, statistics
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.readers import folder
@@ -134,7 +134,7 @@ def test_a_run_keeps_what_it_learned(trained):
     data, workdir = trained
     facts = WorkDir(workdir).facts()
     train = load.load("folder", data, ReadOptions(image_size=8)).train
-    mean, std = load.statistics(train.images)
+    mean, std = statistics.of_images(train.images)
     assert (facts["mean"], facts["std"]) == (list(mean), list(std))
     assert facts["class_names"] == ["a", "b", "c"] and facts["num_train"] == 12
     assert facts["digest"] == train.digest()

@@ -69,20 +69,16 @@ def files(state, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+def imports(checkpoint: pathlib.Path, workdir: pathlib.Path, *options: str) -> int:
+    """The exit code of `import`."""
+    places = [f"--checkpoint={checkpoint}", f"--workdir={workdir}"]
+    return run(["import", *places, *SIZES, *options])
+
+
 @pytest.fixture(scope="module")
 def imported(files, tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("imported") / "run"
-    assert (
-        run(
-            [
-                "import",
-                f"--checkpoint={files / 'net.npz'}",
-                *SIZES,
-                f"--workdir={workdir}",
-            ]
-        )
-        == 0
-    )
+    assert imports(files / "net.npz", workdir) == 0
     return workdir
 
 
@@ -340,13 +336,7 @@ def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(
         name: value for name, value in {**state, **changes}.items() if value is not None
     }
     np.savez(tmp_path / "net.npz", **changed)
-    arguments = [
-        f"--checkpoint={tmp_path / 'net.npz'}",
-        *SIZES,
-        *options,
-        f"--workdir={tmp_path / 'run'}",
-    ]
-    assert run(["import", *arguments]) == 2
+    assert imports(tmp_path / "net.npz", tmp_path / "run", *options) == 2
     out, err = capfd.readouterr()
     assert (
         out == "" and len(err.splitlines()) == 1 and err.startswith("bnas_jax: error: ")
@@ -357,17 +347,7 @@ def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(
 
 def test_a_damaged_file_leaves_no_work_directory(files, tmp_path, capfd):
     (tmp_path / "net.npz").write_bytes((files / "net.npz").read_bytes()[:5000])
-    assert (
-        run(
-            [
-                "import",
-                f"--checkpoint={tmp_path / 'net.npz'}",
-                *SIZES,
-                f"--workdir={tmp_path / 'run'}",
-            ]
-        )
-        == 2
-    )
+    assert imports(tmp_path / "net.npz", tmp_path / "run") == 2
     assert (
         "is no whole .npz file" in capfd.readouterr().err
         and not (tmp_path / "run").exists()
@@ -379,17 +359,7 @@ def test_a_work_directory_that_holds_a_run_is_left_alone(
 ):
     workdir = shutil.copytree(imported, tmp_path / "run")
     before = sorted(path.stat().st_mtime_ns for path in workdir.rglob("*"))
-    assert (
-        run(
-            [
-                "import",
-                f"--checkpoint={files / 'net.npz'}",
-                *SIZES,
-                f"--workdir={workdir}",
-            ]
-        )
-        == 2
-    )
+    assert imports(files / "net.npz", workdir) == 2
     assert "already holds a run; choose another --workdir" in capfd.readouterr().err
     assert sorted(path.stat().st_mtime_ns for path in workdir.rglob("*")) == before
 
@@ -399,15 +369,5 @@ def test_an_import_that_ended_before_its_checkpoint_can_be_done_again(
 ):
     workdir = shutil.copytree(imported, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "0")
-    assert (
-        run(
-            [
-                "import",
-                f"--checkpoint={files / 'net.npz'}",
-                *SIZES,
-                f"--workdir={workdir}",
-            ]
-        )
-        == 0
-    )
+    assert imports(files / "net.npz", workdir) == 0
     assert variables_in(workdir)

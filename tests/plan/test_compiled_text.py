@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from bnas_jax.plan import compiled_text, movement
+from bnas_jax.plan import compiled_text, layer_names, movement
 
 # Two arrays of 16*32*32*36 floats: 2,359,296 bytes, padded from 36 to 128 channels
 # 8,388,608.
@@ -146,7 +146,7 @@ def test_arrays_as_they_lie_in_memory(text, padded, useful):
 
 
 def test_layers_are_modules_of_the_network():
-    of = compiled_text.layer_of
+    of = layer_names.layer_of
 
     assert of("jit(step)/shard_map/jvp(Network)/cell0/preprocess/input1/conv/mul") == (
         "cell0/preprocess/input1/conv"
@@ -169,7 +169,7 @@ def test_layers_are_modules_of_the_network():
     )
     assert of("jit(step)/shard_map/psum") == ""
     between = "jit(step)/transpose(jvp(Network))/Network._shared/reduce_sum"
-    assert of(between) == compiled_text.NETWORK
+    assert of(between) == layer_names.NETWORK
 
 
 def test_what_moves_is_counted_with_padding_and_trips(moves):

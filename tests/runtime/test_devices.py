@@ -20,7 +20,8 @@ from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.runtime.devices import ONE, Devices, configure, configure_alone
+from bnas_jax.runtime.devices import ONE, Devices
+from bnas_jax.runtime.jax_setup import configure, configure_alone
 from bnas_jax.training.calls import next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
@@ -162,6 +163,19 @@ def environment(devices: int) -> dict[str, str]:
     }
 
 
+def on_eight_devices(script: str, specs: list[dict]) -> str:
+    """What a script of tests/ prints about the runs of these specs."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / script), json.dumps(specs)],
+        cwd=ROOT,
+        env=environment(8),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def on(tmp_path_factory, request):
     """(task, how, devices) -> the work directory of a run there; all of them ran in one
@@ -185,15 +199,7 @@ def on(tmp_path_factory, request):
         }
         for t, how, n in runs
     ]
-    script = [
-        sys.executable,
-        str(ROOT / "tests" / "many_devices.py"),
-        json.dumps(specs),
-    ]
-    done = subprocess.run(
-        script, cwd=ROOT, env=environment(8), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    on_eight_devices("many_devices.py", specs)
     return at, runs
 
 
@@ -247,17 +253,9 @@ def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(
         for task, of_task in places.items()
         for how, count in of_task
     ]
-    script = [
-        sys.executable,
-        str(ROOT / "tests" / "first_gradients.py"),
-        json.dumps(specs),
-    ]
-    done = subprocess.run(
-        script, cwd=ROOT, env=environment(8), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    printed = on_eight_devices("first_gradients.py", specs)
     for spec, differences in zip(
-        specs, json.loads(done.stdout.splitlines()[-1]), strict=True
+        specs, json.loads(printed.splitlines()[-1]), strict=True
     ):
         assert max(differences.values()) < 1e-5, (
             spec["task"],

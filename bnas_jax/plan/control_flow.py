@@ -1,0 +1,83 @@
+"""The instructions that a call of a compiled program runs, and how often."""
+
+from collections.abc import Sequence
+
+from bnas_jax.plan.compiled_text import COLLECTIVES, Instruction, Program
+
+# The target of a call within a fusion that begins a collective. A TPU runs such a
+# collective beside other work.
+_BEGINS = "AsyncCollectiveStart"
+
+
+def executed(program: Program) -> list[Instruction]:
+    """The instructions that a call of the program runs.
+
+    Instructions in loops have their number of trips, 1 where it is not known. A fusion
+    is listed as one instruction, as it makes one pass over memory; only a collective
+    inside it is listed, too. Of a condition, the branch with the smallest results is
+    listed.
+    """
+    found: list[Instruction] = []
+    for instruction in program.computations.get(program.entry, ()):
+        found += _runs(program, instruction, trips=1)
+    return found
+
+
+def _runs(
+    program: Program, instruction: Instruction, *, trips: int
+) -> list[Instruction]:
+    """The instruction, and those that run within what it calls.
+
+    trips: how often the instruction runs.
+    """
+    found = [instruction._replace(trips=trips)]
+    # A loop runs its body so often in each trip of its own.
+    if instruction.opcode == "while":
+        trips *= instruction.repeats
+        return found + _body(program, instruction.body, trips=trips)
+
+    if instruction.opcode == "call":
+        return found + _body(program, instruction.called, trips=trips)
+
+    # A condition runs one of its branches: at least the smallest.
+    if instruction.opcode == "conditional":
+        branches = []
+        for name in instruction.branches:
+            branches.append(_body(program, name, trips=trips))
+        return found + min(branches, key=_bytes_of_results, default=[])
+
+    if instruction.opcode == "fusion":
+        found += _begun(program, instruction, trips=trips)
+    return found
+
+
+def _bytes_of_results(instructions: Sequence[Instruction]) -> int:
+    """The bytes of main memory of the results of these instructions."""
+    return sum(each.bytes for each in instructions)
+
+
+def _body(program: Program, name: str, *, trips: int) -> list[Instruction]:
+    """The instructions that a loop, a call or a branch runs.
+
+    name: of its computation.
+    trips: how often it runs.
+    """
+    found = []
+    # Its parameters are arrays of the caller, not arguments of the program.
+    for instruction in program.computations.get(name, ()):
+        if instruction.opcode == "parameter":
+            instruction = instruction._replace(opcode="inner-parameter")
+        found += _runs(program, instruction, trips=trips)
+    return found
+
+
+def _begun(program: Program, fusion: Instruction, *, trips: int) -> list[Instruction]:
+    """The collectives that a fusion begins, [] for most fusions."""
+    inside = program.computations.get(fusion.called, ())
+    if all(each.target != _BEGINS for each in inside):
+        return []
+    return [
+        each._replace(trips=trips, within=True)
+        for each in inside
+        if each.opcode in COLLECTIVES
+    ]

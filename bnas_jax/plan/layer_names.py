@@ -1,0 +1,41 @@
+"""The layer that an instruction belongs to, by the name that JAX gave it."""
+
+import re
+
+# Parts of an instruction's name that are no module: transformations, jitted functions,
+# methods.
+_NO_MODULE = re.compile(
+    r".*[().].*|.*->.*|branch_\d+_fun|checkpoint|rematted_computation"
+    r"|while|body|cond|closed_call"
+)
+# The network, perhaps with its method and within transformations: "jvp(Network)/",
+# "transpose(jvp(Supernet.mixture))/".
+_MODEL = re.compile(r"(?:^|[/(])[A-Z][\w.]*\)*/")
+# A derivative, which names the network once more.
+_AGAIN = re.compile(r"\w+\(.*[A-Z].*\)")
+
+# The layer of what the network does outside of cells, such as batch norms that the
+# cells behind them share.
+NETWORK = "the network between its cells"
+
+
+def layer_of(name: str) -> str:
+    """The module of the network in an instruction's name.
+
+    It is `NETWORK` for what the network does between its modules, "" for all else.
+
+    `layer_of("jit(step)/shard_map/transpose(jvp(Network))/cell0/layer1/bn/reduce_sum")`
+    is "cell0/layer1/bn".
+    """
+    found = _MODEL.search(name)
+    if found is None:
+        return ""
+    # The parts behind the network's name; the last one is the operation.
+    *within, _ = name[found.end() :].split("/")
+    parts = []
+    for part in within:
+        if _AGAIN.fullmatch(part):
+            break
+        if not _NO_MODULE.fullmatch(part):
+            parts.append(part)
+    return "/".join(parts) or NETWORK

@@ -1,0 +1,91 @@
+"""Checks that a run has not diverged, and says how to go on where it has."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.settings import SearchSettings, Settings
+from bnas_jax.training import divergence
+from bnas_jax.training.checkpoint_reader import VARIABLES
+from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.workdir import WorkDir
+
+# A mean cross-entropy from which no training comes back: the right class has a
+# probability of exp(-10000).
+EXPLODED = 1e4
+
+
+@dataclasses.dataclass(frozen=True)
+class DivergenceCheck:
+    """The check of a run's states."""
+
+    settings: Settings
+    workdir: WorkDir
+    checkpoints: Checkpoints
+
+    def check_loss(self, state) -> None:
+        """Raises `UserError` if the epoch's loss so far shows a divergence."""
+        loss = float(state.sums.loss)  # a sum over the examples
+        examples = float(state.sums.examples)
+        if not math.isfinite(loss):
+            raise self._diverged(state, f"the loss became {loss}")
+        # At the beginning of an epoch no example has been summed yet.
+        if loss > EXPLODED * max(examples, 1):
+            raise self._diverged(
+                state, f"the mean loss of the epoch exploded to {loss / examples:.3g}"
+            )
+
+    def check_whole(self, state) -> None:
+        """Raises `UserError` if the loss or the weights show a divergence.
+
+        It is called before a checkpoint: the last step may have spoiled the weights,
+        which the loss does not show yet.
+        """
+        self.check_loss(state)
+        # A search has alphas, a training has none.
+        variables = {name: getattr(state, name, None) for name in VARIABLES}
+        if not all_finite(variables):
+            raise self._diverged(state, "the weights are no longer finite")
+
+    def _diverged(self, state, what: str) -> UserError:
+        """The error of a run that has diverged.
+
+        It says where the divergence began, and how to go on from the last good
+        checkpoint. Checkpoints from the divergence on are set aside.
+        """
+        step = int(state.step)
+        began = divergence.describe(state.guard, state.params)
+        section = "optimizer"
+        if isinstance(self.settings, SearchSettings):
+            section = "weights"
+
+        # The last good checkpoint is that before the first gradient that was not
+        # finite: later weights are no good, even where they are finite themselves.
+        broken = divergence.first_step(state.guard)
+        if broken is None:
+            broken = step
+        good = self.checkpoints.last_before(broken)
+        goes_on = "begins anew, as there is no good checkpoint"
+        if good is not None:
+            goes_on = (
+                f"goes on from step {good}, the last good checkpoint in "
+                f"{self.workdir.checkpoints}"
+            )
+        return UserError(
+            f"{what} by step {step}{began}; lower the learning rate or clip the "
+            "gradient: the same command with --change and a smaller "
+            f"--config.{section}.learning_rate or --config.{section}.clip_norm "
+            f"{goes_on}"
+        )
+
+
+@jax.jit
+def all_finite(tree) -> jax.Array:
+    """Whether no array of the tree holds a NaN or an infinity."""
+    finite = []
+    for leaf in jax.tree.leaves(tree):
+        finite.append(jnp.all(jnp.isfinite(leaf)))
+    return jnp.all(jnp.array(finite))
