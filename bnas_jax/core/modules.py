@@ -15,7 +15,8 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
-from bnas_jax.core.schemes.scheme import ACTIVATIONS, BN_FIRST, Scheme
+from bnas_jax.core.schemes.activations import activated
+from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 # A packed network has this collection of variables in place of latent weights; see
 # `Convolution.binarized`.
@@ -43,33 +44,6 @@ def bias_init(fan_in: int) -> Callable:
         return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
     return init
-
-
-class PRelu(nn.Module):
-    """x where it is positive, else slope * x (arXiv 1502.01852).
-
-    The slope of each channel is learned.
-    """
-
-    arithmetic: Arithmetic
-
-    @nn.compact
-    def __call__(self, x):
-        # PyTorch's first slope.
-        start = nn.initializers.constant(0.25)
-        slope = self.param("slope", start, (x.shape[-1],), self.arithmetic.dtype)
-        return jnp.where(x > 0, x, slope * x)
-
-
-def activated(x, activation: str, *, arithmetic: Arithmetic):
-    """x behind an activation, one of `scheme.ACTIVATIONS`.
-
-    Call it within a module's `__call__`: a PReLU becomes a submodule of that module.
-    """
-    # The one activation with a parameter.
-    if activation == "prelu":
-        return PRelu(arithmetic, name="prelu")(x)
-    return ACTIVATIONS[activation](x)
 
 
 class Convolution(nn.Module):

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from bnas_jax.core.schemes.scheme import LatentRule, Scheme, clip
+from bnas_jax.core.schemes.activations import clip
+from bnas_jax.core.schemes.scheme import LatentRule, Scheme
 from bnas_jax.core.schemes.straight_through import closed_clip, straight_through
 
 

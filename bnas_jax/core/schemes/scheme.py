@@ -13,42 +13,15 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import Geometry, Pair, conv
 from bnas_jax.core.ops.packed import Kernel, signs_of
 from bnas_jax.core.ops.sign_conv import packed_sign_conv, plain_sign_conv, sign_conv
+from bnas_jax.core.schemes.activations import ACTIVATIONS
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
-
-def clip(y):
-    """y clipped to [-1, 1], of any shape.
-
-    The activation of the last stage of Bi-Real Net's float pretraining.
-    """
-    return jnp.clip(y, min=-1, max=1)
-
-
-def leaky_clip(y):
-    """`clip` with a slope of 0.1 outside [-1, 1], of any shape.
-
-    The activation of the second stage of Bi-Real Net's float pretraining.
-    """
-    within = jnp.abs(y) <= 1
-    return jnp.where(within, y, 0.1 * y + 0.9 * jnp.sign(y))
-
-
-# What follows the sums. A PReLU has a parameter, so `modules.Convolution` adds it and
-# nothing is done here.
-ACTIVATIONS = {
-    "relu": nn.relu,
-    "none": lambda y: y,
-    "prelu": lambda y: y,
-    "clip": clip,
-    "leaky_clip": leaky_clip,
-}
 # `activations`: binary activations with float weights, the first stage of two-stage
 # training; `all`: both binary.
 STAGES = ("all", "activations")
@@ -93,7 +66,7 @@ class Scheme:
     activations are those whose gradient passes where |x| < 1.
 
     sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch.
-    activation: what follows the convolution, one of `ACTIVATIONS`.
+    activation: what follows the convolution, one of `activations.ACTIVATIONS`.
     stage: `activations`: binary activations with float weights, the first stage of
         two-stage training; `all`: both binary.
 
