@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.schemes.latent_rule import LatentRule
 from bnas_jax.core.schemes.scales import inverse
-from bnas_jax.core.schemes.scheme import LatentRule, Scheme
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import sign
 
 PLANES = "planes"

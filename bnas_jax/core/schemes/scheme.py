@@ -8,7 +8,7 @@ the optimizer reads `latents`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -20,6 +20,7 @@ from bnas_jax.core.ops.conv import Geometry, Pair, conv
 from bnas_jax.core.ops.packed import Kernel, signs_of
 from bnas_jax.core.ops.sign_conv import packed_sign_conv, plain_sign_conv, sign_conv
 from bnas_jax.core.schemes.activations import ACTIVATIONS
+from bnas_jax.core.schemes.latent_rule import LatentRule
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
 # `activations`: binary activations with float weights, the first stage of two-stage
@@ -27,34 +28,6 @@ from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 STAGES = ("all", "activations")
 # BN -> convolution -> activation, or ReLU -> convolution -> BN; see `modules.in_order`.
 BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
-
-
-@dataclasses.dataclass(frozen=True)
-class LatentRule:
-    """What the optimizer does to latent weights. A part that is None is left out.
-
-    factor: a function of a latent kernel's shape (kh, kw, ci, co); its result
-        multiplies the kernel's gradient, before weight decay.
-    project: a function of latent weights, which they are replaced by at the start and
-        after each update.
-    gradients: a function of the parameters of a module that has latent weights, of
-        their gradients, and of the learning rate. It returns the gradients that the
-        optimizer is given. Parameters and gradients are dicts by name.
-    rates: learning rates of further parameters of such a module, by name, in units of
-        the learning rate of the others.
-
-    The factor of XNOR-Net for a kernel of 3x3 with 64 inputs, and a rule that clips
-    alone:
-
-    >>> bnas.Xnor().latents.factor((3, 3, 64, 64))
-    567.0
-    >>> rule = bnas.LatentRule(project=lambda latent: latent.clip(-1, 1))
-    """
-
-    factor: Callable[[tuple[int, ...]], float] | None = None
-    project: Callable[[jax.Array], jax.Array] | None = None
-    gradients: Callable[[Mapping, Mapping, jax.Array], Mapping] | None = None
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

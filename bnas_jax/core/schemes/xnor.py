@@ -12,8 +12,9 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import Geometry, Pair
+from bnas_jax.core.schemes.latent_rule import LatentRule
 from bnas_jax.core.schemes.scales import inverse, kernel_scale
-from bnas_jax.core.schemes.scheme import LatentRule, Scheme
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import closed_clip, sign, straight_through
 
 KERNEL_AXES = (0, 1, 2)  # of (kh, kw, ci, co): all but the output channel
