@@ -14,7 +14,7 @@ import numpy as np
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.normalization import BatchNorm
-from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
+from bnas_jax.core.ops.conv import Geometry, Pair, float_conv, rectangle, square
 from bnas_jax.core.schemes.activations import activated
 from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
@@ -370,12 +370,11 @@ class FloatConv(nn.Module):
         arithmetic = self.arithmetic
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", uniform_fan_in, shape, arithmetic.dtype)
-        y = conv(
+        y = float_conv(
             x.astype(arithmetic.dtype),
             kernel,
             geometry=square(self.kernel, stride=self.stride),
-            dtype=arithmetic.conv_dtype,
-            plain=arithmetic.plain,
+            arithmetic=arithmetic,
         )
         return self.arithmetic.between_layers(y)
 

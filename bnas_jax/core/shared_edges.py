@@ -26,9 +26,10 @@ from bnas_jax.core.layers import (
     layer_type,
 )
 from bnas_jax.core.ops.batch_norm import batch_norm, normalize_all
-from bnas_jax.core.ops.conv import Geometry, conv, square
+from bnas_jax.core.ops.conv import Geometry, float_conv, square
 from bnas_jax.core.ops.materialize import recompute
-from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme, convolve_signs, finish
+from bnas_jax.core.ops.sign_conv import convolve_signs
+from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme, finish
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,11 +311,11 @@ def _binary_edges(signs, latent, *, scale, weights, spec: EdgeSpec, geometry: Ge
     kernel, operands = spec.scheme.weights(latent)
     return convolve_signs(
         _WeightedEdges(spec.scheme),
-        signs,
-        kernel,
+        geometry,
+        x=signs,
+        w=kernel,
         operands=(scale, weights, *operands),
-        scheme=spec.scheme,
-        geometry=geometry,
+        one_bit=spec.scheme.one_bit,
         arithmetic=spec.arithmetic,
     )
 
@@ -326,8 +327,7 @@ def _float_edges(signs, kernel, *, scale, weights, spec: EdgeSpec, geometry: Geo
 
     The other arguments are those of `_weighted`.
     """
-    dtype, plain = spec.arithmetic.conv_dtype, spec.arithmetic.plain
-    y = conv(signs, kernel, geometry=geometry, dtype=dtype, plain=plain)
+    y = float_conv(signs, kernel, geometry=geometry, arithmetic=spec.arithmetic)
     return _weighted(y, scale, weights, scheme=spec.scheme)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bnas_jax.core.arithmetic import Arithmetic
+
 Pair = tuple[int, int]
 
 
@@ -110,6 +112,17 @@ def conv(x, kernel, geometry: Geometry = POINT, *, dtype=None, plain: bool = Fal
         if pointwise or is_depthwise(kernel.shape, channels, geometry=geometry):
             return fast_conv(x, kernel, geometry=geometry)
     return _conv(x, kernel, geometry=geometry, dtype=dtype)
+
+
+def float_conv(x, kernel, geometry: Geometry = POINT, *, arithmetic: Arithmetic):
+    """`conv` in the types and the form that an arithmetic asks for."""
+    return conv(
+        x,
+        kernel,
+        geometry,
+        dtype=arithmetic.conv_dtype,
+        plain=arithmetic.plain,
+    )
 
 
 def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import conv
+from bnas_jax.core.ops.conv import float_conv
 from bnas_jax.core.schemes.scheme import Scheme, convolve_module, finish
 from bnas_jax.core.schemes.straight_through import straight_through
 
@@ -99,13 +99,11 @@ class AbcNet(Scheme):
         """The bases of the activations with a float kernel."""
         kernel = module.float_kernel(x)
         x, beta = self._activations(module, x)  # (N * images, H, W, C)
-        dtype, plain = module.arithmetic.conv_dtype, module.arithmetic.plain
-        y = conv(
+        y = float_conv(
             x,
             kernel,
             geometry=module.geometry,
-            dtype=dtype,
-            plain=plain,
+            arithmetic=module.arithmetic,
         )
         # The float kernel counts as a single basis of the weights whose alpha is 1.
         alpha = jnp.ones((1, 1), y.dtype)

@@ -8,7 +8,6 @@ the optimizer reads `latents`.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -16,9 +15,9 @@ import jax
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import Geometry, Pair, conv
-from bnas_jax.core.ops.packed import Kernel, signs_of
-from bnas_jax.core.ops.sign_conv import packed_sign_conv, plain_sign_conv, sign_conv
+from bnas_jax.core.ops.conv import Geometry, Pair, float_conv
+from bnas_jax.core.ops.packed import signs_of
+from bnas_jax.core.ops.sign_conv import convolve_signs
 from bnas_jax.core.schemes.activations import ACTIVATIONS
 from bnas_jax.core.schemes.latent_rule import LatentRule
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
@@ -313,46 +312,12 @@ def convolve_kernel(
     # All factors are operands of `after`, so that the products are of signs alone.
     return convolve_signs(
         _After(scheme, activation),
+        geometry,
         x=scheme.signs(x),
         w=kernel,
         operands=(scale, *operands, *parameters),
-        scheme=scheme,
-        geometry=geometry,
-        arithmetic=arithmetic,
-    )
-
-
-def convolve_signs(
-    after: Callable,
-    x,
-    w,
-    operands: tuple,
-    *,
-    scheme: Scheme,
-    geometry: Geometry,
-    arithmetic: Arithmetic,
-):
-    """`sign_conv` in the form that the arithmetic and the kernel need.
-
-    after: a function of the sums (N, H', W', O) and of the operands.
-    x: signs (N, H, W, C).
-    w: signs (kh, kw, C / groups, O), perhaps packed.
-    """
-    if arithmetic.plain:
-        return plain_sign_conv(after, geometry, x=x, w=w, operands=operands)
-
-    # A packed kernel has no gradient.
-    convolve: Callable = sign_conv
-    if isinstance(w, Kernel):
-        convolve = packed_sign_conv
-    return convolve(
-        after,
-        geometry,
-        x=x,
-        w=w,
-        operands=operands,
         one_bit=scheme.one_bit,
-        dtype=arithmetic.conv_dtype,
+        arithmetic=arithmetic,
     )
 
 
@@ -363,17 +328,27 @@ def convolve_module(module: Any, x, w, operands: tuple):
     w: signs (kh, kw, C / groups, O).
     operands: those of the scheme's `after`.
     """
-    common: dict[str, Any] = {
-        "scheme": module.scheme,
-        "geometry": module.geometry,
-        "arithmetic": module.arithmetic,
-    }
+    scheme, geometry, arithmetic = module.scheme, module.geometry, module.arithmetic
     activation = module.activates_sums
     if not module.binary_input:
-        return float_input_conv(x, w, operands, activation=activation, **common)
-    # The operand in front is the input scale: none.
-    after = _After(module.scheme, activation)
-    return convolve_signs(after, x=x, w=w, operands=(None, *operands), **common)
+        return float_input_conv(
+            x,
+            w,
+            operands,
+            scheme=scheme,
+            geometry=geometry,
+            arithmetic=arithmetic,
+            activation=activation,
+        )
+    return convolve_signs(
+        _After(scheme, activation),
+        geometry,
+        x=x,
+        w=w,
+        operands=(None, *operands),  # in front the input scale: none
+        one_bit=scheme.one_bit,
+        arithmetic=arithmetic,
+    )
 
 
 def float_input_conv(
@@ -394,10 +369,9 @@ def float_input_conv(
     kernel, operands, parameters, activation: see `convolve_kernel`.
     """
     signs = signs_of(kernel, x.dtype)
-    dtype, plain = arithmetic.conv_dtype, arithmetic.plain
     # The factors of the weights apply to sums of floats, too. K does not: it scales
     # signs of x.
-    sums = conv(x, signs, geometry=geometry, dtype=dtype, plain=plain)
+    sums = float_conv(x, signs, geometry=geometry, arithmetic=arithmetic)
     y = scheme.after(sums, *operands, *parameters)
     return finish(scheme, y, scale=None, activation=activation)
 
@@ -419,11 +393,10 @@ def float_weight_conv(
 
     binary_input: whether the signs of x are taken.
     """
-    dtype, plain = arithmetic.conv_dtype, arithmetic.plain
     # K scales signs of x; x as it is needs none.
     scale = None
     if binary_input:
         scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)
         x = scheme.signs(x)
-    y = conv(x, kernel, geometry=geometry, dtype=dtype, plain=plain)
+    y = float_conv(x, kernel, geometry=geometry, arithmetic=arithmetic)
     return finish(scheme, y, scale=scale, activation=activation)
