@@ -29,7 +29,8 @@ from bnas_jax.core.ops.batch_norm import batch_norm, normalize_all
 from bnas_jax.core.ops.conv import Geometry, float_conv, square
 from bnas_jax.core.ops.materialize import recompute
 from bnas_jax.core.ops.sign_conv import convolve_signs
-from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme, finish
+from bnas_jax.core.schemes.binary_conv import finish
+from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 
 @dataclasses.dataclass(frozen=True)

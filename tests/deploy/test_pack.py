@@ -21,7 +21,7 @@ from bnas_jax.core.schemes import (
     Scheme,
     Xnor,
 )
-from bnas_jax.core.schemes.scheme import binary_conv
+from bnas_jax.core.schemes.binary_conv import binary_conv
 from bnas_jax.deploy.export import count_stored
 from bnas_jax.deploy.pack import pack
 

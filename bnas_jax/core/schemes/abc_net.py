@@ -13,7 +13,8 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import float_conv
-from bnas_jax.core.schemes.scheme import Scheme, convolve_module, finish
+from bnas_jax.core.schemes.binary_conv import convolve_module, finish
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import straight_through
 
 # This share of the number of weights is added to the diagonal of the normal equations:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import float_conv
+from bnas_jax.core.schemes.binary_conv import finish
 from bnas_jax.core.schemes.scales import kernel_scale
-from bnas_jax.core.schemes.scheme import Scheme, finish
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import straight_through, triangle
 
 TURNS = 4  # of 90 degrees each

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.schemes.scheme import Scheme, finish, float_weight_conv
+from bnas_jax.core.schemes.binary_conv import finish, float_weight_conv
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import (
     closed_clip,
     open_clip,
