@@ -12,8 +12,8 @@ import flax.linen as nn
 from bnas_jax.baselines.units import Baseline, check_image_size
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.initializers import bias_init, uniform_fan_in
 from bnas_jax.core.layers import LAYERS
-from bnas_jax.core.modules import bias_init, uniform_fan_in
 from bnas_jax.core.schemes import Scheme
 
 

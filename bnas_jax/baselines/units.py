@@ -11,8 +11,9 @@ from typing import ClassVar, NamedTuple
 import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import Convolution, FloatConv
+from bnas_jax.core.modules import FloatConv
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import square

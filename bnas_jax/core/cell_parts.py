@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import BinaryConv, Convolution, FactorizedReduce
+from bnas_jax.core.modules import BinaryConv, FactorizedReduce
 from bnas_jax.core.normalization import BatchNorm, value_of
 from bnas_jax.core.ops.conv import square
 from bnas_jax.core.ops.materialize import materialize

@@ -111,7 +111,7 @@ def convolve_kernel(
 
 
 def convolve_module(module: Any, x, w, operands: tuple):
-    """The output of a `modules.Convolution` whose scheme makes the signs of x itself.
+    """The output of a `convolution.Convolution`, of x whose signs are made already.
 
     x: (N, H, W, C), signs where `module.binary_input`.
     w: signs (kh, kw, C / groups, O).

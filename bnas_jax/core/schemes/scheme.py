@@ -3,8 +3,8 @@
 A scheme is a frozen dataclass whose fields are its settings (`config.scheme.*`), and
 one entry of `schemes.SCHEMES`. It says how activations and weights become signs, with
 which gradients, and what comes after the integer sums. Everything else is the same for
-all schemes: `modules.Convolution` calls `convolve`, `binary_conv` has the convolution
-that they share, the optimizer reads `latents`.
+all schemes: `convolution.Convolution` calls `convolve`, `binary_conv` multiplies the
+signs, the optimizer reads `latents`.
 """
 
 import dataclasses
@@ -172,8 +172,8 @@ class Scheme:
         """A convolution's row of the cost table, with what the scheme adds to it.
 
         row: a `cost.counts.Row`.
-        module: the `modules.Convolution`, which says whether its inputs and weights are
-            binary; or the edges of a supernet that are computed together,
+        module: the `convolution.Convolution`, which says whether its inputs and
+            weights are binary; or the edges of a supernet that are computed together,
             `mixed_edges.MixedEdges`.
         """
         del module
@@ -191,7 +191,7 @@ class Scheme:
         return ()
 
     def kernel(self, module: Any, x) -> tuple[jax.Array, tuple]:
-        """(signs, operands) of a `modules.Convolution`, by `weights`.
+        """(signs, operands) of a `convolution.Convolution`, by `weights`.
 
         A scheme whose latent weights have another shape, or that makes several kernels
         of them, overrides this.
@@ -203,7 +203,7 @@ class Scheme:
         return self.weights(module.latent(x))
 
     def convolve(self, module: Any, x):
-        """The binary convolution of a `modules.Convolution`, without its bias.
+        """The binary convolution of a `convolution.Convolution`, without its bias.
 
         (N, H, W, C) to (N, H', W', features).
 
