@@ -23,7 +23,7 @@ from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.initializers import bias_init
 from bnas_jax.core.normalization import BatchNorm
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.ops.pool import max_pool
 from bnas_jax.core.schemes import Scheme
 from bnas_jax.core.schemes.activations import activated

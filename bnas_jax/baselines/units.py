@@ -16,7 +16,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import FloatConv
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.normalization import BatchNorm
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Scheme
 from bnas_jax.core.schemes.activations import activated
 

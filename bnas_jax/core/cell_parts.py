@@ -14,7 +14,7 @@ from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import BinaryConv, FactorizedReduce
 from bnas_jax.core.normalization import BatchNorm, value_of
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.stack import Place

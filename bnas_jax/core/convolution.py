@@ -7,7 +7,7 @@ import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.initializers import bias_init, uniform_fan_in
-from bnas_jax.core.ops.conv import Geometry, Pair
+from bnas_jax.core.ops.geometry import Geometry, Pair
 from bnas_jax.core.schemes.activations import activated
 from bnas_jax.core.schemes.scheme import Scheme
 

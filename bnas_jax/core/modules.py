@@ -16,7 +16,8 @@ from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.initializers import bias_init, uniform_fan_in
 from bnas_jax.core.normalization import BatchNorm
-from bnas_jax.core.ops.conv import Pair, float_conv, rectangle, square
+from bnas_jax.core.ops.conv import float_conv
+from bnas_jax.core.ops.geometry import Pair, rectangle, square
 from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 

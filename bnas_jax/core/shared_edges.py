@@ -26,7 +26,8 @@ from bnas_jax.core.layers import (
     layer_type,
 )
 from bnas_jax.core.ops.batch_norm import batch_norm, normalize_all
-from bnas_jax.core.ops.conv import Geometry, float_conv, square
+from bnas_jax.core.ops.conv import float_conv
+from bnas_jax.core.ops.geometry import Geometry, square
 from bnas_jax.core.ops.materialize import recompute
 from bnas_jax.core.ops.sign_conv import convolve_signs
 from bnas_jax.core.schemes.binary_conv import finish

@@ -19,7 +19,7 @@ from bnas_jax.core.genotype import ZEROISE, Genotype
 from bnas_jax.core.layers import CONVOLUTION, COPIES, LAYERS, MobiNetType, layer_type
 from bnas_jax.core.modules import BinaryConv
 from bnas_jax.core.network import Network
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.shared_edges import batching
 from bnas_jax.interop.published.torch_arrays import BATCH_NORM, fill

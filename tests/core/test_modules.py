@@ -15,7 +15,8 @@ from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.layer_modules import Pooling
 from bnas_jax.core.modules import BinaryConv, Classifier
 from bnas_jax.core.normalization import BatchNorm, Shared, share
-from bnas_jax.core.ops.conv import conv, square
+from bnas_jax.core.ops.conv import conv
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.ops.pool import avg_pool
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.ops.conv import Geometry, conv, fast_conv, plain_conv
+from bnas_jax.core.ops.conv import conv
+from bnas_jax.core.ops.conv_forms import fast_conv, plain_conv
+from bnas_jax.core.ops.geometry import Geometry
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.ops.packed import Kernel, signs_of
 from bnas_jax.core.ops.popcount import pays, sums_of_signs, sums_of_words

@@ -7,7 +7,8 @@ import dataclasses
 from typing import Any, Protocol
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.ops.conv import Geometry, Pair, float_conv
+from bnas_jax.core.ops.conv import float_conv
+from bnas_jax.core.ops.geometry import Geometry, Pair
 from bnas_jax.core.ops.packed import signs_of
 from bnas_jax.core.ops.sign_conv import convolve_signs
 from bnas_jax.core.schemes.activations import ACTIVATIONS

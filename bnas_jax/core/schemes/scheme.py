@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import Geometry, Pair
+from bnas_jax.core.ops.geometry import Geometry, Pair
 from bnas_jax.core.schemes.activations import ACTIVATIONS
 from bnas_jax.core.schemes.binary_conv import (
     convolve_kernel,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import Geometry, Pair
+from bnas_jax.core.ops.geometry import Geometry, Pair
 from bnas_jax.core.schemes.latent_rule import LatentRule
 from bnas_jax.core.schemes.scales import inverse, kernel_scale
 from bnas_jax.core.schemes.scheme import Scheme
