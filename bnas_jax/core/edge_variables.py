@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.edge_by_edge import Params, Statistics
+from bnas_jax.core.edge_spec import EdgeSpec
 from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING
-from bnas_jax.core.shared_edges import EdgeSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,13 @@ from flax.core import unfreeze
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.edge_by_edge import Edges, chosen_edges, plain_edges
+from bnas_jax.core.edge_spec import EdgeSpec
 from bnas_jax.core.edge_variables import EdgeVariables, module_name
 from bnas_jax.core.initializers import uniform_fan_in
 from bnas_jax.core.layers import COPIES, is_latent, layer_type
 from bnas_jax.core.ops.batch_norm import initial_statistics
 from bnas_jax.core.schemes import Scheme
-from bnas_jax.core.shared_edges import EdgeSpec, shared_edges
+from bnas_jax.core.shared_edges import shared_edges
 
 
 class MixedEdges(nn.Module):

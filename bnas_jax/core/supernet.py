@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell_parts import Preprocess, drop_path, with_skip
+from bnas_jax.core.edge_spec import batching
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import Form, classify, form_of
@@ -27,7 +28,6 @@ from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3, leaving
 from bnas_jax.core.layers import CONVOLUTION
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Scheme, Xnor
-from bnas_jax.core.shared_edges import batching
 from bnas_jax.core.stack import Place, check_image_size, stack
 
 # The values of `Supernet.edges`.
