@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnas_jax.core.checks import positive
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import float_conv
 from bnas_jax.core.schemes.binary_conv import convolve_module, finish
@@ -66,10 +67,7 @@ class AbcNet(Scheme):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("weight_bases", "activation_bases"):
-            value = getattr(self, name)
-            if value < 1:
-                raise UserError(f"config.scheme.{name} must be at least 1, got {value}")
+        positive("config.scheme", self, "weight_bases", "activation_bases")
         if not 0 <= self.spread < np.inf:
             raise UserError(
                 f"config.scheme.spread must be 0 or more, got {self.spread}"

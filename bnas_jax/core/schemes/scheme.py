@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
+from bnas_jax.core.checks import choice
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.geometry import Geometry, Pair
 from bnas_jax.core.schemes.activations import ACTIVATIONS
@@ -74,17 +75,8 @@ class Scheme:
             raise UserError(
                 f"config.scheme.sign_of_zero must be 0 or 1, got {self.sign_of_zero}"
             )
-        if self.activation not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise UserError(
-                f"config.scheme.activation must be one of {known}, got "
-                f"{self.activation!r}"
-            )
-        if self.stage not in STAGES:
-            known = ", ".join(STAGES)
-            raise UserError(
-                f"config.scheme.stage must be one of {known}, got {self.stage!r}"
-            )
+        choice("config.scheme.activation", self.activation, choices=ACTIVATIONS)
+        choice("config.scheme.stage", self.stage, choices=STAGES)
 
     @property
     def binary_weights(self) -> bool:
