@@ -14,8 +14,8 @@ from arrays import nhwc, relative_error, with_gradients
 from compile_options import short
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.modules import Convolution
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.convolution import Convolution
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.interop.published import load_published
 from bnas_jax.interop.published.torch_arrays import states
 

@@ -75,7 +75,7 @@ MAY_IMPORT = {
 }
 # What each room of core may import of core; what stands in no room here stands above
 # those.
-BASE = {"errors", "arithmetic"}
+BASE = {"errors", "checks", "arithmetic"}
 IN_CORE = {"ops": BASE | {"ops"}, "schemes": BASE | {"ops", "schemes"}}
 # Only imported where used, so that search and training on arrays start without them.
 HEAVY = {

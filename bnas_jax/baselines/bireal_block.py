@@ -9,8 +9,8 @@ import flax.linen as nn
 
 from bnas_jax.baselines.block import Block, Projection
 from bnas_jax.baselines.units import convolution
-from bnas_jax.core.modules import activated
 from bnas_jax.core.normalization import BatchNorm
+from bnas_jax.core.schemes.activations import activated
 
 
 class BiRealUnit(Block):

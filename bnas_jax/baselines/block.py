@@ -30,7 +30,7 @@ class Block(nn.Module):
     float_shortcut: bool = True
 
     # What follows the BN of the stem in a network of such blocks: one of
-    # `scheme.ACTIVATIONS`.
+    # `activations.ACTIVATIONS`.
     stem_activation: ClassVar[str] = "relu"
 
     def changes_shape(self, x) -> bool:

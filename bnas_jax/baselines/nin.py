@@ -19,12 +19,14 @@ import jax.numpy as jnp
 
 from bnas_jax.baselines.units import Baseline, check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import Convolution, activated, bias_init
+from bnas_jax.core.initializers import bias_init
 from bnas_jax.core.normalization import BatchNorm
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.ops.pool import max_pool
 from bnas_jax.core.schemes import Scheme
+from bnas_jax.core.schemes.activations import activated
 
 # Both as in that code.
 EPSILON = 1e-4  # what batch norms add to the variance

@@ -7,7 +7,7 @@ import flax.linen as nn
 from bnas_jax.baselines.bireal_block import TwoUnits
 from bnas_jax.baselines.block import Block, Projection
 from bnas_jax.baselines.units import ConvUnit
-from bnas_jax.core.modules import PRelu
+from bnas_jax.core.schemes.activations import PRelu
 
 
 class PcnnUnit(Block):

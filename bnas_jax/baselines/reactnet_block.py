@@ -10,7 +10,7 @@ import flax.linen as nn
 from bnas_jax.baselines.bireal_block import BiRealUnit, TwoUnits
 from bnas_jax.baselines.block import Block
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.modules import PRelu
+from bnas_jax.core.schemes.activations import PRelu
 
 
 class RPRelu(nn.Module):

@@ -19,7 +19,7 @@ from bnas_jax.baselines.units import (
     doubling,
 )
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.checks import choice
 from bnas_jax.core.modules import Classifier
 from bnas_jax.core.ops.pool import max_pool
 from bnas_jax.core.schemes import Scheme
@@ -120,11 +120,8 @@ class ResNet18(Baseline):
 
     def __post_init__(self):
         self.check_at_least(1, "width", "blocks")
-        if self.block is not None and self.block not in BLOCKS:
-            known = ", ".join(BLOCKS)
-            raise UserError(
-                f"config.network.block must be one of {known}, got {self.block!r}"
-            )
+        if self.block is not None:
+            choice("config.network.block", self.block, choices=BLOCKS)
 
     def build(
         self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic

@@ -11,9 +11,9 @@ import flax.linen as nn
 
 from bnas_jax.baselines.units import Baseline, check_image_size
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.checks import choice
+from bnas_jax.core.initializers import bias_init, uniform_fan_in
 from bnas_jax.core.layers import LAYERS
-from bnas_jax.core.modules import bias_init, uniform_fan_in
 from bnas_jax.core.schemes import Scheme
 
 
@@ -94,12 +94,7 @@ class SmallCnnSettings(Baseline):
         self.check_at_least(1, "widths", "dense")
         # Pooling alone would have nothing to binarize.
         learnable = [name for name, layer in LAYERS.items() if layer.learnable]
-        if self.layer_type not in learnable:
-            known = ", ".join(learnable)
-            raise UserError(
-                f"config.network.layer_type must be one of {known}, got "
-                f"{self.layer_type!r}"
-            )
+        choice("config.network.layer_type", self.layer_type, choices=learnable)
 
     def build(
         self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic

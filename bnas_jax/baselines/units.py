@@ -11,12 +11,14 @@ from typing import ClassVar, NamedTuple
 import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import Convolution, FloatConv, activated
+from bnas_jax.core.modules import FloatConv
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.normalization import BatchNorm
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Scheme
+from bnas_jax.core.schemes.activations import activated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +203,7 @@ class Stem(nn.Module):
 
     Images (N, H, W, C) to (N, H / stride, W / stride, features), rounded up.
 
-    activation: one of `scheme.ACTIVATIONS`.
+    activation: one of `activations.ACTIVATIONS`.
     """
 
     features: int

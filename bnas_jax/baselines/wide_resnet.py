@@ -23,7 +23,7 @@ from bnas_jax.baselines.units import (
     doubling,
 )
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.checks import choice
 from bnas_jax.core.modules import Classifier
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.batch_norm import MOMENTUM
@@ -118,11 +118,7 @@ class Wrn40(Baseline):
         self.check_at_least(1, "width", "blocks")
         if self.stem is not None:
             self.check_at_least(1, "stem")
-        if self.code not in CODES:
-            known = ", ".join(CODES)
-            raise UserError(
-                f"config.network.code must be one of {known}, got {self.code!r}"
-            )
+        choice("config.network.code", self.code, choices=CODES)
 
     def build(
         self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic

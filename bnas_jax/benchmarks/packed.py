@@ -18,7 +18,8 @@ from bnas_jax.benchmarks import measure
 from bnas_jax.benchmarks.programs import size_of
 from bnas_jax.core.cost.walk import float_twin
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import Geometry, fast_conv
+from bnas_jax.core.ops.conv_forms import fast_conv
+from bnas_jax.core.ops.geometry import Geometry
 from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.core.ops.sign_conv import packed_sign_conv
 from bnas_jax.deploy.pack import each_binarized, float_weights, pack

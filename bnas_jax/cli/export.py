@@ -4,7 +4,7 @@ import contextlib
 
 from bnas_jax.cli.configs import Loaded, workdir_of
 from bnas_jax.cli.flags import options, required
-from bnas_jax.settings.checks import choice
+from bnas_jax.core.checks import choice
 
 
 def export(arguments: list[str], loaded: Loaded) -> dict:

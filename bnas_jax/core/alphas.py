@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.checks import choice
 from bnas_jax.core.genotype import EDGES
 
 Alphas = Mapping[str, jax.Array]
@@ -55,8 +55,7 @@ def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
     >>> round(float(entropy(even)), 4)  # the logarithm of 7
     1.9459
     """
-    if edges not in ENTROPIES:
-        raise UserError(f"edges must be one of {', '.join(ENTROPIES)}, got {edges!r}")
+    choice("edges", edges, choices=ENTROPIES)
 
     # The released loop reads the reduction cell's last edge in place of each edge.
     values = dict(alphas)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import BinaryConv, Convolution, FactorizedReduce
+from bnas_jax.core.checks import choice
+from bnas_jax.core.convolution import Convolution
+from bnas_jax.core.modules import BinaryConv, FactorizedReduce
 from bnas_jax.core.normalization import BatchNorm, value_of
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.stack import Place
@@ -91,12 +92,7 @@ class ReductionSkip(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        if self.kind not in REDUCTION_SKIPS:
-            known = ", ".join(REDUCTION_SKIPS)
-            raise UserError(
-                f"config.network.reduction_skip must be one of {known}, got "
-                f"{self.kind!r}"
-            )
+        choice("config.network.reduction_skip", self.kind, choices=REDUCTION_SKIPS)
 
         # BN -> sign, if the kind is binary -> convolution.
         binary = self.kind in ("binary", "binary_bn")

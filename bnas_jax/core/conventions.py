@@ -7,7 +7,7 @@ runs, and `meant` is that code without its index errors (docs/conventions.md).
 import dataclasses
 from typing import Any
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.checks import choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,5 @@ CONVENTIONS = {
 
 def conventions(name: str) -> Conventions:
     """The conventions of that name; raises `UserError` for another name."""
-    if name not in CONVENTIONS:
-        raise UserError(
-            f"conventions must be one of {', '.join(CONVENTIONS)}, got {name!r}"
-        )
+    choice("conventions", name, choices=CONVENTIONS)
     return CONVENTIONS[name]

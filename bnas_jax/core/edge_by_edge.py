@@ -14,12 +14,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bnas_jax.core.edge_spec import EdgeSpec
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import ZEROISE
 from bnas_jax.core.layers import CONVOLUTION, NOTHING, POOLING
 from bnas_jax.core.ops.batch_norm import batch_norm
-from bnas_jax.core.schemes.scheme import binary_conv, float_weight_conv
-from bnas_jax.core.shared_edges import EdgeSpec
+from bnas_jax.core.schemes.binary_conv import binary_conv, float_weight_conv
 
 # What one edge has: {layer type: parameters} and {layer type: running statistics}.
 Params = dict[str, Any]

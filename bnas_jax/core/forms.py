@@ -10,6 +10,7 @@ import dataclasses
 import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import choice
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier, FloatConv
 from bnas_jax.core.normalization import BatchNorm
@@ -137,10 +138,7 @@ FORMS: dict[str, Form] = {
 
 def form_of(name: str) -> Form:
     """The entry of `FORMS`; raises `UserError` for a name without one."""
-    if name not in FORMS:
-        raise UserError(
-            f"config.network.form must be one of {', '.join(FORMS)}, got {name!r}"
-        )
+    choice("config.network.form", name, choices=FORMS)
     return FORMS[name]
 
 

@@ -5,22 +5,21 @@ The module makes the variables of these edges and chooses the form that computes
 all of them.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.core import unfreeze
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.edge_by_edge import Edges, chosen_edges, plain_edges
-from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING, is_latent, layer_type
-from bnas_jax.core.modules import uniform_fan_in
+from bnas_jax.core.edge_spec import EdgeSpec
+from bnas_jax.core.edge_variables import EdgeVariables, module_name
+from bnas_jax.core.initializers import uniform_fan_in
+from bnas_jax.core.layers import COPIES, is_latent, layer_type
 from bnas_jax.core.ops.batch_norm import initial_statistics
 from bnas_jax.core.schemes import Scheme
-from bnas_jax.core.shared_edges import EdgeSpec, shared_edges
+from bnas_jax.core.shared_edges import shared_edges
 
 
 class MixedEdges(nn.Module):
@@ -147,7 +146,7 @@ class MixedEdges(nn.Module):
         """A layer type on all edges by a module for each, (N, H', W', E, C)."""
         outputs = []
         for edge in range(edges):
-            layer = self._module(name, name=f"edge{edge}_{name}")
+            layer = self._module(name, name=module_name(name, edge))
             outputs.append(layer(x, train=train))
         return jnp.stack(outputs, axis=3)
 
@@ -155,7 +154,7 @@ class MixedEdges(nn.Module):
 
     def _edge_by_edge(self, x, weights, *, kernels: dict, running: dict, train: bool):
         """`plain_edges` or `chosen_edges`, on each edge's part of the variables."""
-        spec, count = self.spec, len(weights)
+        spec = self.spec
 
         # The modules are made here for their fields. They are unbound, since they run
         # on parts of this module's variables.
@@ -165,186 +164,35 @@ class MixedEdges(nn.Module):
                 bound = self._module(name, name=f"one_{name}")
                 modules[name] = bound.clone(parent=None, name=None)
         edges = Edges(spec=spec, modules=modules, train=train)
-        params, stats = self._split_variables(kernels, running, count=count)
+
+        # Each edge's part of the variables.
+        parts = EdgeVariables(
+            spec=spec,
+            channels=self.channels,
+            edges=len(weights),
+            shared_statistics=self.shared_statistics,
+        )
+        values = {name: variable.value for name, variable in running.items()}
+        variables = unfreeze(dict(self.variables))
+        params, stats = parts.split(kernels, values, variables)
 
         # The sums, (N, H', W', E, C), and each edge's statistics after the batch.
         compute: Callable = plain_edges
         if self.edges == "chosen":
             compute = chosen_edges
         total, new = compute(x, weights, params=params, stats=stats, edges=edges)
+        if not self._keeps_statistics(train):
+            return total
 
         # Only the statistics of layers that ran have moved.
         choices = None
         if self.edges == "chosen":
             choices = jnp.argmax(weights, axis=1)  # (E,)
-        if self._keeps_statistics(train):
-            self._store_statistics(running, new=new, choices=choices)
+        for name, value in parts.moved(values, new, choices=choices).items():
+            running[name].value = value
+        for name, value in parts.of_modules(new).items():
+            self.put_variable("batch_stats", name, value=value)
         return total
-
-    def _split_variables(
-        self, kernels: dict, running: dict, *, count: int
-    ) -> tuple[list[dict], list[dict]]:
-        """The variables edge by edge, for `count` edges.
-
-        Returns two lists with an entry for each edge: {layer type: parameters} and
-        {layer type: running statistics}.
-        """
-        params: list[dict] = [{} for _ in range(count)]
-        stats: list[dict] = [{} for _ in range(count)]
-        for edge in range(count):
-            for name in self.layer_types:
-                how = self.spec.batching(name)
-                # Parts of the arrays that this module itself has.
-                if how == CONVOLUTION:
-                    params[edge][name] = self._edge_kernel(
-                        kernels, name=name, edge=edge, count=count
-                    )
-                    index = self._conv_statistics(name, edge)
-                    stats[edge][name] = _statistics_at(running["bn"].value, index)
-                elif how == POOLING and self.bn_of_pools:
-                    index = self._pool_statistics(name, edge)
-                    stats[edge][name] = _statistics_at(running["pool_bn"].value, index)
-                # Variables of modules.
-                elif how in (COPIES, None):
-                    variables = functools.partial(
-                        self._module_variables, name=name, edge=edge, count=count
-                    )
-                    params[edge][name] = variables("params")
-                    stats[edge][name] = variables("batch_stats")
-        return params, stats
-
-    def _module_variables(
-        self, collection: str, *, name: str, edge: int, count: int
-    ) -> dict:
-        """An edge's part of the variables of a layer type that runs as a module."""
-        variables: Any = unfreeze(dict(self.variables)).get(collection, {})
-        if self.spec.batching(name) is None:
-            return variables.get(f"edge{edge}_{name}", {})
-        # A module without variables is not in the collection.
-        side_by_side = variables.get(name, {})
-        return jax.tree.map(lambda leaf: _part(leaf, edge, count=count), side_by_side)
-
-    def _edge_kernel(self, kernels: dict, *, name: str, edge: int, count: int) -> dict:
-        """An edge's kernel of a convolution type, (k, k, C, C), under its kind.
-
-        The first edges have theirs in `latent_TYPE`, the last ones in `kernel_TYPE`.
-        """
-        latent = kernels.get(f"latent_{name}")
-        binary = 0  # how many edges have binary weights
-        if latent is not None:
-            binary = latent.shape[-1] // self.channels
-        if edge < binary:
-            return {"latent": _part(latent, edge, count=binary)}
-        floats = kernels[f"kernel_{name}"]
-        return {"kernel": _part(floats, edge - binary, count=count - binary)}
-
-    def _store_statistics(self, running: dict, *, new: list[dict], choices) -> None:
-        """Stores the running statistics that the plain or the chosen form moved.
-
-        new: for each edge, {layer type: its statistics}.
-        choices: (E,), the index of the layer type that ran on each edge; None where all
-            layer types ran.
-        """
-        spec = self.spec
-        # The statistics that this module itself has.
-        if spec.convs:
-            running["bn"].value = self._with_moved(
-                running["bn"].value,
-                new=new,
-                names=spec.convs,
-                choices=choices,
-                index_of=self._conv_statistics,
-            )
-        if spec.pools and self.bn_of_pools:
-            value = running["pool_bn"].value
-            for name in spec.pools:
-                value = self._with_moved(
-                    value,
-                    new=new,
-                    names=[name],
-                    choices=choices,
-                    index_of=self._pool_statistics,
-                )
-            running["pool_bn"].value = value
-
-        # The statistics of the modules within.
-        for name in self.layer_types:
-            how = spec.batching(name)
-            if how == COPIES and new[0][name]:
-                of_edges = [of_edge[name] for of_edge in new]
-                together = jax.tree.map(_side_by_side, *of_edges)
-                self.put_variable("batch_stats", name, value=together)
-            elif how is None:
-                for edge, of_edge in enumerate(new):
-                    if of_edge[name]:
-                        path = f"edge{edge}_{name}"
-                        self.put_variable("batch_stats", path, value=of_edge[name])
-
-    def _with_moved(
-        self,
-        value: dict,
-        *,
-        new: list[dict],
-        names: list[str],
-        choices,
-        index_of: Callable,
-    ) -> dict:
-        """The running statistics `value` with what moved for some layer types.
-
-        Where the edges share their statistics, those of any edge that ran are taken.
-
-        value: {"mean", "var"}, of all edges and types.
-        new: for each edge, {layer type: its {"mean", "var"}}.
-        names: the layer types.
-        choices: see `_store_statistics`.
-        index_of: (layer type, edge) to the index of its statistics in `value`.
-        """
-        value = jax.tree.map(jnp.asarray, value)
-
-        # Each edge and layer type has its own.
-        if not self.shared_statistics:
-            for edge, of_edge in enumerate(new):
-                for name in names:
-                    index = index_of(name, edge)
-                    for leaf, moved in of_edge[name].items():
-                        value[leaf] = value[leaf].at[index].set(moved)
-            return value
-
-        # All edges share them. A row for each edge and layer type, (E * types, C).
-        rows = {}
-        for leaf in value:
-            of_edges = []
-            for of_edge in new:
-                of_edges += [of_edge[name][leaf] for name in names]
-            rows[leaf] = jnp.stack(of_edges)
-
-        # The first row that moved; if none did, row 0, which has the old statistics.
-        ran = jnp.zeros((), jnp.int32)
-        if choices is not None:
-            columns = jnp.array([self.layer_types.index(name) for name in names])
-            chosen = choices[:, None] == columns  # (E, types)
-            ran = jnp.argmax(chosen.reshape(-1))
-        index = index_of(names[0], 0)
-        for leaf, array in value.items():
-            value[leaf] = array.at[index].set(rows[leaf][ran])
-        return value
-
-    def _conv_statistics(self, name: str, edge: int) -> tuple:
-        """The index of an edge's statistics in `bn`: (C,), or (types, E, C)."""
-        if self.shared_statistics:
-            return (...,)
-        return self.spec.convs.index(name), edge
-
-    def _pool_statistics(self, name: str, edge: int) -> tuple:
-        """The index of an edge's statistics in `pool_bn`.
-
-        `pool_bn` is (types * C,), or (E, types * C).
-        """
-        first = self.spec.pools.index(name) * self.channels
-        part = slice(first, first + self.channels)
-        if self.shared_statistics:
-            return (part,)
-        return edge, part
 
     # The variables and modules.
 
@@ -415,19 +263,3 @@ class MixedEdges(nn.Module):
             name=name,
             **options,
         )
-
-
-def _part(leaf, index: int, *, count: int):
-    """Part `index` of an array whose last axis has `count` equal parts."""
-    size = leaf.shape[-1] // count
-    return leaf[..., index * size : (index + 1) * size]
-
-
-def _side_by_side(*leaves):
-    """The inverse of `_part`: one array of all parts."""
-    return jnp.concatenate(leaves, axis=-1)
-
-
-def _statistics_at(running: dict, index: tuple) -> dict:
-    """{"mean", "var"} at an index of the arrays of all edges."""
-    return {name: value[index] for name, value in running.items()}

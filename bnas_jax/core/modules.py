@@ -1,191 +1,24 @@
 """The modules that layer types, cells and networks are made of.
 
+`convolution.Convolution`, in the order of a scheme with a batch norm, and the float
+layers at both ends of a network.
+
 Images are NHWC, kernels (kh, kw, ci, co).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.initializers import bias_init, uniform_fan_in
 from bnas_jax.core.normalization import BatchNorm
-from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
-from bnas_jax.core.schemes.scheme import ACTIVATIONS, BN_FIRST, Scheme
-
-# A packed network has this collection of variables in place of latent weights; see
-# `Convolution.binarized`.
-PACKED = "packed"
-
-
-def uniform_fan_in(key, shape, dtype):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for kernels.
-
-    shape: of a kernel, (kh, kw, ci, co) or (ci, co); fan_in is the product of all axes
-        but the last.
-    """
-    bound = 1 / np.sqrt(np.prod(shape[:-1]))
-    return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
-
-
-def bias_init(fan_in: int) -> Callable:
-    """The initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias.
-
-    fan_in: of the kernel that the bias belongs to.
-    """
-    bound = 1 / np.sqrt(fan_in)
-
-    def init(key, shape, dtype):
-        return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
-
-    return init
-
-
-class PRelu(nn.Module):
-    """x where it is positive, else slope * x (arXiv 1502.01852).
-
-    The slope of each channel is learned.
-    """
-
-    arithmetic: Arithmetic
-
-    @nn.compact
-    def __call__(self, x):
-        # PyTorch's first slope.
-        start = nn.initializers.constant(0.25)
-        slope = self.param("slope", start, (x.shape[-1],), self.arithmetic.dtype)
-        return jnp.where(x > 0, x, slope * x)
-
-
-def activated(x, activation: str, *, arithmetic: Arithmetic):
-    """x behind an activation, one of `scheme.ACTIVATIONS`.
-
-    Call it within a module's `__call__`: a PReLU becomes a submodule of that module.
-    """
-    # The one activation with a parameter.
-    if activation == "prelu":
-        return PRelu(arithmetic, name="prelu")(x)
-    return ACTIVATIONS[activation](x)
-
-
-class Convolution(nn.Module):
-    """A scheme's convolution alone: (N, H, W, C) to (N, H', W', features).
-
-    It computes `Scheme.convolve` or `Scheme.convolve_float`. The weights are the
-    parameter `latent` if they are binarized, and `kernel` if they stay float. The
-    optimizer treats parameters of the name `latent` as `Scheme.latents` says.
-
-    binary_weights: False keeps the weights float.
-    binary_input: False keeps the activations float.
-    activation: whether the scheme's activation follows the sums and the bias.
-    """
-
-    features: int
-    kernel: Pair
-    geometry: Geometry
-    scheme: Scheme
-    arithmetic: Arithmetic
-    binary_weights: bool = True
-    binary_input: bool = True
-    activation: bool = True
-    bias: bool = False
-
-    @nn.compact
-    def __call__(self, x):
-        x = x.astype(self.arithmetic.dtype)
-
-        # The scheme makes the parameter `latent` or `kernel`, and others if it needs
-        # them.
-        if self.has_latent:
-            y = self.scheme.convolve(self, x)
-        else:
-            y = self.scheme.convolve_float(self, x)  # (N, H', W', features)
-        if self.bias:
-            fan_in = int(np.prod(self.kernel_shape(x)[:-1]))  # kh * kw * C / groups
-            init = bias_init(fan_in)
-            y = y + self.param("bias", init, (self.features,), self.arithmetic.dtype)
-
-        # The scheme has activated its sums, but for a PReLU and where a bias follows.
-        if self.activation and (self.bias or self.scheme.activation == "prelu"):
-            y = activated(y, self.scheme.activation, arithmetic=self.arithmetic)
-        return self.arithmetic.between_layers(y)
-
-    def binarized(self, x) -> tuple:
-        """(signs, operands) of the weights, as `Scheme.kernel` gives them.
-
-        A packed network has them stored. Call it within `__call__`.
-        """
-        if self.has_variable(PACKED, "kernel"):
-            signs: Any = self.get_variable(PACKED, "kernel")
-            operands: Any = self.get_variable(PACKED, "operands")
-            return signs, operands
-        return self.scheme.kernel(self, x)
-
-    def float_kernel(self, x, features: int | None = None):
-        """The float kernel, (kh, kw, C / groups, features).
-
-        Call it within `__call__`.
-
-        features: None is the number of output channels.
-        """
-        return self._kernel("kernel", x, features=features)
-
-    def latent(self, x, features: int | None = None):
-        """The latent weights, (kh, kw, C / groups, features).
-
-        Call it within `__call__`.
-
-        features: None is the number of output channels.
-        """
-        return self._kernel("latent", x, features=features)
-
-    def _kernel(self, name: str, x, *, features: int | None):
-        """The parameter `name`, (kh, kw, C / groups, features)."""
-        shape = self.kernel_shape(x)
-        if features is not None:
-            shape = (*shape[:-1], features)
-        return self.param(name, uniform_fan_in, shape, self.arithmetic.dtype)
-
-    def kernel_shape(self, x) -> tuple[int, int, int, int]:
-        """The shape of a kernel for x: (kh, kw, C / groups, features)."""
-        return (*self.kernel, x.shape[-1] // self.geometry.groups, self.features)
-
-    @property
-    def activates_sums(self) -> bool:
-        """Whether the scheme's activation follows its sums at once.
-
-        With a bias it follows the bias instead.
-        """
-        return self.activation and not self.bias
-
-    @property
-    def has_latent(self) -> bool:
-        """Whether the weights are binarized.
-
-        Then the parameter is `latent`, in floating point, in place of `kernel`.
-        """
-        return self.binary_weights and self.scheme.binary_weights
-
-    def output_shape(self, x) -> tuple[int, ...]:
-        """The shape of the output for x: (N, H', W', features)."""
-        size = self.geometry.output_size(x.shape[1:3], self.kernel)
-        return (x.shape[0], *size, self.features)
-
-    def macs(self, x, y) -> tuple[int, int]:
-        """(binary, float) multiply-accumulates of one image."""
-        # For each value of the output, a product for each value of its kernel.
-        _, height, width, _ = y.shape
-        taps = int(np.prod(self.kernel))
-        inputs = x.shape[-1] // self.geometry.groups
-        count = height * width * self.features * taps * inputs
-        # A product is binary only if both factors are.
-        if self.has_latent and self.binary_input:
-            return count, 0
-        return 0, count
+from bnas_jax.core.ops.conv import float_conv
+from bnas_jax.core.ops.geometry import Pair, rectangle, square
+from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 
 def in_order(
@@ -396,12 +229,11 @@ class FloatConv(nn.Module):
         arithmetic = self.arithmetic
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", uniform_fan_in, shape, arithmetic.dtype)
-        y = conv(
+        y = float_conv(
             x.astype(arithmetic.dtype),
             kernel,
             geometry=square(self.kernel, stride=self.stride),
-            dtype=arithmetic.conv_dtype,
-            plain=arithmetic.plain,
+            arithmetic=arithmetic,
         )
         return self.arithmetic.between_layers(y)
 

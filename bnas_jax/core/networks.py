@@ -10,6 +10,7 @@ import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell_parts import REDUCTION_SKIPS
+from bnas_jax.core.checks import choice, positive
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.fixed_reduction import check_groups
 from bnas_jax.core.forms import form_of
@@ -73,20 +74,14 @@ class Cells(NetworkSettings):
     def __post_init__(self):
         # The settings that are words.
         form_of(self.form)
-        if self.reduction_skip not in REDUCTION_SKIPS:
-            known = ", ".join(REDUCTION_SKIPS)
-            raise UserError(
-                f"config.network.reduction_skip must be one of {known}, got "
-                f"{self.reduction_skip!r}"
-            )
+        choice(
+            "config.network.reduction_skip",
+            self.reduction_skip,
+            choices=REDUCTION_SKIPS,
+        )
 
         # The settings that are numbers.
-        for name in ("num_cells", "channels"):
-            value = getattr(self, name)
-            if value < 1:
-                raise UserError(
-                    f"config.network.{name} must be at least 1, got {value}"
-                )
+        positive("config.network", self, "num_cells", "channels")
 
         # Some forms and cells need a width with certain divisors.
         step = form_of(self.form).channel_step

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell_parts import Preprocess, drop_path, with_skip
+from bnas_jax.core.checks import choice
+from bnas_jax.core.edge_spec import batching
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import Form, classify, form_of
@@ -27,7 +29,6 @@ from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3, leaving
 from bnas_jax.core.layers import CONVOLUTION
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Scheme, Xnor
-from bnas_jax.core.shared_edges import batching
 from bnas_jax.core.stack import Place, check_image_size, stack
 
 # The values of `Supernet.edges`.
@@ -114,10 +115,7 @@ class Supernet(nn.Module):
         """
         shape = (len(EDGES), len(self.layer_types))
         chex.assert_shape(list(weights.values()), shape)
-        if self.edges not in FORMS_OF_EDGES:
-            raise UserError(
-                f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}"
-            )
+        choice("edges", self.edges, choices=FORMS_OF_EDGES)
         # The edges of a state share its signs in `dtype`.
         if self.arithmetic.activations is not None:
             raise UserError(

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bnas_jax.core.convolution import PACKED, Convolution
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import is_latent
-from bnas_jax.core.modules import PACKED, Convolution
 from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.runtime import devices
 

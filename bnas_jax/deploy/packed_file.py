@@ -23,8 +23,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bnas_jax import __version__
+from bnas_jax.core.convolution import PACKED
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import PACKED
 from bnas_jax.core.ops.packed import Kernel, pack_signs, signs_of
 from bnas_jax.data.digest import digest_of
 from bnas_jax.workdir.files import whole

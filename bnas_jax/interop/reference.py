@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core import genotypes
+from bnas_jax.core.checks import choice
 from bnas_jax.core.conventions import conventions as conventions_of
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, TABLE_3, Genotype, leaving
@@ -103,8 +104,7 @@ def build(
 
     The arguments are those of `load_reference`.
     """
-    if form not in FORMS:
-        raise UserError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    choice("form", form, choices=FORMS)
 
     # The fields that networks and supernets have in common.
     found = conventions_of(conventions)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from bnas_jax.core import derivation
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.checks import choice
 from bnas_jax.core.genotype import Cell
 from bnas_jax.search.diversity import Diverse
 from bnas_jax.search.searcher import ALPHAS, DERIVATION, TRAIN, VALID, WEIGHTS, Stage
@@ -54,12 +54,7 @@ class Darts(Diverse):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.unrolled not in UNROLLED:
-            known = ", ".join(UNROLLED)
-            raise UserError(
-                f"config.searcher.unrolled must be one of {known}, got "
-                f"{self.unrolled!r}"
-            )
+        choice("config.searcher.unrolled", self.unrolled, choices=UNROLLED)
 
     @property
     def second_order(self) -> bool:

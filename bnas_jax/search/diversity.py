@@ -6,6 +6,7 @@ import jax
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import ENTROPIES, Alphas
+from bnas_jax.core.checks import choice
 from bnas_jax.core.errors import UserError
 from bnas_jax.search.searcher import Progress, Searcher
 
@@ -40,11 +41,7 @@ class Diverse(Searcher):
                 f"{prefix}.tau must be at least {LEAST_TAU:g}, got {self.tau}; "
                 f"{prefix}.diversity=0 is off"
             )
-        if self.entropy not in ENTROPIES:
-            known = ", ".join(ENTROPIES)
-            raise UserError(
-                f"{prefix}.entropy must be one of {known}, got {self.entropy!r}"
-            )
+        choice(f"{prefix}.entropy", self.entropy, choices=ENTROPIES)
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
         """-lambda * H(alpha) * exp(-epoch / tau), a scalar (Eq. 5)."""

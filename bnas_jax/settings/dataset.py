@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from bnas_jax.settings.checks import choice, rates, require
+from bnas_jax.core.checks import choice, rates, require
 
 SPLITS = ("random", "stratified", "in_order")
 # The metadata of a field that is a setting of searches alone. Where it is not set, it

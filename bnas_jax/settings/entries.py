@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from bnas_jax.core.checks import choice, require
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import SCHEMES, Scheme
 from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS, Searcher
-from bnas_jax.settings.checks import choice, require
 
 # The tables of entries, by the type of the setting that chooses one.
 TABLES: dict[Any, Mapping[str, type]] = {
@@ -73,7 +73,7 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
     name: of the group, for errors.
     """
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
-    choice(f"{name}.name", values.get("name"), choices=tuple(table))
+    choice(f"{name}.name", values.get("name"), choices=table)
     entry = table[str(values["name"])]
     known = settings_of(entry)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from bnas_jax.settings.checks import require
+from bnas_jax.core.checks import require
 
 # Old name -> the new one, or what became of it.
 OLD_NAMES = {

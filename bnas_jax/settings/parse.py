@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnas_jax.core import genotypes
+from bnas_jax.core.checks import require
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.settings import entries
-from bnas_jax.settings.checks import require
 
 
 def plain(value):

@@ -21,12 +21,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnas_jax.core import genotypes
+from bnas_jax.core.checks import choice, require
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries
-from bnas_jax.settings.checks import choice, require
 from bnas_jax.settings.old_names import refuse_old_names
 from bnas_jax.settings.parse import build, fill, plain
 from bnas_jax.settings.recipes import NO_RECIPE, RECIPES, SETTINGS
@@ -50,7 +50,7 @@ def resolve(config: Mapping) -> dict:
 
     # The blocks are values for other settings, and no settings themselves.
     conventions = values.get("conventions")
-    choice("config.conventions", conventions, choices=tuple(CONVENTIONS))
+    choice("config.conventions", conventions, choices=CONVENTIONS)
     blocks = {name: values.pop(name, {}) for name in ("preset", *CONVENTIONS)}
     layers = [blocks[name] for name in ("preset", *_BLOCKS[conventions])]
     recipe = _recipe(values)
@@ -137,7 +137,7 @@ def _fill_group(values: dict, key: str, *, defaults: Mapping) -> None:
     if name is None:
         name = entries.USUAL[key]
     group["name"] = name
-    choice(f"config.{key}.name", name, choices=tuple(table))
+    choice(f"config.{key}.name", name, choices=table)
 
     known = set(entries.settings_of(table[name]))
     fill(group, _among(defaults, known), prefix=f"config.{key}.")
@@ -171,7 +171,7 @@ def from_config(config: Mapping) -> Settings:
     """
     values = resolve(config)
     task = values.get("task")
-    choice("config.task", task, choices=tuple(TASKS))
+    choice("config.task", task, choices=TASKS)
     return build(TASKS[str(task)], values=values, name="config")
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import choice, positive, require
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.schemes import Scheme
-from bnas_jax.settings.checks import choice, positive, require
 from bnas_jax.settings.dataset import DatasetSettings
 
 PRECISIONS = ("float32", "bfloat16", "float64")
@@ -137,7 +137,7 @@ class RunSettings:
     scheme: Scheme
 
     def __post_init__(self):
-        choice("config.conventions", self.conventions, choices=tuple(CONVENTIONS))
+        choice("config.conventions", self.conventions, choices=CONVENTIONS)
         choice("config.precision", self.precision, choices=PRECISIONS)
         products = self.matmul_precision
         choice("config.matmul_precision", products, choices=MATMUL_PRECISIONS)

@@ -4,6 +4,7 @@ import dataclasses
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell_parts import REDUCTION_SKIPS
+from bnas_jax.core.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.core.fixed_reduction import check_groups
 from bnas_jax.core.forms import form_of
 from bnas_jax.core.layers import LAYERS
@@ -11,7 +12,6 @@ from bnas_jax.core.schemes import Scheme
 from bnas_jax.core.supernet import FORMS_OF_EDGES, Supernet
 from bnas_jax.search import Searcher
 from bnas_jax.settings import entries
-from bnas_jax.settings.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.settings.run import RunSettings
 
 # The values of `select`, and of `alphas_as_of`.

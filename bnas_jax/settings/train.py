@@ -5,10 +5,10 @@ import dataclasses
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import FIRST_WEIGHTS
 from bnas_jax.core.networks import NetworkSettings
-from bnas_jax.settings.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.settings.recipes import NO_RECIPE
 from bnas_jax.settings.run import RunSettings
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from bnas_jax.core.checks import choice
 from bnas_jax.core.first_weights import FIRST_WEIGHTS, PYTORCH, redrawn
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.runtime.steps import once_options
-from bnas_jax.settings.checks import choice
 from bnas_jax.training.divergence import Guard
 from bnas_jax.training.latents import project_params
 
@@ -146,7 +146,7 @@ def initial_variables(
 
     Raises `UserError` for another rule.
     """
-    choice("first_weights", first_weights, choices=tuple(FIRST_WEIGHTS))
+    choice("first_weights", first_weights, choices=FIRST_WEIGHTS)
     key = run_key(seed, PARAMETERS)
     drawing = run_key(seed, REDRAWN)
     # Inside another program the options of that program hold.

@@ -11,16 +11,17 @@ import pytest
 from arrays import nhwc, normal, relative_error
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.cost import cost
 from bnas_jax.core.cost.counts import add
+from bnas_jax.core.edge_spec import batching
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import ZEROISE, Genotype
 from bnas_jax.core.layers import CONVOLUTION, COPIES, LAYERS, MobiNetType, layer_type
-from bnas_jax.core.modules import BinaryConv, Convolution
+from bnas_jax.core.modules import BinaryConv
 from bnas_jax.core.network import Network
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Float, Xnor
-from bnas_jax.core.shared_edges import batching
 from bnas_jax.interop.published.torch_arrays import BATCH_NORM, fill
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -11,10 +11,12 @@ import pytest
 from arrays import normal, relative_error
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.layer_modules import Pooling
-from bnas_jax.core.modules import BinaryConv, Classifier, Convolution
+from bnas_jax.core.modules import BinaryConv, Classifier
 from bnas_jax.core.normalization import BatchNorm, Shared, share
-from bnas_jax.core.ops.conv import conv, square
+from bnas_jax.core.ops.conv import conv
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.ops.pool import avg_pool
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude

@@ -25,7 +25,8 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import FORMS
 from bnas_jax.core.network import Network
 from bnas_jax.core.networks import Cells
-from bnas_jax.core.ops.conv import conv, square
+from bnas_jax.core.ops.conv import conv
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude
 from bnas_jax.core.stack import Place

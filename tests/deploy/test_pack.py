@@ -8,8 +8,9 @@ import pytest
 from arrays import normal
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import PACKED
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import PACKED, BinaryConv
+from bnas_jax.core.modules import BinaryConv
 from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.core.schemes import (
     SCHEMES,
@@ -21,7 +22,7 @@ from bnas_jax.core.schemes import (
     Scheme,
     Xnor,
 )
-from bnas_jax.core.schemes.scheme import binary_conv
+from bnas_jax.core.schemes.binary_conv import binary_conv
 from bnas_jax.deploy.export import count_stored
 from bnas_jax.deploy.pack import pack
 

@@ -11,9 +11,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Float, Xnor
-from bnas_jax.core.schemes.scheme import binary_conv
+from bnas_jax.core.schemes.binary_conv import binary_conv
 from bnas_jax.core.schemes.xnor import factor_of_centred
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Darts, darts

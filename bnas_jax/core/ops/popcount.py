@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnas_jax.core.ops.conv import Geometry
+from bnas_jax.core.ops.geometry import Geometry
 from bnas_jax.core.ops.materialize import materialize
 
 WORD = 32  # bits

@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnas_jax.core.ops.conv import Geometry, conv, fast_conv, plain_conv
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.ops.conv import conv
+from bnas_jax.core.ops.conv_forms import fast_conv, plain_conv
+from bnas_jax.core.ops.geometry import Geometry
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.ops.packed import Kernel, signs_of
 from bnas_jax.core.ops.popcount import pays, sums_of_signs, sums_of_words
@@ -15,6 +18,40 @@ from bnas_jax.core.ops.popcount import pays, sums_of_signs, sums_of_words
 # Up to here float16 holds every integer. For float16 factors cuDNN has convolutions in
 # the order NHWC, which sum in float32.
 LARGEST_OF_HALF = 2048
+
+
+def convolve_signs(
+    after: Callable,
+    geometry: Geometry,
+    x,
+    w,
+    operands: tuple,
+    *,
+    one_bit: bool,
+    arithmetic: Arithmetic,
+):
+    """`sign_conv` in the form that the arithmetic and the kernel need.
+
+    w: signs (kh, kw, C / groups, O), perhaps packed.
+
+    The other arguments are those of `sign_conv`.
+    """
+    if arithmetic.plain:
+        return plain_sign_conv(after, geometry, x=x, w=w, operands=operands)
+
+    # A packed kernel has no gradient.
+    convolve: Callable = sign_conv
+    if isinstance(w, Kernel):
+        convolve = packed_sign_conv
+    return convolve(
+        after,
+        geometry,
+        x=x,
+        w=w,
+        operands=operands,
+        one_bit=one_bit,
+        dtype=arithmetic.conv_dtype,
+    )
 
 
 def sign_conv(

@@ -8,9 +8,10 @@ from bnas_jax.core.schemes.binarynet import BinaryNet
 from bnas_jax.core.schemes.bireal import BiReal
 from bnas_jax.core.schemes.cbcn import Cbcn
 from bnas_jax.core.schemes.float import Float
+from bnas_jax.core.schemes.latent_rule import LatentRule
 from bnas_jax.core.schemes.pcnn import Pcnn
 from bnas_jax.core.schemes.reactnet import ReActNet
-from bnas_jax.core.schemes.scheme import LatentRule, Scheme
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.xnor import Xnor
 from bnas_jax.core.schemes.xnor_pp import XnorPlusPlus
 

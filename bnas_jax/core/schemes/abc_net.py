@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnas_jax.core.checks import positive
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import conv
-from bnas_jax.core.schemes.scheme import Scheme, convolve_module, finish
+from bnas_jax.core.ops.conv import float_conv
+from bnas_jax.core.schemes.binary_conv import convolve_module, finish
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import straight_through
 
 # This share of the number of weights is added to the diagonal of the normal equations:
@@ -65,10 +67,7 @@ class AbcNet(Scheme):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("weight_bases", "activation_bases"):
-            value = getattr(self, name)
-            if value < 1:
-                raise UserError(f"config.scheme.{name} must be at least 1, got {value}")
+        positive("config.scheme", self, "weight_bases", "activation_bases")
         if not 0 <= self.spread < np.inf:
             raise UserError(
                 f"config.scheme.spread must be 0 or more, got {self.spread}"
@@ -99,13 +98,11 @@ class AbcNet(Scheme):
         """The bases of the activations with a float kernel."""
         kernel = module.float_kernel(x)
         x, beta = self._activations(module, x)  # (N * images, H, W, C)
-        dtype, plain = module.arithmetic.conv_dtype, module.arithmetic.plain
-        y = conv(
+        y = float_conv(
             x,
             kernel,
             geometry=module.geometry,
-            dtype=dtype,
-            plain=plain,
+            arithmetic=module.arithmetic,
         )
         # The float kernel counts as a single basis of the weights whose alpha is 1.
         alpha = jnp.ones((1, 1), y.dtype)

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from bnas_jax.core.schemes.scheme import LatentRule, Scheme, clip
+from bnas_jax.core.schemes.activations import clip
+from bnas_jax.core.schemes.latent_rule import LatentRule
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import closed_clip, straight_through
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import jax
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.checks import choice
 from bnas_jax.core.schemes.scales import inverse
 from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import (
@@ -48,12 +48,11 @@ class BiReal(Scheme):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.weight_gradient not in WEIGHT_GRADIENTS:
-            known = ", ".join(WEIGHT_GRADIENTS)
-            raise UserError(
-                f"config.scheme.weight_gradient must be one of {known}, got "
-                f"{self.weight_gradient!r}"
-            )
+        choice(
+            "config.scheme.weight_gradient",
+            self.weight_gradient,
+            choices=WEIGHT_GRADIENTS,
+        )
 
     def signs(self, x):
         return straight_through(x, window=triangle, sign_of_zero=self.sign_of_zero)

@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import conv
+from bnas_jax.core.ops.conv import float_conv
+from bnas_jax.core.schemes.binary_conv import finish
 from bnas_jax.core.schemes.scales import kernel_scale
-from bnas_jax.core.schemes.scheme import Scheme, finish
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import straight_through, triangle
 
 TURNS = 4  # of 90 degrees each
@@ -77,8 +78,7 @@ class Cbcn(Scheme):
         w = self._turned(kernel)
         if module.binary_input:
             x = self.signs(x)
-        dtype, plain = module.arithmetic.conv_dtype, module.arithmetic.plain
-        y = conv(x, w, geometry=module.geometry, dtype=dtype, plain=plain)
+        y = float_conv(x, w, geometry=module.geometry, arithmetic=module.arithmetic)
 
         # Float kernels have their magnitude: no scale.
         y = self.after(y, scale=1)

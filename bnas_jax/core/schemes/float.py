@@ -6,6 +6,7 @@ For the float twin of a network, and the float networks of DARTS, SNAS and GDAS.
 import dataclasses
 from typing import ClassVar
 
+from bnas_jax.core.checks import choice
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.schemes.scheme import BN_FIRST, ORDERS, RELU_FIRST, Scheme
 
@@ -30,11 +31,7 @@ class Float(Scheme):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.order not in ORDERS:
-            known = ", ".join(ORDERS)
-            raise UserError(
-                f"config.scheme.order must be one of {known}, got {self.order!r}"
-            )
+        choice("config.scheme.order", self.order, choices=ORDERS)
         if self.order == RELU_FIRST and self.activation != "relu":
             raise UserError(
                 f"config.scheme.order={RELU_FIRST} has a ReLU in front of each "

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnas_jax.core.checks import positive
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.schemes.latent_rule import LatentRule
 from bnas_jax.core.schemes.scales import inverse
-from bnas_jax.core.schemes.scheme import LatentRule, Scheme
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import sign
 
 PLANES = "planes"
@@ -69,10 +71,7 @@ class Pcnn(Scheme):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.planes < 1:
-            raise UserError(
-                f"config.scheme.planes must be at least 1, got {self.planes}"
-            )
+        positive("config.scheme", self, "planes")
         for name in ("projection_loss", "plane_rate"):
             value = getattr(self, name)
             if not 0 <= value < np.inf:

@@ -1,87 +1,35 @@
-"""What a binarization scheme is, and the convolution that all schemes share.
+"""What a binarization scheme is: `Scheme`, the base of all schemes.
 
 A scheme is a frozen dataclass whose fields are its settings (`config.scheme.*`), and
 one entry of `schemes.SCHEMES`. It says how activations and weights become signs, with
 which gradients, and what comes after the integer sums. Everything else is the same for
-all schemes: `modules.Convolution` calls `convolve`, `sign_conv` multiplies the signs,
-the optimizer reads `latents`.
+all schemes: `convolution.Convolution` calls `convolve`, `binary_conv` multiplies the
+signs, the optimizer reads `latents`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import choice
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import Geometry, Pair, conv
-from bnas_jax.core.ops.packed import Kernel, signs_of
-from bnas_jax.core.ops.sign_conv import packed_sign_conv, plain_sign_conv, sign_conv
+from bnas_jax.core.ops.geometry import Geometry, Pair
+from bnas_jax.core.schemes.activations import ACTIVATIONS
+from bnas_jax.core.schemes.binary_conv import (
+    convolve_kernel,
+    float_input_conv,
+    float_weight_conv,
+)
+from bnas_jax.core.schemes.latent_rule import LatentRule
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
-
-def clip(y):
-    """y clipped to [-1, 1], of any shape.
-
-    The activation of the last stage of Bi-Real Net's float pretraining.
-    """
-    return jnp.clip(y, min=-1, max=1)
-
-
-def leaky_clip(y):
-    """`clip` with a slope of 0.1 outside [-1, 1], of any shape.
-
-    The activation of the second stage of Bi-Real Net's float pretraining.
-    """
-    within = jnp.abs(y) <= 1
-    return jnp.where(within, y, 0.1 * y + 0.9 * jnp.sign(y))
-
-
-# What follows the sums. A PReLU has a parameter, so `modules.Convolution` adds it and
-# nothing is done here.
-ACTIVATIONS = {
-    "relu": nn.relu,
-    "none": lambda y: y,
-    "prelu": lambda y: y,
-    "clip": clip,
-    "leaky_clip": leaky_clip,
-}
 # `activations`: binary activations with float weights, the first stage of two-stage
 # training; `all`: both binary.
 STAGES = ("all", "activations")
 # BN -> convolution -> activation, or ReLU -> convolution -> BN; see `modules.in_order`.
 BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
-
-
-@dataclasses.dataclass(frozen=True)
-class LatentRule:
-    """What the optimizer does to latent weights. A part that is None is left out.
-
-    factor: a function of a latent kernel's shape (kh, kw, ci, co); its result
-        multiplies the kernel's gradient, before weight decay.
-    project: a function of latent weights, which they are replaced by at the start and
-        after each update.
-    gradients: a function of the parameters of a module that has latent weights, of
-        their gradients, and of the learning rate. It returns the gradients that the
-        optimizer is given. Parameters and gradients are dicts by name.
-    rates: learning rates of further parameters of such a module, by name, in units of
-        the learning rate of the others.
-
-    The factor of XNOR-Net for a kernel of 3x3 with 64 inputs, and a rule that clips
-    alone:
-
-    >>> bnas.Xnor().latents.factor((3, 3, 64, 64))
-    567.0
-    >>> rule = bnas.LatentRule(project=lambda latent: latent.clip(-1, 1))
-    """
-
-    factor: Callable[[tuple[int, ...]], float] | None = None
-    project: Callable[[jax.Array], jax.Array] | None = None
-    gradients: Callable[[Mapping, Mapping, jax.Array], Mapping] | None = None
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +41,7 @@ class Scheme:
     activations are those whose gradient passes where |x| < 1.
 
     sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch.
-    activation: what follows the convolution, one of `ACTIVATIONS`.
+    activation: what follows the convolution, one of `activations.ACTIVATIONS`.
     stage: `activations`: binary activations with float weights, the first stage of
         two-stage training; `all`: both binary.
 
@@ -127,17 +75,8 @@ class Scheme:
             raise UserError(
                 f"config.scheme.sign_of_zero must be 0 or 1, got {self.sign_of_zero}"
             )
-        if self.activation not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise UserError(
-                f"config.scheme.activation must be one of {known}, got "
-                f"{self.activation!r}"
-            )
-        if self.stage not in STAGES:
-            known = ", ".join(STAGES)
-            raise UserError(
-                f"config.scheme.stage must be one of {known}, got {self.stage!r}"
-            )
+        choice("config.scheme.activation", self.activation, choices=ACTIVATIONS)
+        choice("config.scheme.stage", self.stage, choices=STAGES)
 
     @property
     def binary_weights(self) -> bool:
@@ -225,8 +164,8 @@ class Scheme:
         """A convolution's row of the cost table, with what the scheme adds to it.
 
         row: a `cost.counts.Row`.
-        module: the `modules.Convolution`, which says whether its inputs and weights are
-            binary; or the edges of a supernet that are computed together,
+        module: the `convolution.Convolution`, which says whether its inputs and
+            weights are binary; or the edges of a supernet that are computed together,
             `mixed_edges.MixedEdges`.
         """
         del module
@@ -244,7 +183,7 @@ class Scheme:
         return ()
 
     def kernel(self, module: Any, x) -> tuple[jax.Array, tuple]:
-        """(signs, operands) of a `modules.Convolution`, by `weights`.
+        """(signs, operands) of a `convolution.Convolution`, by `weights`.
 
         A scheme whose latent weights have another shape, or that makes several kernels
         of them, overrides this.
@@ -256,7 +195,7 @@ class Scheme:
         return self.weights(module.latent(x))
 
     def convolve(self, module: Any, x):
-        """The binary convolution of a `modules.Convolution`, without its bias.
+        """The binary convolution of a `convolution.Convolution`, without its bias.
 
         (N, H, W, C) to (N, H', W', features).
 
@@ -295,189 +234,3 @@ class Scheme:
             binary_input=module.binary_input,
             activation=module.activates_sums,
         )
-
-
-def finish(scheme: Scheme, y, scale, *, activation: bool):
-    """y times the input scale, then the scheme's activation: in the shape of y.
-
-    y: (N, H', W', ..., O).
-    scale: (N, H', W', ..., 1), or (N, H', W', groups, 1) for y (N, H', W', O); None is
-        1.
-    activation: whether the activation follows.
-    """
-    # K of Eq. (1): one for each group of output channels, or one for all of them.
-    if scale is not None and scale.ndim > y.ndim:
-        groups = y.reshape(*scale.shape[:-1], -1)  # (N, H', W', groups, O / groups)
-        y = (groups * scale).reshape(y.shape)
-    elif scale is not None:
-        y = y * scale
-    if not activation:
-        return y
-    return ACTIVATIONS[scheme.activation](y)
-
-
-@dataclasses.dataclass(frozen=True)
-class _After:
-    """The function `after` of `sign_conv` for a single convolution.
-
-    A dataclass, because equal ones compare equal: tracing is cached.
-    """
-
-    scheme: Scheme
-    activation: bool
-
-    def __call__(self, sums, scale, *operands):
-        y = self.scheme.after(sums, *operands)
-        return finish(self.scheme, y, scale=scale, activation=self.activation)
-
-
-def binary_conv(x, latent, *, scheme: Scheme, **options: Any):
-    """The convolution of the signs of x and of the latent weights, (N, H', W', O).
-
-    What the scheme does after the sums is part of it.
-
-    x: normalised activations (N, H, W, C).
-    latent: (kh, kw, C / groups, O).
-    options: the other arguments of `convolve_kernel`.
-    """
-    signs, operands = scheme.weights(latent)
-    return convolve_kernel(x, signs, operands, scheme=scheme, **options)
-
-
-def convolve_kernel(
-    x,
-    kernel,
-    operands: tuple,
-    *,
-    scheme: Scheme,
-    geometry: Geometry,
-    arithmetic: Arithmetic,
-    parameters: tuple = (),
-    activation: bool = True,
-):
-    """`binary_conv` with the (signs, operands) that `Scheme.weights` returns.
-
-    x: normalised activations (N, H, W, C).
-    kernel: the signs (kh, kw, C / groups, O), perhaps packed.
-    operands: those of `Scheme.weights`.
-    parameters: those of `Scheme.parameters`.
-    activation: whether the scheme's activation follows.
-    """
-    scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)
-    # All factors are operands of `after`, so that the products are of signs alone.
-    return convolve_signs(
-        _After(scheme, activation),
-        x=scheme.signs(x),
-        w=kernel,
-        operands=(scale, *operands, *parameters),
-        scheme=scheme,
-        geometry=geometry,
-        arithmetic=arithmetic,
-    )
-
-
-def convolve_signs(
-    after: Callable,
-    x,
-    w,
-    operands: tuple,
-    *,
-    scheme: Scheme,
-    geometry: Geometry,
-    arithmetic: Arithmetic,
-):
-    """`sign_conv` in the form that the arithmetic and the kernel need.
-
-    after: a function of the sums (N, H', W', O) and of the operands.
-    x: signs (N, H, W, C).
-    w: signs (kh, kw, C / groups, O), perhaps packed.
-    """
-    if arithmetic.plain:
-        return plain_sign_conv(after, geometry, x=x, w=w, operands=operands)
-
-    # A packed kernel has no gradient.
-    convolve: Callable = sign_conv
-    if isinstance(w, Kernel):
-        convolve = packed_sign_conv
-    return convolve(
-        after,
-        geometry,
-        x=x,
-        w=w,
-        operands=operands,
-        one_bit=scheme.one_bit,
-        dtype=arithmetic.conv_dtype,
-    )
-
-
-def convolve_module(module: Any, x, w, operands: tuple):
-    """The output of a `modules.Convolution` whose scheme makes the signs of x itself.
-
-    x: (N, H, W, C), signs where `module.binary_input`.
-    w: signs (kh, kw, C / groups, O).
-    operands: those of the scheme's `after`.
-    """
-    common: dict[str, Any] = {
-        "scheme": module.scheme,
-        "geometry": module.geometry,
-        "arithmetic": module.arithmetic,
-    }
-    activation = module.activates_sums
-    if not module.binary_input:
-        return float_input_conv(x, w, operands, activation=activation, **common)
-    # The operand in front is the input scale: none.
-    after = _After(module.scheme, activation)
-    return convolve_signs(after, x=x, w=w, operands=(None, *operands), **common)
-
-
-def float_input_conv(
-    x,
-    kernel,
-    operands: tuple,
-    *,
-    scheme: Scheme,
-    geometry: Geometry,
-    arithmetic: Arithmetic,
-    parameters: tuple = (),
-    activation: bool = True,
-):
-    """The convolution of x as it is with signs of the weights.
-
-    For one form of the inter-cell skips (`reduction_skip="binary_weight"`).
-
-    kernel, operands, parameters, activation: see `convolve_kernel`.
-    """
-    signs = signs_of(kernel, x.dtype)
-    dtype, plain = arithmetic.conv_dtype, arithmetic.plain
-    # The factors of the weights apply to sums of floats, too. K does not: it scales
-    # signs of x.
-    sums = conv(x, signs, geometry=geometry, dtype=dtype, plain=plain)
-    y = scheme.after(sums, *operands, *parameters)
-    return finish(scheme, y, scale=None, activation=activation)
-
-
-def float_weight_conv(
-    x,
-    kernel,
-    *,
-    scheme: Scheme,
-    geometry: Geometry,
-    arithmetic: Arithmetic,
-    binary_input: bool,
-    activation: bool = True,
-):
-    """The convolution of the signs of x, or of x as it is, with a float kernel.
-
-    For the scheme `float`, the first of two stages, and the kernels that the released
-    code leaves float by an index error.
-
-    binary_input: whether the signs of x are taken.
-    """
-    dtype, plain = arithmetic.conv_dtype, arithmetic.plain
-    # K scales signs of x; x as it is needs none.
-    scale = None
-    if binary_input:
-        scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)
-        x = scheme.signs(x)
-    y = conv(x, kernel, geometry=geometry, dtype=dtype, plain=plain)
-    return finish(scheme, y, scale=scale, activation=activation)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import Geometry, Pair
+from bnas_jax.core.checks import choice
+from bnas_jax.core.ops.geometry import Geometry, Pair
+from bnas_jax.core.schemes.latent_rule import LatentRule
 from bnas_jax.core.schemes.scales import inverse, kernel_scale
-from bnas_jax.core.schemes.scheme import LatentRule, Scheme
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import closed_clip, sign, straight_through
 
 KERNEL_AXES = (0, 1, 2)  # of (kh, kw, ci, co): all but the output channel
@@ -63,12 +64,11 @@ class Xnor(Scheme):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.weight_gradient not in WEIGHT_GRADIENTS:
-            known = ", ".join(WEIGHT_GRADIENTS)
-            raise UserError(
-                f"config.scheme.weight_gradient must be one of {known}, got "
-                f"{self.weight_gradient!r}"
-            )
+        choice(
+            "config.scheme.weight_gradient",
+            self.weight_gradient,
+            choices=WEIGHT_GRADIENTS,
+        )
 
     @property
     def latents(self) -> LatentRule:

@@ -7,8 +7,10 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+from bnas_jax.core.checks import choice
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.schemes.scheme import Scheme, finish, float_weight_conv
+from bnas_jax.core.schemes.binary_conv import finish, float_weight_conv
+from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import (
     closed_clip,
     open_clip,
@@ -67,11 +69,7 @@ class XnorPlusPlus(Scheme):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.case not in CASES:
-            known = ", ".join(map(str, CASES))
-            raise UserError(
-                f"config.scheme.case must be one of {known}, got {self.case}"
-            )
+        choice("config.scheme.case", self.case, choices=CASES)
 
     def signs(self, x):
         return straight_through(x, window=self._window, sign_of_zero=self.sign_of_zero)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from arrays import normal
 
-from bnas_jax.core.ops.conv import kernel_gradient, square
+from bnas_jax.core.ops.conv import kernel_gradient
+from bnas_jax.core.ops.geometry import square
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 from arrays import normal, of_bfloat16, relative_error, with_gradients
 
-from bnas_jax.core.ops.conv import (
-    Geometry,
-    conv,
-    fast_conv,
-    input_gradient,
-    kernel_gradient,
-    plain_conv,
-    square,
-)
+from bnas_jax.core.ops.conv import conv, input_gradient, kernel_gradient
+from bnas_jax.core.ops.conv_forms import fast_conv, plain_conv
+from bnas_jax.core.ops.geometry import Geometry, square
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from arrays import signs
 
-from bnas_jax.core.ops.conv import plain_conv, rectangle, square
+from bnas_jax.core.ops.conv_forms import plain_conv
+from bnas_jax.core.ops.geometry import rectangle, square
 from bnas_jax.core.ops.packed import pack_signs, signs_of
 from bnas_jax.core.ops.popcount import pays
 from bnas_jax.core.ops.sign_conv import packed_sign_conv

@@ -8,7 +8,8 @@ from arrays import signs
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.modules import BinaryConv
-from bnas_jax.core.ops.conv import plain_conv, square
+from bnas_jax.core.ops.conv_forms import plain_conv
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.ops.popcount import sums_of_signs
 from bnas_jax.core.schemes import Xnor
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from arrays import normal, of_bfloat16, relative_error, signs
 
-from bnas_jax.core.ops.conv import Geometry, plain_conv, square
+from bnas_jax.core.ops.conv_forms import plain_conv
+from bnas_jax.core.ops.geometry import Geometry, square
 from bnas_jax.core.ops.popcount import pays
 from bnas_jax.core.ops.sign_conv import (
     LARGEST_OF_HALF,

@@ -3,9 +3,9 @@
 import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.cost import Row, cost
-from bnas_jax.core.modules import Convolution
-from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Scheme
 
 

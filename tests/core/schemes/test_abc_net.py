@@ -13,7 +13,8 @@ from arrays import hwio, nhwc, normal, relative_error, with_gradients
 from one_layer import layer, row_of
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import plain_conv, square
+from bnas_jax.core.ops.conv_forms import plain_conv
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import AbcNet
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -19,7 +19,8 @@ from bnas_jax.core.cost import cost, fit_budget
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotypes import load
 from bnas_jax.core.network import Network
-from bnas_jax.core.ops.conv import plain_conv, square
+from bnas_jax.core.ops.conv_forms import plain_conv
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Cbcn
 from bnas_jax.training.state import initial_variables
 

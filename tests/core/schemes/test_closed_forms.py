@@ -9,9 +9,9 @@ import pytest
 from arrays import normal, relative_error
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import Convolution
-from bnas_jax.core.ops.conv import Geometry
+from bnas_jax.core.ops.geometry import Geometry
 from bnas_jax.core.schemes import BinaryNet, BiReal, ReActNet, XnorPlusPlus
 from bnas_jax.core.schemes.straight_through import triangle
 

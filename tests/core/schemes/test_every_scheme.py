@@ -15,10 +15,10 @@ from arrays import normal, relative_error, with_gradients
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cost import cost
+from bnas_jax.core.edge_spec import batching
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.modules import BinaryConv
 from bnas_jax.core.schemes import SCHEMES, BiReal, XnorPlusPlus
-from bnas_jax.core.shared_edges import batching
 from bnas_jax.data.batches import load_data
 from bnas_jax.settings import from_config, template
 from bnas_jax.training import build, build_optimizers

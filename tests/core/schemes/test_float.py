@@ -12,10 +12,10 @@ from flax import traverse_util
 
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.network import Network
-from bnas_jax.core.ops.conv import plain_conv, square
+from bnas_jax.core.ops.conv_forms import plain_conv
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.ops.pool import avg_pool, plain_max_pool
-from bnas_jax.core.schemes import Float
-from bnas_jax.core.schemes.scheme import LatentRule
+from bnas_jax.core.schemes import Float, LatentRule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -8,7 +8,7 @@ import pytest
 from bnas_jax.baselines.bireal_block import BiRealUnit
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.schemes import Float
-from bnas_jax.core.schemes.scheme import ACTIVATIONS
+from bnas_jax.core.schemes.activations import ACTIVATIONS
 
 
 def test_leaky_clip_and_its_gradient_are_the_published_ones(reference):

@@ -9,7 +9,8 @@ import pytest
 from arrays import hwio, nhwc, relative_error, with_gradients
 from published import binarized, numbers, through_layer
 
-from bnas_jax.core.ops.conv import plain_conv, square
+from bnas_jax.core.ops.conv_forms import plain_conv
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import BinaryNet, BiReal, ReActNet, Xnor, XnorPlusPlus
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -13,9 +13,10 @@ from arrays import hwio, normal, relative_error, signs, with_gradients
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.conv import plain_conv, square
+from bnas_jax.core.ops.conv_forms import plain_conv
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Xnor
-from bnas_jax.core.schemes.scheme import binary_conv
+from bnas_jax.core.schemes.binary_conv import binary_conv
 from bnas_jax.core.schemes.xnor import (
     SCALED_GRADIENTS,
     WEIGHT_GRADIENTS,

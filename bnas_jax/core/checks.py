@@ -5,6 +5,7 @@ has.
 """
 
 import math
+from collections.abc import Iterable
 
 from bnas_jax.core.errors import UserError
 
@@ -15,9 +16,13 @@ def require(condition, message: str) -> None:
         raise UserError(message)
 
 
-def choice(name: str, value, choices: tuple) -> None:
-    """Raises `UserError` unless the value is one of the choices."""
-    listed = ", ".join(str(item) for item in choices)
+def choice(name: str, value, choices: Iterable) -> None:
+    """Raises `UserError` unless the value is one of the choices.
+
+    choices: the values, or a table of them by name.
+    """
+    choices = tuple(choices)
+    listed = ", ".join(map(str, choices))
     require(value in choices, f"{name} must be one of {listed}, got {value!r}")
 
 
