@@ -67,6 +67,7 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
   export     one file with one bit for each binary weight
              --workdir=DIR --out=FILE [--step=best|last|N]
              --format=program: a program that needs JAX alone, and not this package
+             [--platforms=cpu,cuda] [--batch_size=N]: for these alone, and N images
   predict    classify images by a file that export wrote
              --model=FILE --input=IMAGES.npy|FILE|DIR [--out=FILE.csv|.npz]
   report     one HTML page: result, curves, cells, settings

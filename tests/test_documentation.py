@@ -51,7 +51,7 @@ OPTIONS = {
     "cost": set(counting.OPTIONS),
     "derive": {"workdir", "out", "gamma", "keep_zeroise", "epoch", "as_of"},
     "evaluate": {"workdir", "step", "model"},
-    "export": {"workdir", "out", "step", "format"},
+    "export": {"workdir", "out", "step", "format", "platforms", "batch_size"},
     "report": {"workdir", "out"},
     "gradients": {"workdir", "step"},
     "predict": {"model", "input", "out", "batch_size"},

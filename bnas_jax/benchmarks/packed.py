@@ -23,7 +23,7 @@ from bnas_jax.core.ops.geometry import Geometry
 from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.core.ops.sign_conv import packed_sign_conv
 from bnas_jax.deploy.pack import each_binarized, float_weights, pack
-from bnas_jax.deploy.program import program
+from bnas_jax.deploy.program import Target, program
 from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build
@@ -56,7 +56,9 @@ def benchmark(
     Weights are those that a training begins with: times do not depend on their values.
     The float twin has the same layers, with every convolution float (and ReLU in place
     of signs), by XLA's float convolutions. Where flatbuffers is installed, the packed
-    network as a program is a fourth: it takes pixels, which it normalises.
+    network is also measured as two programs, which take pixels and normalise them:
+    "program" is for all platforms and any number of images, "program_here" for this
+    platform and batch alone.
 
     "layers": each binary convolution alone, signs of its input included, beside a float
     one of the same sizes. Raises `UserError` for a network without binary weights.
@@ -79,9 +81,13 @@ def benchmark(
         evaluate = functools.partial(network.apply, train=False)
         runs[name], compiling[name] = _compiled(evaluate, weights, images)
     if importlib.util.find_spec("flatbuffers"):
-        call = _program(*forms["packed"], image)
         pixels = np.asarray(images * 64 + 128).clip(0, 255).astype(np.uint8)
-        runs["program"], compiling["program"] = _compiled(call, pixels)
+        here = Target(
+            platforms=(jax.export.default_export_platform(),), batch_size=batch_size
+        )
+        for name, target in {"program": Target(), "program_here": here}.items():
+            call = _program(*forms["packed"], image, target)
+            runs[name], compiling[name] = _compiled(call, pixels)
 
     # The whole networks, then each convolution.
     times = _in_turns(runs, repeats)
@@ -112,14 +118,14 @@ def _forms(model: nn.Module, image: Shape) -> dict[str, tuple[nn.Module, Any]]:
     }
 
 
-def _program(model: nn.Module, packed: dict, image: Shape) -> Callable:
+def _program(model: nn.Module, packed: dict, image: Shape, target: Target) -> Callable:
     """The function of pixels of the program that `export --format=program` writes."""
 
     def logits_of(pixels):
         images = pixels / 127.5 - 1  # (batch, rows, columns, 3)
         return model.apply(packed, images, train=False)
 
-    written = program(logits_of, image_shape=image)
+    written = program(logits_of, image, target)
     return jax.export.deserialize(bytearray(written)).call
 
 

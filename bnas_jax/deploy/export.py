@@ -22,16 +22,13 @@ from bnas_jax.deploy import packed_file
 from bnas_jax.deploy.pack import pack
 from bnas_jax.deploy.packed_file import PackedFile
 from bnas_jax.deploy.pixels import logits_of_pixels
-from bnas_jax.deploy.program import check_flatbuffers, program
+from bnas_jax.deploy.program import Target, check_flatbuffers, program
 from bnas_jax.runtime import devices, jax_setup
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training.divergence_check import all_finite
 from bnas_jax.training.load import Restored, restore, run_of
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import file_to_write, whole
-
-# What a file can hold.
-PACKED, PROGRAM = FORMATS = ("packed", "program")
 
 # The random images on which the packed network is compared with the network.
 _IMAGES = 4
@@ -41,7 +38,11 @@ _TOLERANCE = 0.1
 
 
 def export(
-    workdir: WorkDir, out: str, *, step: str = "last", form: str = PACKED
+    workdir: WorkDir,
+    out: str,
+    *,
+    step: str = "last",
+    target: Target | None = None,
 ) -> dict:
     """Packs a checkpoint of `train` or `import` into the file `out`.
 
@@ -54,11 +55,11 @@ def export(
     that are not finite, for logits that differ, and where the file cannot be written.
 
     step: `last`, `best` or a number.
-    form: one of `FORMATS`.
+    target: where a program is to run, which is written in place of a packed network.
     """
     # What cannot be written is refused first.
     path = file_to_write(out)
-    if form == PROGRAM:
+    if target is not None:
         check_flatbuffers()
 
     # Restore the checkpoint, on one device whatever the run had.
@@ -82,10 +83,12 @@ def export(
         )
 
     # Write it.
-    if form == PROGRAM:
-        _write_program(path, restored, packed, source=str(workdir.path))
-    else:
+    if target is None:
         _write_packed(path, restored, packed, workdir=workdir)
+    else:
+        content = _program(restored, packed, target, source=str(workdir.path))
+        with whole(path) as part:
+            part.write_bytes(content)
 
     # Its size beside that of 4 bytes a weight.
     binary, floats = count_stored(packed)
@@ -100,21 +103,16 @@ def export(
     }
 
 
-def _write_program(
-    path: pathlib.Path, restored: Restored, packed: dict, *, source: str
-) -> None:
-    """Writes a packed network as a program of pixels."""
+def _program(restored: Restored, packed: dict, target: Target, *, source: str) -> bytes:
+    """A packed network as a program of pixels."""
     logits_of = logits_of_pixels(
         restored.model,
         restored.facts,
         white=defaults.white(restored.run.dataset.name),
         source=source,
     )
-    content = program(
-        functools.partial(logits_of, packed), image_shape=restored.facts.image_shape
-    )
-    with whole(path) as part:
-        part.write_bytes(content)
+    logits_of = functools.partial(logits_of, packed)
+    return program(logits_of, restored.facts.image_shape, target)
 
 
 def _write_packed(

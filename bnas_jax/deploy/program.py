@@ -1,5 +1,6 @@
 """A packed network as one program, which runs where JAX is and this package is not."""
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from bnas_jax.core.errors import UserError
 
-# Where the program runs. One program serves all: on a CPU it counts bits, elsewhere it
+# Where a program can run. One can serve all: on a CPU it counts bits, elsewhere it
 # multiplies signs.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # What `jax.export` raises for modules of a user's own that need to know the number of
@@ -19,6 +20,20 @@ _NO_PROGRAM = (
     NotImplementedError,
     jax.errors.InconclusiveDimensionOperation,
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where a program runs, and how many images it takes.
+
+    A program of one platform and one number of images is as fast as the packed network.
+    Any other is changed by JAX before it is compiled, and then XLA's CPU compiler
+    computes again what `core.ops.materialize` would have stored.
+    """
+
+    platforms: tuple[str, ...] = PLATFORMS
+    # None: any number.
+    batch_size: int | None = None
 
 
 def check_flatbuffers() -> None:
@@ -32,13 +47,14 @@ def check_flatbuffers() -> None:
 
 
 def program(
-    logits_of: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]
+    logits_of: Callable[[jax.Array], jax.Array],
+    image_shape: tuple[int, ...],
+    target: Target = Target(),
 ) -> bytes:
     """A function of pixels as one program, in the format of `jax.export`.
 
     The function takes pixels (N, H, W, C), uint8, and returns logits (N, classes), as
-    `pixels.logits_of_pixels` does; what it closes over, the program holds. N is any
-    number.
+    `pixels.logits_of_pixels` does; what it closes over, the program holds.
 
     Example: `jax.export.deserialize(program).call(pixels)`.
 
@@ -46,16 +62,29 @@ def program(
 
     image_shape: (H, W, C).
     """
-    # The number of images is a symbol, so that any number will do.
-    (number,) = jax.export.symbolic_shape("images")
+    # A symbol stands for any number of images.
+    (any_number,) = jax.export.symbolic_shape("images")
+    number = target.batch_size or any_number
     pixels = jax.ShapeDtypeStruct((number, *image_shape), jnp.uint8)
+    export = jax.export.export(jax.jit(logits_of), platforms=target.platforms)
     try:
-        exported = jax.export.export(jax.jit(logits_of), platforms=PLATFORMS)(pixels)
+        exported = export(pixels)
     except _NO_PROGRAM as error:
-        reason, *_ = str(error).splitlines()
-        raise UserError(
-            "the network cannot be written as one program for any number of images on "
-            f"{', '.join(PLATFORMS)} ({reason}); mend its modules, which may need "
-            "x.shape[0] in place of len(x), or leave --format out"
-        ) from error
+        raise UserError(_refusal(error, target)) from error
     return bytes(exported.serialize())
+
+
+def _refusal(error: Exception, target: Target) -> str:
+    """Why a network cannot be written, and what to do."""
+    reason, *_ = str(error).splitlines()
+    images, advice = f"{target.batch_size} images", "mend its modules"
+    if target.batch_size is None:
+        images = "any number of images"
+        advice += (
+            ", which may need x.shape[0] in place of len(x), name a number by "
+            "--batch_size,"
+        )
+    return (
+        f"the network cannot be written as one program for {images} on "
+        f"{', '.join(target.platforms)} ({reason}); {advice} or leave --format out"
+    )
