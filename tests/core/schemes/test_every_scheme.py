@@ -216,13 +216,15 @@ CELL = [
     ["max_pool_3x3", 0],
     *[["none", 0]] * 4,
 ]
-EPOCHS, STEPS = 8, 22
+# Binary weights without a scale learn late: after eight epochs BinaryNet's network knew
+# 31 to 85 % of the images, by rounding and seed, and after twelve 90 % or more.
+EPOCHS, STEPS = 12, 22
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_network_learns_the_digits(name, tmp_path):
-    """Eight epochs with the preset's optimizer.
+    """Twelve epochs with the preset's optimizer.
 
     Most training images of the last epoch are known; chance is a tenth.
     """
