@@ -69,6 +69,16 @@ def searched(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, searched) -> pathlib.Path:
+    """The work directory of a training."""
+    folder = tmp_path_factory.mktemp("trained") / "train"
+    words = ["train", "--config=configs/train.py:digits", f"--workdir={folder}"]
+    genotype = f"--config.network.genotype={searched}"
+    assert run([*words, genotype, *additions(words)]) == 0
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> pathlib.Path:
     """A current folder with the data that the documents name."""
@@ -175,21 +185,23 @@ def test_the_commands_of_the_readme(folder, capfd):
     assert (folder / "runs" / "cell.svg").is_file()
 
 
+# What stands in errors.md as a command is part of a message (tests/cli/test_errors.py).
+FOLLOWED = [
+    document
+    for document in DOCUMENTS
+    if document.parent.name == "docs"
+    and document.stem != "errors"
+    and commands_here(document)
+]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "document",
-    [
-        document
-        for document in DOCUMENTS
-        if document.parent.name == "docs" and commands_here(document)
-    ],
-    ids=lambda document: document.stem,
-)
-def test_the_commands_of_the_documents(document, folder, searched, capfd):
-    if not any(
-        words[0] == "search" and "--workdir=runs/search" in words
-        for words in commands(document)
-    ):
-        shutil.copytree(searched, folder / "runs" / "search")
+@pytest.mark.parametrize("document", FOLLOWED, ids=lambda document: document.stem)
+def test_the_commands_of_the_documents(document, folder, searched, trained, capfd):
+    # Runs that the document takes for granted.
+    made = {(words[0], word) for words in commands(document) for word in words}
+    for command, finished in (("search", searched), ("train", trained)):
+        if (command, f"--workdir=runs/{command}") not in made:
+            shutil.copytree(finished, folder / "runs" / command)
     for command, result in follow(document, capfd):
         assert PROMISED[command] in result, (command, result)
