@@ -29,11 +29,14 @@ _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
 def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
     """The devices of a run.
 
-    parallel: `config.parallel`; `auto` is pmap where there are several devices.
+    parallel: `config.parallel`; `auto` is shard_map where there are several devices.
     available: the devices of all processes.
     """
+    # Not pmap: with several processes it makes another array of every leaf of the state
+    # before and after each call. For 650 leaves a call took 53 to 102 ms on CPUs, by
+    # shard_map 7 ms, and a step on an accelerator takes 10 to 20.
     if parallel == "auto":
-        parallel = "pmap"
+        parallel = "shard_map"
         if len(available) == 1:
             parallel = "none"
     if parallel == "none":

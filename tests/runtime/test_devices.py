@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.runtime.devices import ONE, Devices
+from bnas_jax.runtime.devices import ONE, Devices, choose
 from bnas_jax.runtime.jax_setup import configure, configure_alone
 from bnas_jax.training.calls import next_call
 from bnas_jax.training.workdir import WorkDir
@@ -348,11 +349,7 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(
     started = [
         *launcher,
         *command,
-        *(
-            ["--config.parallel=shard_map"]
-            if request.config.getoption("--long")
-            else []
-        ),
+        *(["--config.parallel=pmap"] if request.config.getoption("--long") else []),
     ]
     ended = subprocess.run(
         started,
@@ -538,6 +535,13 @@ def test_a_process_whose_others_do_not_come_says_so(tmp_path, process_id):
         "not all 2 processes at localhost:" in done.stderr
         and "came in 3 s; start them all" in done.stderr
     )
+
+
+def test_several_devices_are_mapped_in_the_way_that_takes_less_time_to_call():
+    one, other = (types.SimpleNamespace(process_index=i, id=i) for i in range(2))
+
+    assert choose("auto", [one]).parallel == "none"
+    assert choose("auto", [other, one]) == Devices("shard_map", (one, other))
 
 
 def test_what_one_process_does_waits_for_no_cluster(monkeypatch):
