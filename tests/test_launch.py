@@ -152,7 +152,9 @@ def test_slurm_submits_a_task_for_each_gpu_that_is_told_before_it_is_stopped():
     ]
     assert {f"#SBATCH {option}" for option in wanted} <= set(script.splitlines())
     (srun,) = (line for line in script.splitlines() if line.startswith("srun"))
-    assert shlex.split(srun)[2:] == [sys.executable, "-m", "bnas_jax", *COMMAND]
+    # A step of Slurm does not take over the CPUs of its job's tasks.
+    assert "--cpus-per-task=8" in shlex.split(srun)[:3]
+    assert shlex.split(srun)[3:] == [sys.executable, "-m", "bnas_jax", *COMMAND]
     assert (
         'scontrol requeue "$SLURM_JOB_ID"' in script
         and "SLURM_RESTART_COUNT:-0} < 7" in script
