@@ -295,7 +295,7 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(
     assert all(
         words[:4] == [sys.executable, "-m", "bnas_jax", "benchmark"] for words in lines
     )
-    assert all(words[-2:] == ["--repeats=100", "--repeats=1"] for words in lines)
+    assert all(words[-2:] == ["--repeats=300", "--repeats=1"] for words in lines)
     last = "train-a-64-float32"
     assert lines[-1][4:7] == [
         "train",
@@ -306,6 +306,7 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(
     # The others are there.
     of_gpu = {
         "step_seconds": {"median": 0.02, "lowest": 0.019, "highest": 0.03},
+        "step_seconds_in_a_row": 0.018,
         "images_per_second": 12800.0,
         "hours_of_all_steps": 0.65,
         "gpu_busy_percent": 97.0,
@@ -338,8 +339,8 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(
         assert json.loads((tmp_path / f"{last}.json").read_text())["batch_size"] == 64
     rows = {line.split(" | ")[0].strip("| "): line for line in done.stdout.splitlines()}
     assert rows[names[0]] == (
-        f"| {names[0]} | 20 ms (19 to 30) | 12,800 | 0.65 | 10 ms (50 %), memory "
-        "bandwidth | 97 % | 40 s |"
+        f"| {names[0]} | 20 ms (19 to 30) | 18 ms | 12,800 | 0.65 | 10 ms (50 %), "
+        "memory bandwidth | 97 % | 40 s |"
         " 2.00 GiB | 1 x H100, jax 1.2 |"
     )
     assert rows[last].endswith(f"jax {jax.__version__ if measured else '1.2'} |")
