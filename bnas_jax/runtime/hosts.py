@@ -91,7 +91,9 @@ def join(run: DistributedSettings) -> None:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"cannot join {where}: {first_line(error)}; see config.distributed"
+            f"cannot join {where}: {first_line(error)}; name them by "
+            "config.distributed.coordinator, num_processes and process_id, or write "
+            "--config.distributed.num_processes=1 for this process alone"
         ) from None
     finally:
         alarm.cancel()

@@ -21,8 +21,10 @@ from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
+from bnas_jax.runtime import hosts
 from bnas_jax.runtime.devices import ONE, Devices, choose
 from bnas_jax.runtime.jax_setup import configure, configure_alone
+from bnas_jax.settings import DistributedSettings
 from bnas_jax.training.calls import next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
@@ -553,6 +555,22 @@ def test_what_one_process_does_waits_for_no_cluster(monkeypatch):
     )
     configure_alone(settings.from_config(train_configs.get_config("digits")))
     assert not joined
+
+
+def test_a_cluster_that_jax_does_not_know_can_be_left_out(monkeypatch):
+    """A single pod of an indexed job with a GPU, without the package `kubernetes`."""
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+
+    def refuse(*_, **__):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+    with pytest.raises(UserError) as error:
+        hosts.join(DistributedSettings())
+    assert "the processes of the Kubernetes job: coord" in str(error.value)
+    assert "--config.distributed.num_processes=1 for this" in str(error.value)
+    hosts.join(DistributedSettings(num_processes=1))
 
 
 def test_a_port_in_use_is_named(tmp_path):
