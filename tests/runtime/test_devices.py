@@ -381,6 +381,30 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "kept"), [(("one", "one"), "True"), (("one", "other"), "False")]
+)
+def test_processes_keep_compiled_programs_where_all_find_them(tmp_path, names, kept):
+    """On GPUs they would wait for a process that found a program in its own cache."""
+    script = ROOT / "tests" / "runtime" / "caching.py"
+    coordinator = f"localhost:{free_port()}"
+    processes = []
+    for number, name in enumerate(names):
+        cache = tmp_path / name
+        cache.mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, script, coordinator, str(number)],
+            env={**environment(1), "JAX_COMPILATION_CACHE_DIR": str(cache)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+    said = [process.communicate(timeout=120)[0] for process in processes]
+
+    assert [text.splitlines()[-1] for text in said] == [kept, kept]
+    assert not list(tmp_path.glob("*/shared-*"))
+
+
 def test_a_process_that_has_compiled_waits_for_the_other():
     """Which has nothing in its cache, for instance.
 
