@@ -27,6 +27,7 @@ def configure(run: Settings) -> Devices:
     hosts.join(run.distributed)
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
+    hosts.end_by_sigterm()
     hosts.agree(run)
     compilation_cache.leave_unless_shared()
 

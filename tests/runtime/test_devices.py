@@ -597,6 +597,31 @@ def test_a_cluster_that_jax_does_not_know_can_be_left_out(monkeypatch):
     hosts.join(DistributedSettings(num_processes=1))
 
 
+ALONE_IN_A_CLUSTER = """
+import os, signal, sys, time
+import jax
+from bnas_jax import settings
+from bnas_jax.runtime.jax_setup import configure
+from configs import train
+
+jax.distributed.initialize(sys.argv[1], num_processes=1, process_id=0)
+configure(settings.from_config(train.get_config("digits")))
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+def test_one_process_of_a_cluster_ends_by_sigterm():
+    """`evaluate` or `benchmark` on a TPU machine of one host, for instance."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE_IN_A_CLUSTER, f"localhost:{free_port()}"],
+        env=environment(1),
+        cwd=ROOT,
+        timeout=45,
+    )
+    assert done.returncode == -signal.SIGTERM
+
+
 def test_a_port_in_use_is_named(tmp_path):
     with socket.socket() as taken:
         taken.bind(("", 0))
