@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Measures steps of search and training at the paper's sizes on this machine's GPUs or TPUs, one benchmark after the other, what
 # matters most first, and prints a table. Started again it leaves out what is measured and goes on with the rest.
-# Usage: launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=100 --config.KEY=VALUE ...]
+# Usage: launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=300 --config.KEY=VALUE ...]
 # Results are DIR/NAME.json, with the command in DIR/NAME.txt, and what a benchmark says meanwhile DIR/NAME.log. --minutes: after so
-# many nothing more is begun, and what runs is stopped. Further options go to every benchmark; other ones need another DIR.
+# many nothing more is begun, and what runs is stopped. BNAS_PYTHON=python3 in front takes a Python that has JAX for the device and
+# the other requirements already, and installs nothing. Further options go to every benchmark; other ones need another DIR.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -23,7 +24,7 @@ rows=(
     "train-a-64-float32 train --config=configs/train.py:a --config.batch_size=64"
 )
 
-usage="write launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=100 ...]; see the head of $0"
+usage="write launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=300 ...]; see the head of $0"
 dry_run='' minutes='' folder='' further=()
 for word in "$@"; do
     case $word in
@@ -69,7 +70,7 @@ failed=() missing=0
 for row in "${rows[@]}"; do
     read -r name options <<<"$row"
     read -ra options <<<"$options"
-    words=(benchmark "${options[@]}" --repeats=100 ${further[@]+"${further[@]}"})
+    words=(benchmark "${options[@]}" --repeats=300 ${further[@]+"${further[@]}"})
     told=$(quoted "${words[@]}")
     words=("$python" -m bnas_jax "${words[@]}")
     if [[ -s $folder/$name.json ]]; then

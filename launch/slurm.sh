@@ -40,6 +40,7 @@ if [[ -z $kind && $gpus == *:* ]]; then kind=${gpus%%:*}; fi
 [[ $nodes-$tasks =~ ^[1-9][0-9]*-[1-9][0-9]*$ ]] ||
     refuse "--nodes and --gpus take whole numbers from 1 on, or --gpus=KIND:G, got $nodes and $gpus"
 check_whole --restarts "$restarts"
+check_whole --cpus "$cpus"
 [[ -z $plan || -n $kind ]] || refuse "--plan needs the kind of GPU; write for instance --plan=h100"
 
 if [[ -n $plan ]] && ((nodes > 1 && tasks != 8)); then
@@ -51,10 +52,11 @@ job_script() {
     printf '#SBATCH %s\n' "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$tasks" "--gpus-per-node=$gpus" \
         "--cpus-per-task=$cpus" "--time=$limit" "--output=$name-%j.log" --open-mode=append --requeue --signal=TERM@120 \
         ${extra[@]+"${extra[@]}"}
-    # Every task of a step ends when one of them does; the step's code is the highest.
+    # Every task of a step ends when one of them does; the step's code is the highest. srun is told the
+    # CPUs of a task again: from Slurm 22.05 on it does not take them over from the job.
     cat <<EOF
 cd $(quoted "$root")
-srun --kill-on-bad-exit=1 $(quoted "$python" -m bnas_jax "$@")
+srun --kill-on-bad-exit=1 --cpus-per-task=$cpus $(quoted "$python" -m bnas_jax "$@")
 code=\$?
 case \$code in
     0 | 2 | 130) exit \$code ;; # done, a mistake in the settings, or stopped by hand

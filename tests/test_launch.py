@@ -152,7 +152,9 @@ def test_slurm_submits_a_task_for_each_gpu_that_is_told_before_it_is_stopped():
     ]
     assert {f"#SBATCH {option}" for option in wanted} <= set(script.splitlines())
     (srun,) = (line for line in script.splitlines() if line.startswith("srun"))
-    assert shlex.split(srun)[2:] == [sys.executable, "-m", "bnas_jax", *COMMAND]
+    # A step of Slurm does not take over the CPUs of its job's tasks.
+    assert "--cpus-per-task=8" in shlex.split(srun)[:3]
+    assert shlex.split(srun)[3:] == [sys.executable, "-m", "bnas_jax", *COMMAND]
     assert (
         'scontrol requeue "$SLURM_JOB_ID"' in script
         and "SLURM_RESTART_COUNT:-0} < 7" in script
@@ -293,7 +295,7 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(
     assert all(
         words[:4] == [sys.executable, "-m", "bnas_jax", "benchmark"] for words in lines
     )
-    assert all(words[-2:] == ["--repeats=100", "--repeats=1"] for words in lines)
+    assert all(words[-2:] == ["--repeats=300", "--repeats=1"] for words in lines)
     last = "train-a-64-float32"
     assert lines[-1][4:7] == [
         "train",
@@ -304,6 +306,7 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(
     # The others are there.
     of_gpu = {
         "step_seconds": {"median": 0.02, "lowest": 0.019, "highest": 0.03},
+        "step_seconds_in_a_row": 0.018,
         "images_per_second": 12800.0,
         "hours_of_all_steps": 0.65,
         "gpu_busy_percent": 97.0,
@@ -336,8 +339,8 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(
         assert json.loads((tmp_path / f"{last}.json").read_text())["batch_size"] == 64
     rows = {line.split(" | ")[0].strip("| "): line for line in done.stdout.splitlines()}
     assert rows[names[0]] == (
-        f"| {names[0]} | 20 ms (19 to 30) | 12,800 | 0.65 | 10 ms (50 %), memory "
-        "bandwidth | 97 % | 40 s |"
+        f"| {names[0]} | 20 ms (19 to 30) | 18 ms | 12,800 | 0.65 | 10 ms (50 %), "
+        "memory bandwidth | 97 % | 40 s |"
         " 2.00 GiB | 1 x H100, jax 1.2 |"
     )
     assert rows[last].endswith(f"jax {jax.__version__ if measured else '1.2'} |")

@@ -14,6 +14,7 @@ from bnas_jax.workdir.markdown import table_row
 _HEAD = (
     "benchmark",
     "step, median (lowest to highest)",
+    "in a row",
     "images a second",
     "hours of all steps",
     "least time (percent of the median), bound by",
@@ -42,12 +43,14 @@ def _cells(result: Mapping[str, Any]) -> list[str]:
 
     # Some figures are not known on every machine, or of every run.
     hours, busy = result["hours_of_all_steps"], result["gpu_busy_percent"]
+    in_a_row = result.get("step_seconds_in_a_row")
     compiling = f"{result['compiling_seconds']:.0f} s"
     if result["programs_from_cache"]:
         compiling = "from the cache"
     conditions = result["conditions"]
     return [
         f"{median} ms ({lowest} to {highest})",
+        "" if in_a_row is None else f"{1000 * in_a_row:.4g} ms",
         f"{result['images_per_second']:,.0f}",
         "" if hours is None else f"{hours:.3g}",
         _least_time(result.get("bound")),

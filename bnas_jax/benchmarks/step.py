@@ -13,6 +13,7 @@ from bnas_jax.benchmarks import bound, measure
 from bnas_jax.benchmarks.busy import busy
 from bnas_jax.benchmarks.programs import noise, plain_program_of, program_of, size_of
 from bnas_jax.benchmarks.stepper import Stepper
+from bnas_jax.core.errors import first_line
 from bnas_jax.data.load import Dataset
 from bnas_jax.plan.blank_data import SIZES
 from bnas_jax.runtime import devices, jax_setup
@@ -60,6 +61,7 @@ def benchmark(
     steps = [stepper.step for stepper in steppers.values()]
     with busy(_gpus(where, against_plain)) as found:
         measured = measure.in_turns(steps, repeats)
+        in_a_row = _in_a_row(ours, repeats)
     times = dict(zip(steppers, measured, strict=True))
 
     # Our figures are at the top of the result, those of the plain form under its name.
@@ -67,6 +69,7 @@ def benchmark(
     for name, stepper in steppers.items():
         figures[name] = _figures(stepper, times=times[name], batch_size=run.batch_size)
     step_seconds = float(np.median(times["ours"]))
+    of_run = in_a_row or step_seconds  # a step in a run
     share_of_dispatch = np.median(dispatch) / step_seconds
     result = {
         "batch_size": run.batch_size,
@@ -78,7 +81,9 @@ def benchmark(
         "dispatch_seconds": measure.summary(dispatch),
         "dispatch_percent": measure.short(100 * share_of_dispatch),
         "gpu_busy_percent": found.percent,
-        "hours_of_all_steps": _hours(run, data, step_seconds),
+        "step_seconds_in_a_row": in_a_row,
+        "images_per_second": measure.short(run.batch_size / of_run),
+        "hours_of_all_steps": _hours(run, data, of_run),
         **figures,
         "conditions": measure.conditions(),
     }
@@ -86,7 +91,7 @@ def benchmark(
     # How much of the machine our steps use, and how they compare.
     result |= _bound(ours, where, precision=run.precision, step_seconds=step_seconds)
     # XLA counts operations of one device.
-    if where.axis is None:
+    if where.axis is None and _counts_operations():
         result |= _flop_figures(program, times=times["ours"], repeats=repeats)
     if against_plain:
         result["ratio"] = _ratios(result["plain"], ours=result, times=times)
@@ -100,19 +105,35 @@ def _bound(
     precision: str,
     step_seconds: float,
 ) -> dict[str, dict]:
-    """{"bound": see `bound.figures`}, empty on a chip whose rates are not known."""
+    """{"bound": see `bound.figures`}, empty where it is not known, as on a CPU."""
     chip = bound.chip_here()
     if chip is None or not chip.peak(precision):
         return {}
-    figures = bound.figures(
-        stepper.calls(),
-        stepper.compiled,
-        where=where,
-        chip=chip,
-        precision=precision,
-        step_seconds=step_seconds,
-    )
+    # What was measured is not lost where the text of a program cannot be read.
+    try:
+        figures = bound.figures(
+            stepper.calls(),
+            stepper.compiled,
+            where=where,
+            chip=chip,
+            precision=precision,
+            step_seconds=step_seconds,
+        )
+    except Exception as error:
+        measure.say(f"the least time of a step is not known ({first_line(error)})")
+        return {}
     return {"bound": figures}
+
+
+def _in_a_row(stepper: Stepper, number: int) -> float | None:
+    """Seconds of a step of several that are sent off ahead, as a run does.
+
+    None on a CPU, which begins a step when the one before has ended.
+    """
+    if jax.default_backend() == "cpu":
+        return None
+    seconds = measure.once(lambda: stepper.steps(number))
+    return measure.short(seconds / number)
 
 
 def _gpus(where: devices.Devices, against_plain: bool) -> int:
@@ -221,6 +242,14 @@ def matrix_peak(repeats: int) -> float:
     times = measure.seconds(multiply, max(repeats, 3))
     # A multiplication and an addition for each term.
     return 2 * _MATRIX**3 / min(times)
+
+
+def _counts_operations() -> bool:
+    """Whether operations are counted before a program is compiled: not on GPUs, TPUs.
+
+    Without a count it is not worth the time to trace the stages again.
+    """
+    return jax.jit(lambda: 0).lower().cost_analysis() is not None
 
 
 def _flops(stage, *, state, feed) -> float:

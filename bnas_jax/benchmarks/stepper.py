@@ -60,6 +60,12 @@ class Stepper:
         """Makes a step and waits for its results."""
         self._advance(self._call)
 
+    def steps(self, number: int) -> None:
+        """Makes so many steps and waits for the last one's results, as a run does."""
+        for _ in range(number):
+            self._send(self._call)
+        jax.block_until_ready(self._state)
+
     def calls(self) -> list[Call]:
         """The programs of the next step, each with the arguments of its call."""
         return self._call.calls(self._state, [self._feeds(self._done)])
@@ -74,8 +80,12 @@ class Stepper:
     def _advance(self, call: Callable) -> None:
         """Replaces the state by what a call gives for it."""
         # Without waiting, a call returns before its step is computed.
+        self._send(call)
+        jax.block_until_ready(self._state)
+
+    def _send(self, call: Callable) -> None:
         feeds = self._feeds(self._done)
-        self._state = jax.block_until_ready(call(self._state, [feeds]))
+        self._state = call(self._state, [feeds])
         self._done += 1
 
 

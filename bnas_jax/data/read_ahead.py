@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data.readers.encoded import Encoded
+from bnas_jax.data.readers.encoded import Encoded, cores
 from bnas_jax.data.readers.images import BadImage
 from bnas_jax.data.stream_items import Item
 
@@ -135,7 +135,7 @@ class ReadAhead:
 
         # Each thread makes a batch; one more batch than threads is kept ready.
         workers = self._examples.options.workers
-        threads = os.cpu_count() or 1
+        threads = cores()
         if workers:
             threads = 1
         reading = grain.ReadOptions(

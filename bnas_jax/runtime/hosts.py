@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import socket
 import sys
 import threading
@@ -91,10 +92,23 @@ def join(run: DistributedSettings) -> None:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"cannot join {where}: {first_line(error)}; see config.distributed"
+            f"cannot join {where}: {first_line(error)}; name them by "
+            "config.distributed.coordinator, num_processes and process_id, or write "
+            "--config.distributed.num_processes=1 for this process alone"
         ) from None
     finally:
         alarm.cancel()
+
+
+def end_by_sigterm() -> None:
+    """Has SIGTERM end a run of one process, until `Stops` takes it.
+
+    JAX's service for preemption catches it otherwise, also where a cluster consists of
+    one process, as on a TPU machine of one host.
+    """
+    if count() == 1 and jax.distributed.is_initialized():
+        # Python does not know of JAX's handler, and has its own put back.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _check_port(coordinator: str) -> None:

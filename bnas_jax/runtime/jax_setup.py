@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from bnas_jax.runtime import devices, hosts, memory
+from bnas_jax.runtime import compilation_cache, devices, hosts, memory
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import DistributedSettings, Settings
 
@@ -27,7 +27,9 @@ def configure(run: Settings) -> Devices:
     hosts.join(run.distributed)
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
+    hosts.end_by_sigterm()
     hosts.agree(run)
+    compilation_cache.leave_unless_shared()
 
     where = devices.choose(run.parallel, jax.devices())
     if jax.default_backend() == "cpu" and where.count == 1:

@@ -100,14 +100,16 @@ def step_options() -> dict | None:
     return options
 
 
-def once_options() -> dict | None:
+def once_options(platform: str | None = None) -> dict | None:
     """Options of XLA for a program that runs once, None for XLA's defaults.
 
     It is compiled as quickly as can be.
+
+    platform: where it runs, None is JAX's default.
     """
     # The drawing of many parameters takes longest to compile. For a search on digits it
     # is 25 s at LLVM's usual level, and 7 s at level 0.
-    if jax.default_backend() == "cpu":
+    if (platform or jax.default_backend()) == "cpu":
         return {LEVEL: 0}
     return None
 

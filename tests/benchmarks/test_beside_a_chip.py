@@ -141,6 +141,49 @@ def test_hours_are_those_of_all_steps():
     assert step._hours(digits, data, 0.1) is None
 
 
+class Steps:
+    """In place of a `Stepper`: notes how many steps it was asked for."""
+
+    def __init__(self):
+        self.compiled, self.asked = [], []
+
+    def steps(self, number):
+        self.asked.append(number)
+
+    def calls(self):
+        return []
+
+
+def test_on_accelerators_steps_are_measured_in_a_row_too(monkeypatch):
+    """As a run makes them: it waits for none of them."""
+    steps = Steps()
+    assert step._in_a_row(steps, 7) is None
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert step._in_a_row(steps, 7) > 0
+    assert steps.asked == [7]
+
+
+def test_a_bound_that_cannot_be_read_loses_no_measurement(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise IndexError("tuple index out of range")
+
+    monkeypatch.setattr(bound, "chip_here", lambda: CHIPS["h100"])
+    monkeypatch.setattr(bound, "figures", refuse)
+    found = step._bound(Steps(), devices.ONE, precision="float32", step_seconds=1)
+
+    assert found == {}
+    assert capsys.readouterr().err == (
+        "the least time of a step is not known (tuple index out of range)\n"
+    )
+
+
+def test_operations_are_counted_where_jax_counts_them(monkeypatch):
+    assert step._counts_operations()
+    # As on GPUs and TPUs.
+    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda _: None)
+    assert not step._counts_operations()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("parallel", ["none", "pmap"])
 def test_a_benchmark_on_a_known_chip_has_its_bound_in_the_table(parallel, monkeypatch):

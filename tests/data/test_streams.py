@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,20 @@ def opened(folder, workers=0, **options) -> tuple[Encoded, Encoded]:
 
 def feeds(source, steps) -> list[dict[str, np.ndarray]]:
     return [jax.tree.map(np.asarray, source.feed(step)) for step in steps]
+
+
+def test_as_many_threads_read_as_this_process_has_cores(folder, monkeypatch):
+    """Fewer than the machine's, in a task of a Slurm job."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 8})
+    asked = []
+    read_options = grain.ReadOptions
+    monkeypatch.setattr(
+        grain, "ReadOptions", lambda **how: asked.append(how) or read_options(**how)
+    )
+    train, _ = opened(folder)
+    StreamTrainSource(train, 4, seed=0, augmentation=PLAIN).feed(0)
+
+    assert asked == [{"num_threads": 3, "prefetch_buffer_size": 4}]
 
 
 def same(one, other) -> bool:

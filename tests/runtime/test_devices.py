@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,10 @@ from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.runtime.devices import ONE, Devices
+from bnas_jax.runtime import hosts
+from bnas_jax.runtime.devices import ONE, Devices, choose
 from bnas_jax.runtime.jax_setup import configure, configure_alone
+from bnas_jax.settings import DistributedSettings
 from bnas_jax.training.calls import next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
@@ -348,11 +351,7 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(
     started = [
         *launcher,
         *command,
-        *(
-            ["--config.parallel=shard_map"]
-            if request.config.getoption("--long")
-            else []
-        ),
+        *(["--config.parallel=pmap"] if request.config.getoption("--long") else []),
     ]
     ended = subprocess.run(
         started,
@@ -380,6 +379,30 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(
         and "2 processes" in noted
         and socket.gethostname() in noted
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"), [(("one", "one"), "True"), (("one", "other"), "False")]
+)
+def test_processes_keep_compiled_programs_where_all_find_them(tmp_path, names, kept):
+    """On GPUs they would wait for a process that found a program in its own cache."""
+    script = ROOT / "tests" / "runtime" / "caching.py"
+    coordinator = f"localhost:{free_port()}"
+    processes = []
+    for number, name in enumerate(names):
+        cache = tmp_path / name
+        cache.mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, script, coordinator, str(number)],
+            env={**environment(1), "JAX_COMPILATION_CACHE_DIR": str(cache)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+    said = [process.communicate(timeout=120)[0] for process in processes]
+
+    assert [text.splitlines()[-1] for text in said] == [kept, kept]
+    assert not list(tmp_path.glob("*/shared-*"))
 
 
 def test_a_process_that_has_compiled_waits_for_the_other():
@@ -540,6 +563,13 @@ def test_a_process_whose_others_do_not_come_says_so(tmp_path, process_id):
     )
 
 
+def test_several_devices_are_mapped_in_the_way_that_takes_less_time_to_call():
+    one, other = (types.SimpleNamespace(process_index=i, id=i) for i in range(2))
+
+    assert choose("auto", [one]).parallel == "none"
+    assert choose("auto", [other, one]) == Devices("shard_map", (one, other))
+
+
 def test_what_one_process_does_waits_for_no_cluster(monkeypatch):
     """`export`, for instance, within a job of several tasks."""
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
@@ -549,6 +579,47 @@ def test_what_one_process_does_waits_for_no_cluster(monkeypatch):
     )
     configure_alone(settings.from_config(train_configs.get_config("digits")))
     assert not joined
+
+
+def test_a_cluster_that_jax_does_not_know_can_be_left_out(monkeypatch):
+    """A single pod of an indexed job with a GPU, without the package `kubernetes`."""
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+
+    def refuse(*_, **__):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+    with pytest.raises(UserError) as error:
+        hosts.join(DistributedSettings())
+    assert "the processes of the Kubernetes job: coord" in str(error.value)
+    assert "--config.distributed.num_processes=1 for this" in str(error.value)
+    hosts.join(DistributedSettings(num_processes=1))
+
+
+ALONE_IN_A_CLUSTER = """
+import os, signal, sys, time
+import jax
+from bnas_jax import settings
+from bnas_jax.runtime.jax_setup import configure
+from configs import train
+
+jax.distributed.initialize(sys.argv[1], num_processes=1, process_id=0)
+configure(settings.from_config(train.get_config("digits")))
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+def test_one_process_of_a_cluster_ends_by_sigterm():
+    """`evaluate` or `benchmark` on a TPU machine of one host, for instance."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE_IN_A_CLUSTER, f"localhost:{free_port()}"],
+        env=environment(1),
+        cwd=ROOT,
+        timeout=45,
+    )
+    assert done.returncode == -signal.SIGTERM
 
 
 def test_a_port_in_use_is_named(tmp_path):

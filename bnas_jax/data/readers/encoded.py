@@ -312,7 +312,18 @@ def _decoded(encoded: Encoded):
 
 def in_threads(read: Callable[[int], Result], count: int) -> Iterator[Result]:
     """read(0) to read(count - 1), in order, by as many threads as there are cores."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+    with concurrent.futures.ThreadPoolExecutor(cores()) as threads:
         for start in range(0, count, _CHUNK):
             stop = min(start + _CHUNK, count)
             yield from threads.map(read, range(start, stop))
+
+
+def cores() -> int:
+    """The cores that this process may run on.
+
+    A task of a Slurm job has a few of its machine's.
+    """
+    # Not every system has the function.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
