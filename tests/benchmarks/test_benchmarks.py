@@ -325,7 +325,7 @@ def test_a_packed_network_is_timed_beside_its_float_twin(capfd, network):
     result = figures(capfd, "packed", *words)
     assert (
         set(result["seconds"])
-        == {"packed", "latent", "float", "program"}
+        == {"packed", "latent", "float", "program", "program_here"}
         == set(result["compiling_seconds"])
     )
     for times in result["seconds"].values():
