@@ -6,6 +6,9 @@ import numpy as np
 
 from bnas_jax.workdir.markdown import table_row
 
+# What a deviation is, for a reader of a table.
+DEVIATION = "Deviations are those of a sample (n - 1) over the runs of a row."
+
 
 def figures(
     accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | None = None
@@ -100,7 +103,7 @@ def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
 
 
 def markdown(result: Mapping) -> str:
-    """The table as Markdown, and below it the runs that failed or are not shown.
+    """The table as Markdown, and below it what its numbers are and what it lacks.
 
     result: as study.json has it.
     """
@@ -139,23 +142,47 @@ def markdown(result: Mapping) -> str:
 
     table = "\n".join(table_row(line) for line in lines)
     title = result.get("title", "")
-    return f"{title}\n\n{table}{_below(result)}\n"
+    notes = _notes(baseline, welch=welch)
+    return f"{title}\n\n{table}\n\n{notes}{_below(result)}\n"
 
 
 def _cells(row: Mapping) -> list[str]:
     """The cells of a row that every study has."""
     return [
         row["name"],
-        str(len(row["top1"])),
+        runs_of(len(row["top1"]), row.get("seeds")),
         f"{row['mean']:.2f}",
         _number(row["deviation"], ".2f"),
         f"{row['min']:.2f} to {row['max']:.2f}",
     ]
 
 
+def runs_of(ended: int, planned: int | None) -> str:
+    """How many runs a row's numbers are of, such as 5, or 3 of 5 where some lack."""
+    if planned is None or ended in (0, planned):
+        return str(ended)
+    return f"{ended} of {planned}"
+
+
+def _notes(baseline: str | None, *, welch: bool) -> str:
+    """What the numbers of the table are. welch: whether it has Welch's test."""
+    notes = DEVIATION
+    if baseline is not None:
+        notes += (
+            " Differences are of the means. p: Student's paired t-test over the seeds "
+            f"that a row has in common with {baseline}"
+        )
+        if welch:
+            notes += "; p, Welch: over all runs"
+        notes += "; not corrected for the number of rows."
+    return notes
+
+
 def _below(result: Mapping) -> str:
-    """The paragraphs below the table: runs that failed, and runs that are not shown."""
+    """The paragraphs on what the table lacks: rows and runs, and why."""
     text = ""
+    if result.get("without_runs"):
+        text += f"\n\nNo finished run: {', '.join(result['without_runs'])}."
     for name, message in result.get("failed", {}).items():
         text += f"\n\nFailed: {name}: {message}"
     for name, message in result.get("not_shown", {}).items():
