@@ -6,6 +6,8 @@ import numpy as np
 
 from bnas_jax.workdir.markdown import table_row
 
+# What rounding may do to an accuracy in %: less than an image of a million does.
+ROUNDING = 1e-4
 # What a deviation is, for a reader of a table.
 DEVIATION = "Deviations are those of a sample (n - 1) over the runs of a row."
 
@@ -87,7 +89,7 @@ def _paired(pairs: np.ndarray) -> float | None:
     from scipy import stats
 
     # Without a difference that varies, the test has no answer.
-    if len(pairs) < 2 or np.ptp(pairs[:, 0] - pairs[:, 1]) == 0:
+    if len(pairs) < 2 or not _vary(pairs[:, 0] - pairs[:, 1]):
         return None
     return float(stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue)
 
@@ -96,10 +98,15 @@ def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
     """The probability by Welch's t-test: the deviations of the samples may differ."""
     from scipy import stats
 
-    # Each sample needs a deviation, and not all values may be equal.
-    if min(len(ours), len(theirs)) < 2 or np.ptp([*ours, *theirs]) == 0:
+    # Each sample needs a deviation, and one of the two must vary.
+    if min(len(ours), len(theirs)) < 2 or not (_vary(ours) or _vary(theirs)):
         return None
     return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
+
+
+def _vary(percents: np.ndarray) -> bool:
+    """Whether accuracies, or their differences, vary by more than rounding does."""
+    return bool(np.ptp(percents) > ROUNDING)
 
 
 def markdown(result: Mapping) -> str:

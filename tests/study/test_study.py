@@ -60,6 +60,19 @@ def test_rows_that_do_not_differ_have_no_probability():
     assert "| b | 3 | 98.00 | 1.00 | 97.00 to 99.00 | +0.00 |  |" in text
 
 
+def test_what_varies_by_rounding_alone_has_no_probability():
+    # One more of 360 images is right with each seed.
+    right = (350, 347, 352, 341)
+    fewer = {seed: 100 * count / 360 for seed, count in enumerate(right)}
+    more = {seed: 100 * (count + 1) / 360 for seed, count in enumerate(right)}
+    row = figures({"a": fewer, "b": more}, baseline="a")["rows"][1]
+    assert row["p"] is None and row["p_welch"] > 0.5
+    # Two samples of one number each.
+    chance = {0: 10.0, 1: 10.0, 2: 10.0}
+    row = figures({"a": {0: 90.0, 1: 90.0}, "b": chance}, baseline="a")["rows"][1]
+    assert row["p"] is None and row["p_welch"] is None
+
+
 def test_a_bar_in_a_name_does_not_end_its_cell():
     found = figures({"3|5 bits": SAME, "b": SAME}, baseline="3|5 bits")
     text = markdown({"title": "t", **found})
