@@ -590,6 +590,12 @@ def test_a_table_of_counts_by_the_command(capfd, tmp_path):
     result = json.loads(printed.splitlines()[-1])
     assert [line["name"] for line in result["rows"]] == ["BNAS-D", "BNAS-E"]
     assert "| BNAS-D | 0 | 14.30 | 13.91 | 21.93 | 20.85 |" in printed
+    # The remark names the other savings.
+    for name, saving in (("BNAS-D", "14.67"), ("BNAS-E", "15.11")):
+        (row,) = [row for row in rows_of("paper") if row.name == name][:1]
+        of_row = RowRun(row, folder=NOWHERE, seed=0)
+        number = COLUMNS["memory_saving_without_bn"].value(of_row)
+        assert f"{number:.2f}" == saving and saving in result["remark"]
     assert (tmp_path / "tableD.md").is_file()
 
 
