@@ -18,8 +18,9 @@ Their tables stand in docs/results.md.
 
 All rows of a study but `digits` are trained alike, with the recipe of the digits
 presets for 20 epochs, so that they differ in one thing. Five seeds (layers: three) of 0
-and up; a seed draws the first weights, the order of images and, in a search, its
-halves. Runs that are finished are kept, so that the same command goes on after a stop.
+and up; a seed draws the first weights, the order of images, a random cell and, in a
+search, its halves. Runs that are finished are kept, so that the same command goes on
+after a stop.
 """
 
 import functools

@@ -111,6 +111,8 @@ def _alone(values: Sequence[float]) -> list[int]:
 
 def _mark_zeros(axes, lines: Sequence[Line]) -> None:
     """Crosses at the lower edge for zeros: a logarithmic axis has no place for them."""
+    if any(y == 0 for line in lines for _, y in line.points):
+        axes.set_xlabel(f"{axes.get_xlabel()}; a cross is 0")
     for number, line in enumerate(lines):
         places = [x for x, y in line.points if y == 0]
         axes.plot(

@@ -101,7 +101,10 @@ def _counted(title: str, name: str, *, scale: float = 1.0, form: str = ".2f") ->
 # Name, as in configs/reproduce.py -> column.
 COLUMNS = {
     "top1": Column("top-1, %", _of_summary("top1")),
-    "best_top1": Column("top-1 of the best epoch, %", _of_summary("best_top1")),
+    "best_top1": Column(
+        "top-1 of the best epoch, chosen on the test images, %",
+        _of_summary("best_top1"),
+    ),
     "top5": Column("top-5, %", _of_summary("top5")),
     "train_top1": Column("training top-1, %", train_top1),
     "flops": _counted("FLOPs, 1e8, counted", "flops", scale=1e-8, form=".4g"),
@@ -112,6 +115,6 @@ COLUMNS = {
     "memory_saving_without_bn": _counted(
         "memory saving without batch norm, counted", "memory_saving_without_bn"
     ),
-    "separable": Column("separable, normal cell, %", separable_share),
+    "separable": Column("separable, normal cell, %", separable_share, measured=False),
     "early_learnable": Column("learnable, first 40 % of epochs, %", early_learnable),
 }

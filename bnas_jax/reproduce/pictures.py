@@ -68,7 +68,7 @@ def _curves(wanted: Reproduction, folder: pathlib.Path, *, part: str) -> str | N
             lines.append(Line(row.name, points))
     if not lines:
         return None
-    return chart(f"{part} accuracy (top-1) in %", lines)
+    return chart(f"{part} accuracy (top-1) in %, seed 0", lines)
 
 
 def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
@@ -90,7 +90,7 @@ def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
         lines.append(Line(row.name, points))
     if not lines:
         return None
-    title = "sum of |gradient| after training"
+    title = "sum of |gradient| after training, seed 0"
     return chart(title, lines, x="convolution, from the first one", log=True)
 
 

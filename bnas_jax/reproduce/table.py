@@ -7,7 +7,7 @@ from typing import Any
 from bnas_jax.reproduce.columns import COLUMNS
 from bnas_jax.reproduce.reproduction import SCALES, Reproduction
 from bnas_jax.reproduce.row_run import RowRun
-from bnas_jax.study.table import deviation_of, mean_of
+from bnas_jax.study.table import DEVIATION, deviation_of, mean_of, runs_of
 from bnas_jax.workdir.markdown import table_row
 
 
@@ -15,10 +15,11 @@ def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
     """The lines of the table, a dict for each row.
 
     name: of the row.
-    runs: how many of its trainings have ended.
-    ours: column -> mean over seeds, None where nothing is known.
+    runs: how many of its trainings have ended. seeds: how many it is to have.
+    ours: column -> mean over these runs, None where nothing is known. Before the first
+        has ended, it is of what is known already.
     deviation: column -> deviation of a sample, None of fewer than two runs and of a
-        number that is counted.
+        number that is counted and the same for all.
     paper: column -> the number that the paper prints.
     not_shown: seed -> why the run that stands in the place is none of this row's.
     """
@@ -31,7 +32,8 @@ def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
         line: dict[str, Any] = {
             "name": row.name,
             "runs": len(ended),
-            **_numbers(runs, wanted.columns),
+            "seeds": row.seeds,
+            **_numbers(ended or runs, wanted.columns),
             "paper": dict(wanted.paper.get(row.name, {})),
             "not_shown": not_shown,
         }
@@ -48,8 +50,9 @@ def _numbers(runs: Sequence[RowRun], columns: Sequence[str]) -> dict[str, dict]:
         found = [COLUMNS[name].value(run) for run in runs]
         known = [number for number in found if number is not None]
         ours[name] = mean_of(known)
-        # A number that is counted is the same for all seeds.
-        deviation[name] = deviation_of(known) if COLUMNS[name].measured else None
+        # What is counted differs where each seed has searched for a cell of its own.
+        varies = COLUMNS[name].measured or len(set(known)) > 1
+        deviation[name] = deviation_of(known) if varies else None
     return {"ours": ours, "deviation": deviation}
 
 
@@ -69,7 +72,7 @@ def markdown(result: Mapping) -> str:
     # A line for each row.
     lines = [head, ["---"] * len(head)]
     for row in result["rows"]:
-        cells = [row["name"], str(row["runs"])]
+        cells = [row["name"], runs_of(row["runs"], row["seeds"])]
         for name in result["columns"]:
             cells.append(_ours(row, name))
             if name in printed:
@@ -77,8 +80,11 @@ def markdown(result: Mapping) -> str:
         lines.append(cells)
     table = "\n".join(table_row(cells) for cells in lines)
 
-    # A paragraph for each remark, and for each run that the table lacks.
+    # A paragraph for each remark, for deviations, and for each run that the table
+    # lacks.
     parts = [result["title"], *_remarks(result), table]
+    if "±" in table:
+        parts.append(DEVIATION)
     for row in result["rows"]:
         for seed, why in row["not_shown"].items():
             parts.append(f"Not shown: {row['name']}/{seed}: {why}")

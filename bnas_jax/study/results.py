@@ -25,6 +25,7 @@ def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -
 
     failed: {ROW/SEED: message} of the runs that were to be made now. A run of other
     settings that stands in the place of a row's is "not_shown", in the same form.
+    Rows without a finished run are named in "without_runs".
     Returns what study.json holds.
     """
     accuracies, not_shown = _accuracies(study, folder)
@@ -34,13 +35,15 @@ def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -
         "title": study.title,
         "failed": failed,
         "not_shown": others,
+        "without_runs": [name for name, values in accuracies.items() if not values],
         **figures(accuracies, baseline=study.baseline),
     }
 
-    # The shares of layers with weights, row by row.
+    # The runs that a row is to have, and the shares of layers with weights.
     rows = {row.name: row for row in study.rows}
     for line in result["rows"]:
         row = rows[line["name"]]
+        line["seeds"] = row.seeds
         line.update(_shares(row, folder=folder, seeds=accuracies[row.name]))
     write_table(folder, "study", result=result, text=markdown(result))
     return result

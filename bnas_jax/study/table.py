@@ -6,6 +6,11 @@ import numpy as np
 
 from bnas_jax.workdir.markdown import table_row
 
+# What rounding may do to an accuracy in %: less than an image of a million does.
+ROUNDING = 1e-4
+# What a deviation is, for a reader of a table.
+DEVIATION = "Deviations are those of a sample (n - 1) over the runs of a row."
+
 
 def figures(
     accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | None = None
@@ -84,7 +89,7 @@ def _paired(pairs: np.ndarray) -> float | None:
     from scipy import stats
 
     # Without a difference that varies, the test has no answer.
-    if len(pairs) < 2 or np.ptp(pairs[:, 0] - pairs[:, 1]) == 0:
+    if len(pairs) < 2 or not _vary(pairs[:, 0] - pairs[:, 1]):
         return None
     return float(stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue)
 
@@ -93,14 +98,19 @@ def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
     """The probability by Welch's t-test: the deviations of the samples may differ."""
     from scipy import stats
 
-    # Each sample needs a deviation, and not all values may be equal.
-    if min(len(ours), len(theirs)) < 2 or np.ptp([*ours, *theirs]) == 0:
+    # Each sample needs a deviation, and one of the two must vary.
+    if min(len(ours), len(theirs)) < 2 or not (_vary(ours) or _vary(theirs)):
         return None
     return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
 
 
+def _vary(percents: np.ndarray) -> bool:
+    """Whether accuracies, or their differences, vary by more than rounding does."""
+    return bool(np.ptp(percents) > ROUNDING)
+
+
 def markdown(result: Mapping) -> str:
-    """The table as Markdown, and below it the runs that failed or are not shown.
+    """The table as Markdown, and below it what its numbers are and what it lacks.
 
     result: as study.json has it.
     """
@@ -139,23 +149,47 @@ def markdown(result: Mapping) -> str:
 
     table = "\n".join(table_row(line) for line in lines)
     title = result.get("title", "")
-    return f"{title}\n\n{table}{_below(result)}\n"
+    notes = _notes(baseline, welch=welch)
+    return f"{title}\n\n{table}\n\n{notes}{_below(result)}\n"
 
 
 def _cells(row: Mapping) -> list[str]:
     """The cells of a row that every study has."""
     return [
         row["name"],
-        str(len(row["top1"])),
+        runs_of(len(row["top1"]), row.get("seeds")),
         f"{row['mean']:.2f}",
         _number(row["deviation"], ".2f"),
         f"{row['min']:.2f} to {row['max']:.2f}",
     ]
 
 
+def runs_of(ended: int, planned: int | None) -> str:
+    """How many runs a row's numbers are of, such as 5, or 3 of 5 where some lack."""
+    if planned is None or ended in (0, planned):
+        return str(ended)
+    return f"{ended} of {planned}"
+
+
+def _notes(baseline: str | None, *, welch: bool) -> str:
+    """What the numbers of the table are. welch: whether it has Welch's test."""
+    notes = DEVIATION
+    if baseline is not None:
+        notes += (
+            " Differences are of the means. p: Student's paired t-test over the seeds "
+            f"that a row has in common with {baseline}"
+        )
+        if welch:
+            notes += "; p, Welch: over all runs"
+        notes += "; not corrected for the number of rows."
+    return notes
+
+
 def _below(result: Mapping) -> str:
-    """The paragraphs below the table: runs that failed, and runs that are not shown."""
+    """The paragraphs on what the table lacks: rows and runs, and why."""
     text = ""
+    if result.get("without_runs"):
+        text += f"\n\nNo finished run: {', '.join(result['without_runs'])}."
     for name, message in result.get("failed", {}).items():
         text += f"\n\nFailed: {name}: {message}"
     for name, message in result.get("not_shown", {}).items():

@@ -322,6 +322,7 @@ def test_a_logarithmic_chart_marks_zeros_and_draws_no_line_to_them():
         if "stroke: #4477aa" in use.get("style", "")
     ]
     assert max(float(use.get("y", 0)) for use in cross) > max(found)
+    assert "epoch; a cross is 0" in texts(picture)
 
 
 def test_points_have_the_colour_of_their_group_and_rings_are_hollow():

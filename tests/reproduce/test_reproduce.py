@@ -27,11 +27,12 @@ from bnas_jax.reproduce.columns import COLUMNS
 from bnas_jax.reproduce.reproduction import SCALES
 from bnas_jax.reproduce.row_run import RowRun
 from bnas_jax.reproduce.run import reproduce
-from bnas_jax.reproduce.table import markdown
+from bnas_jax.reproduce.table import lines_of, markdown
 from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.study import Row
 from bnas_jax.study.results import early_learnable_share
+from bnas_jax.study.table import DEVIATION
 from bnas_jax.training import build
 from bnas_jax.training.gradients import gradient_sums, gradients_of_run
 from bnas_jax.training.load import load
@@ -114,6 +115,21 @@ def test_what_is_counted_is_within_a_tenth_of_the_paper_s(what):
                 )
                 compared += 1
     assert compared
+
+
+def test_tables_with_the_best_epoch_say_that_test_images_chose_it():
+    for what in ("table8", "table11", "figure2", "figure4", "figure9", "figure10"):
+        wanted = get_reproduction(what, "smoke")
+        result = {
+            "title": wanted.title,
+            "scale": "smoke",
+            "settings": [],
+            "remark": wanted.remark,
+            "columns": wanted.columns,
+            "rows": [],
+            "failed": {},
+        }
+        assert "best epoch, chosen on the test images, %" in markdown(result), what
 
 
 def test_the_sizes_of_table_5_are_those_of_the_presets():
@@ -330,7 +346,7 @@ def made(wanted, tmp_path_factory) -> tuple[pathlib.Path, dict]:
     return folder, reproduce(wanted, folder, name="table0", scale="smoke")
 
 
-def test_a_row_has_the_mean_of_its_runs_beside_the_paper_s_number(made):
+def test_a_row_has_the_mean_of_its_runs_beside_the_paper_s_number(made, wanted):
     folder, result = made
     (line,) = result["rows"]
     summaries = [
@@ -356,7 +372,15 @@ def test_a_row_has_the_mean_of_its_runs_beside_the_paper_s_number(made):
         and "| 0.50 |" in text
         and f"{line['ours']['top1']:.2f} ± " in text
     )
-    assert SCALES["smoke"] in text
+    assert SCALES["smoke"] in text and DEVIATION in text
+
+    # Where a third seed lacks, the numbers are those of the two.
+    more = dataclasses.replace(
+        wanted, rows=(dataclasses.replace(wanted.rows[0], seeds=3),)
+    )
+    (line_of_three,) = lines_of(more, folder)
+    assert line_of_three == {**line, "seeds": 3}
+    assert "| tiny | 2 of 3 |" in markdown({**result, "rows": [line_of_three]})
 
     # A bar in a name does not end its cell.
     result = {**result, "rows": [{**line, "name": "3|5 bits"}]}
@@ -377,6 +401,8 @@ def test_pictures_are_files_by_themselves(made):
             r"<\?xml .*\?>\n<svg .*</svg>\s*$", path.read_text(), flags=re.DOTALL
         )
     # Ours and the paper's, which is a ring.
+    curves = (folder / "table0_test.svg").read_text()
+    assert "test accuracy (top-1) in %, seed 0" in curves
     points = (folder / "table0_flops.svg").read_text()
     assert "rings: the paper" in points and "fill: none" in points
 
@@ -429,6 +455,23 @@ def test_a_run_that_fails_is_named_beside_those_that_ended(made, wanted):
     ):
         reproduce(alone, folder, name="table3", scale="smoke")
     assert not (folder / "table3.json").exists()
+
+
+def test_what_is_counted_varies_with_the_cells_of_the_seeds(tmp_path):
+    def config_of(seed: int) -> ConfigDict:
+        config = tiny(seed)
+        config.network.genotype = ("darts_v2", "snas_mild")[seed]
+        return config
+
+    rows = (
+        Row("cells", train=config_of, seeds=2),
+        Row("cell", train=lambda seed: config_of(0), seeds=2),
+    )
+    wanted = Reproduction("t", rows=rows, columns=("separable",))
+    of_cells, of_cell = lines_of(wanted, tmp_path)
+    assert of_cells["ours"]["separable"] == 50  # of 62.5 and 37.5
+    assert of_cells["deviation"]["separable"] == pytest.approx(25 / 2**0.5)
+    assert of_cell["deviation"]["separable"] is None
 
 
 def test_count_runs_nothing(wanted, tmp_path):
@@ -547,6 +590,12 @@ def test_a_table_of_counts_by_the_command(capfd, tmp_path):
     result = json.loads(printed.splitlines()[-1])
     assert [line["name"] for line in result["rows"]] == ["BNAS-D", "BNAS-E"]
     assert "| BNAS-D | 0 | 14.30 | 13.91 | 21.93 | 20.85 |" in printed
+    # The remark names the other savings.
+    for name, saving in (("BNAS-D", "14.67"), ("BNAS-E", "15.11")):
+        (row,) = [row for row in rows_of("paper") if row.name == name][:1]
+        of_row = RowRun(row, folder=NOWHERE, seed=0)
+        number = COLUMNS["memory_saving_without_bn"].value(of_row)
+        assert f"{number:.2f}" == saving and saving in result["remark"]
     assert (tmp_path / "tableD.md").is_file()
 
 

@@ -1,5 +1,6 @@
 """Studies: runs over seeds, a table of figures, and going on after a stop."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import learnable_share
 from bnas_jax.study import Row, Study, run_study
+from bnas_jax.study.results import write_study
 from bnas_jax.study.table import figures, markdown
 from configs import baselines, search, train
 
@@ -58,11 +60,40 @@ def test_rows_that_do_not_differ_have_no_probability():
     assert "| b | 3 | 98.00 | 1.00 | 97.00 to 99.00 | +0.00 |  |" in text
 
 
+def test_what_varies_by_rounding_alone_has_no_probability():
+    # One more of 360 images is right with each seed.
+    right = (350, 347, 352, 341)
+    fewer = {seed: 100 * count / 360 for seed, count in enumerate(right)}
+    more = {seed: 100 * (count + 1) / 360 for seed, count in enumerate(right)}
+    row = figures({"a": fewer, "b": more}, baseline="a")["rows"][1]
+    assert row["p"] is None and row["p_welch"] > 0.5
+    # Two samples of one number each.
+    chance = {0: 10.0, 1: 10.0, 2: 10.0}
+    row = figures({"a": {0: 90.0, 1: 90.0}, "b": chance}, baseline="a")["rows"][1]
+    assert row["p"] is None and row["p_welch"] is None
+
+
 def test_a_bar_in_a_name_does_not_end_its_cell():
     found = figures({"3|5 bits": SAME, "b": SAME}, baseline="3|5 bits")
     text = markdown({"title": "t", **found})
     assert r"| difference to 3\|5 bits, points |" in text
     assert r"| 3\|5 bits | 3 |" in text
+
+
+def test_a_table_says_what_its_numbers_are_and_what_it_lacks():
+    rows = figures({"a": SAME, "b": {0: 97.5, 1: 99.0}, "c": {}}, baseline="a")
+    text = markdown({**rows, "without_runs": ["c"]})
+    assert "Deviations are those of a sample (n - 1) over the runs of a row." in text
+    assert "in common with a; p, Welch: over all runs; not corrected for" in text
+    assert text.endswith("\n\nNo finished run: c.\n")
+    # Without a baseline there is no p.
+    assert "p:" not in markdown(figures({"a": SAME}))
+
+
+def test_a_row_that_lacks_runs_says_of_how_many_it_is():
+    (row,) = figures({"a": SAME})["rows"]
+    assert "| a | 3 |" in markdown({"rows": [{**row, "seeds": 3}]})
+    assert "| a | 3 of 5 |" in markdown({"rows": [{**row, "seeds": 5}]})
 
 
 def tiny(config: ConfigDict, **network) -> ConfigDict:
@@ -94,6 +125,11 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     assert len(result["rows"][0]["top1"]) == 2 and not result["failed"]
     assert json.loads((tmp_path / "study.json").read_text()) == result
     assert "| trained | 2 |" in (tmp_path / "study.md").read_text()
+
+    # A row that is to have more runs says so.
+    more = Study("tiny", (dataclasses.replace(study.rows[0], seeds=3),))
+    (line,) = write_study(more, folder=tmp_path, failed={})["rows"]
+    assert (len(line["top1"]), line["seeds"]) == (2, 3)
 
     # What is finished is not run again, which would take a new record.
     before = (tmp_path / "trained/0/train/metrics.jsonl").read_text()
@@ -128,6 +164,7 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     assert "config.batch_size is 512 now and 256 there" in result["failed"]["trained/0"]
     # Nor are its numbers shown, where it is not to be run either.
     assert not result["rows"] and not result["not_shown"]
+    assert result["without_runs"] == ["trained"]
     both = Study("tiny", (*changed.rows, further.rows[1]))
     result = run_study(both, tmp_path, only=("further",))
     assert [row["name"] for row in result["rows"]] == ["further"]
