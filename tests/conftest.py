@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 
@@ -54,6 +55,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "documents, ..."
         ),
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has XLA compile in two thirds of the time, but for `--long`.
+
+    Without its fusion emitters it makes other code for CPUs; the long tests run that
+    which users have. XLA of jax 0.12 has no such option.
+    """
+    short = importlib.metadata.version("jaxlib").startswith("0.10.")
+    if short and not config.getoption("--long"):
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 
 def pytest_collection_modifyitems(

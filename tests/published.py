@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from arrays import nhwc, relative_error, with_gradients
-from compile_options import short
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.convolution import Convolution
@@ -83,7 +82,7 @@ def whole_network(reference: pathlib.Path, name: str) -> WholeNetwork:
         of_labels = jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
         return -jnp.mean(of_labels), (logits, after["batch_stats"])
 
-    @functools.partial(jax.jit, compiler_options=short())
+    @jax.jit
     def compute(params, images):
         gradients = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
         (loss, (logits, after)), (to_params, to_images) = gradients(params, images)

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compile_options import short
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
@@ -167,7 +166,7 @@ def tiny(task: str) -> settings.SearchSettings | settings.TrainSettings:
 
 def stepped(program):
     """The state after a step. What compiles quickly may run slowly here."""
-    options = {"xla_backend_optimization_level": 0, **short()}
+    options = {"xla_backend_optimization_level": 0}
     state = jax.jit(program.create, compiler_options=options)(0)
     for stage, feed in zip(program.stages, program.feeds(0), strict=True):
         state = jax.jit(stage, compiler_options=options)(state, feed)

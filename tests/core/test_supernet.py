@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compile_options import short
 from flax import traverse_util
 
 from bnas_jax.core.alphas import relax
@@ -115,11 +114,6 @@ def largest(tree):
     return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
 
 
-def compiled(function):
-    """The jitted function, compiled in two thirds of the time."""
-    return jax.jit(function, compiler_options=short())
-
-
 def check_near(ours, theirs):
     """The same leaves, apart by no more than rounding in float64."""
     for part, expected in theirs.items():
@@ -156,7 +150,7 @@ def test_shared_edges_are_the_plain_sum_over_edges(name):
             jnp.shape, variables_of(plain)
         ), "one layout"
         ours, theirs = (
-            compiled(lambda *inputs, net=net: numbers_of(net, *inputs))(
+            jax.jit(lambda *inputs, net=net: numbers_of(net, *inputs))(
                 variables, alphas
             )
             for net in (shared, plain)
@@ -214,7 +208,7 @@ def test_shared_edges_of_a_state_are_the_plain_sum_over_its_edges(name):
         )
         variables = drawn(shapes, rng)
         ours, theirs = (
-            compiled(lambda *inputs, module=module: numbers(module, *inputs))(
+            jax.jit(lambda *inputs, module=module: numbers(module, *inputs))(
                 variables, x, weights
             )
             for module in (shared, plain)
@@ -269,7 +263,7 @@ def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name
             return jnp.sum(jnp.sin(y)), (y, after["batch_stats"])
 
         gradients = jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)
-        (_, (y, after)), (to_params, to_x, to_weights) = compiled(gradients)(
+        (_, (y, after)), (to_params, to_x, to_weights) = jax.jit(gradients)(
             variables["params"], x, weights
         )
         return y, to_params, to_x, to_weights[np.arange(4), CHOICES], after
@@ -297,7 +291,7 @@ def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name
         moved += np.sum(~stayed)
     assert 0 < moved < sum(value.size for value in after.values())
 
-    shared, _ = compiled(
+    shared, _ = jax.jit(
         lambda: module.apply(variables, x, weights, train=True, mutable=["batch_stats"])
     )()
     assert np.abs(sums[0] - shared).max() < 1e-4

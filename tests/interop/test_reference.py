@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compile_options import short
 from flax import traverse_util
 
 from bnas_jax.core import genotypes
@@ -150,10 +149,8 @@ def run(request, reference):
             kind: jnp.asarray(arrays[f"alphas_{kind}"]) for kind in ("normal", "reduce")
         }
     theirs = {key.removeprefix(f"{mode}."): array for key, array in arrays.items()}
-    compute = jax.jit(
-        functools.partial(numbers_of, model, variables["batch_stats"]),
-        compiler_options=short(),
-    )
+    numbers = functools.partial(numbers_of, model, variables["batch_stats"])
+    compute = jax.jit(numbers)
     result = Run(model, variables, alphas, theirs, {}, compute)
     return result._replace(ours=compute(variables["params"], alphas, *result.batch()))
 
