@@ -283,6 +283,13 @@ def on_first(action: Callable[[], None]) -> None:
         raise UserError(message)
 
 
+def end_together(problem: str) -> None:
+    """Raises `UserError` on every process where one has a problem; "" is none."""
+    problems = [text for text in from_all(problem) if text]
+    if problems:
+        raise UserError(problems[0])
+
+
 def first_says(answer: bool) -> bool:
     """The first process's answer, on every process."""
     if count() == 1:
