@@ -5,13 +5,12 @@ are pickled for worker processes.
 """
 
 import dataclasses
-import time
 from typing import Any
 
 import numpy as np
 
 from bnas_jax.data import order
-from bnas_jax.data.readers.encoded import ChooseBox, Encoded, Unreadable
+from bnas_jax.data.readers.encoded import ChooseBox, Encoded
 from bnas_jax.data.readers.images import Box
 
 # A worker keeps the random orders whose numbers are at most so far from the one in use.
@@ -19,9 +18,6 @@ from bnas_jax.data.readers.images import Box
 # epochs, those of the epoch before and of the one after are kept.
 _FRESH_KEPT = 256
 _EPOCHS_KEPT = 1
-# Seconds between two tries to read an example where the file system fails. A run of
-# days reads hundreds of millions, and file systems across a network fail for moments.
-_PAUSES = (1, 5, 20)
 # The ratios of width to height of random crops, and the tries to draw one that fits, as
 # in torchvision.
 _RATIOS = (3 / 4, 4 / 3)
@@ -236,7 +232,7 @@ def _item(
     """
     try:
         crop = _crop(examples, number, seed=seed, epoch=epoch, min_area=min_area)
-        image, label = _read_patiently(examples, number, crop)
+        image, label = examples.example(number, crop)
         weight, bad = 1, -1
     # An exception in a worker would reach the training process without its type. That
     # process reads the example again, see `ReadAhead._report`.
@@ -249,15 +245,3 @@ def _item(
         "weight": np.float32(weight),
         "bad": np.int64(bad),
     }
-
-
-def _read_patiently(
-    examples: Encoded, number: int, crop: ChooseBox | None
-) -> tuple[np.ndarray, int]:
-    """`examples.example`, tried again after each of `_PAUSES` while files fail."""
-    for pause in _PAUSES:
-        try:
-            return examples.example(number, crop)
-        except Unreadable:
-            time.sleep(pause)
-    return examples.example(number, crop)

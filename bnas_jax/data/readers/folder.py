@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import order
@@ -62,8 +61,7 @@ class Files:
 
     def read(self, row: int) -> tuple[bytes, int]:
         with self._reading(row):
-            path = epath.Path(self.where(row))
-            data = path.read_bytes()
+            data = roots.place(self.where(row)).read_bytes()
             return data, int(self.classes[row])
 
     def digest(self) -> str:
@@ -85,8 +83,7 @@ class Files:
         """
         try:
             with self._reading(row):
-                path = epath.Path(self.where(row))
-                return path.stat().length
+                return roots.size(self.where(row))
         except images.BadImage:
             return -1
 
