@@ -23,12 +23,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bnas_jax import __version__, settings
-from bnas_jax.core.errors import UserError, first_line
+from bnas_jax.core.errors import PassingError, UserError, first_line
 from bnas_jax.settings import DistributedSettings, Settings
 
-# The exit code of a run that another host has let down, which a launcher starts again
-# (EX_TEMPFAIL of sysexits.h).
-LOST = 75
+# The exit code of a run that another host has let down.
+LOST = PassingError.exit_code
 # With several processes, steps between two waits for their results. A hanging process
 # is noticed in such a wait.
 WAIT_EVERY = 10

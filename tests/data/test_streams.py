@@ -20,8 +20,8 @@ from tfds_files import write_dataset
 
 from bnas_jax.__main__ import run
 from bnas_jax.benchmarks import data as benchmark
-from bnas_jax.core.errors import UserError
-from bnas_jax.data import color, stream_items
+from bnas_jax.core.errors import PassingError, UserError
+from bnas_jax.data import color, read_ahead
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
@@ -32,6 +32,7 @@ from bnas_jax.data.readers.folder import Files
 from bnas_jax.data.readers.images import Box
 from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 from bnas_jax.data.stream_items import random_box
+from bnas_jax.runtime import hosts
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -393,12 +394,20 @@ class FailsAtFirst:
 
 
 def test_a_file_system_that_fails_for_a_moment_ends_no_run(folder, monkeypatch):
-    monkeypatch.setattr(stream_items, "_PAUSES", (0,))
+    monkeypatch.setattr(read_ahead, "_PAUSES", (0,) * 12)
     train, _ = opened(folder)
     failing = dataclasses.replace(train, reader=FailsAtFirst(train.reader))
     straight = feeds(StreamTrainSource(train, 6, 0, CROPS), [0, 1])
     assert same(feeds(StreamTrainSource(failing, 6, 0, CROPS), [0, 1]), straight)
     assert failing.reader.asked
+
+    # For longer, the run ends, and its launcher starts it again.
+    monkeypatch.setattr(read_ahead, "_PAUSES", ())
+    failing = dataclasses.replace(train, reader=FailsAtFirst(train.reader))
+    again = r"could not be read for a moment; run the same command again"
+    with pytest.raises(PassingError, match=again) as failed:
+        StreamTrainSource(failing, 6, 0, CROPS).feed(0)
+    assert failed.value.exit_code == hosts.LOST
 
 
 def test_more_shards_than_the_usual_limit_of_open_files_are_read(tmp_path):

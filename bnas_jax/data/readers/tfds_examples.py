@@ -266,6 +266,8 @@ def _reading(directory: Any):
         advice = "copy or prepare the dataset again"
         if "Too many open files" in str(error):
             advice = "let a process open one more for each shard: `ulimit -n 4096`"
-        raise Unreadable(
-            f"cannot read {directory} ({first_line(error)}); {advice}"
-        ) from error
+        message = f"cannot read {directory} ({first_line(error)}); {advice}"
+        # A shard that is damaged stays so.
+        if "Corrupted" in message:
+            raise UserError(message) from error
+        raise Unreadable(message) from error
