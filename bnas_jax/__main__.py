@@ -129,7 +129,8 @@ def run(arguments: list[str]) -> int:
     try:
         return _answer(words)
     except UserError as error:
-        return _fail(error, code=2, debug=debug)
+        code = getattr(error, "exit_code", 2)
+        return _fail(error, code=code, debug=debug)
     except KeyboardInterrupt as error:
         return _fail(error, code=130, debug=debug, message="stopped by Ctrl-C")
     except Exception as error:

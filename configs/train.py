@@ -148,6 +148,8 @@ def imagenet(config, num_cells: int, channels: int) -> None:
     config.network.num_cells = num_cells
     config.network.channels = channels
     config.network.form = "imagenet"
+    # An epoch takes long, and a host may be lost without notice.
+    config.checkpoint_every_minutes = 15.0
 
     # What the paper's text and its code agree on, and what they do not.
     config.preset = {

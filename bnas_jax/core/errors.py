@@ -8,6 +8,16 @@ class UserError(ValueError):
     """
 
 
+class PassingError(UserError):
+    """Has ended a run, and may not be there any more when the run is started again.
+
+    The command line exits with 75, by which a launcher starts the run again
+    (EX_TEMPFAIL of sysexits.h).
+    """
+
+    exit_code = 75
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or the name of its type if it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -219,6 +219,13 @@ def crop(
     choices: those of `draw` for these images, int32 (B,) each.
     pad: the width of the zero padding on each side, in pixels.
     """
+    # Without padding images are only mirrored. TPUs would gather their pixels one after
+    # the other, in a loop.
+    if not pad:
+        pixels = images[rows]  # (B, H, W, C)
+        mirrored = choices["flip"][:, None, None, None] == 1
+        return jnp.where(mirrored, pixels[:, :, ::-1], pixels)
+
     height, width = images.shape[1:3]
 
     # Coordinates in the image of each pixel of the crop. They are outside of the image

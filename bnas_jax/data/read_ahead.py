@@ -9,19 +9,23 @@ import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bnas_jax.core.errors import UserError
-from bnas_jax.data.readers.encoded import Encoded, cores
+from bnas_jax.core.errors import PassingError, UserError
+from bnas_jax.data.readers.encoded import Encoded, Unreadable, cores
 from bnas_jax.data.readers.images import BadImage
 from bnas_jax.data.stream_items import Item
 
 # A number of items that no run reads.
 FOREVER = 2**60
+# Seconds between two tries to read a batch. A run of days reads hundreds of millions of
+# images, and file systems across a network fail for moments.
+_PAUSES = (1, 5, 20)
 _AGAIN = "run the same command again: it continues from the last checkpoint"
 
 
@@ -71,9 +75,19 @@ class ReadAhead:
     def get(self, number: int) -> Item:
         """The batch of that number: arrays (size, ...), by the names of an item."""
         if self._items is None or number != self._number:
-            self._items = self._read(number)
+            self._items = self._read_patiently(number)
             self._number = number
         return self._items
+
+    def _read_patiently(self, number: int) -> Item:
+        """`_read`, tried again after each of `_PAUSES` where what failed may pass."""
+        for pause in _PAUSES:
+            try:
+                return self._read(number)
+            except PassingError as error:
+                print(f"bnas_jax: {error} (now again in {pause} s)", file=sys.stderr)
+                time.sleep(pause)
+        return self._read(number)
 
     def _read(self, number: int) -> Item:
         if number != self._next:
@@ -118,7 +132,9 @@ class ReadAhead:
                 "is full; make it larger, as by `docker run --shm-size=8g`, or write "
                 f"--config.dataset.workers=0, and {_AGAIN}"
             )
-        return UserError(f"reading {self._examples.name} stopped ({reason}); {_AGAIN}")
+        return PassingError(
+            f"reading {self._examples.name} stopped ({reason}); {_AGAIN}"
+        )
 
     def _start(self, number: int) -> Any:
         """An iterator of batches from that number on."""
@@ -158,6 +174,8 @@ class ReadAhead:
         """
         try:
             self._examples.example(example)
+        except Unreadable as error:
+            raise PassingError(f"{error}; {_AGAIN}") from error
         except BadImage as error:
             if not self._examples.options.skip_bad:
                 raise
@@ -168,7 +186,7 @@ class ReadAhead:
 
         # It can be read now, so the image is not bad: the file system failed for a
         # moment.
-        raise UserError(
+        raise PassingError(
             f"{self._examples.name}: example {example} could not be read for a moment; "
             f"{_AGAIN}"
         )

@@ -23,12 +23,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bnas_jax import __version__, settings
-from bnas_jax.core.errors import UserError, first_line
+from bnas_jax.core.errors import PassingError, UserError, first_line
 from bnas_jax.settings import DistributedSettings, Settings
 
-# The exit code of a run that another host has let down, which a launcher starts again
-# (EX_TEMPFAIL of sysexits.h).
-LOST = 75
+# The exit code of a run that another host has let down.
+LOST = PassingError.exit_code
 # With several processes, steps between two waits for their results. A hanging process
 # is noticed in such a wait.
 WAIT_EVERY = 10
@@ -281,6 +280,13 @@ def on_first(action: Callable[[], None]) -> None:
         raise failure
     if message:
         raise UserError(message)
+
+
+def end_together(problem: str) -> None:
+    """Raises `UserError` on every process where one has a problem; "" is none."""
+    problems = [text for text in from_all(problem) if text]
+    if problems:
+        raise UserError(problems[0])
 
 
 def first_says(answer: bool) -> bool:

@@ -55,18 +55,25 @@ class CheckpointReader(CheckpointFolder):
 
         Raises `UserError` where there is no such checkpoint.
         """
-        found = self.find(which)
+        found = int(hosts.from_first(str(self.find(which))))
         # Where the last checkpoint is damaged, one before it will do. A checkpoint that
         # was named must be that one.
         steps = [found]
         if which == "last":
-            steps = self.steps()
+            steps = self._steps_of_first()
         items = {"variables": shapes}
         self._check_same(found, items, dtypes=False)
         restored = self._newest(items, steps)
         assert restored is not None
         step, saved, _ = restored
         return step, self._where.restored(saved["variables"])
+
+    def _steps_of_first(self) -> list[int]:
+        """The steps that the first process sees, on every process.
+
+        On a file system across a network another one may not see the newest yet.
+        """
+        return json.loads(hosts.from_first(json.dumps(self.steps())))
 
     def _check_same(
         self, step: int, items: dict, dtypes: bool = True, changed: bool = False

@@ -199,11 +199,12 @@ class Checkpoints(CheckpointReader):
         items = {"variables": variables, "rest": rest}
         # The newest checkpoint, if there is one, must be of this run's settings. Older
         # ones are of the same settings.
-        for step in self.steps()[-1:]:
+        steps = self._steps_of_first()
+        for step in steps[-1:]:
             self._check_same(step, items, dtypes=not changed, changed=changed)
 
         # The newest that is not damaged.
-        restored = self._newest(items, self.steps(), changed=changed)
+        restored = self._newest(items, steps, changed=changed)
         if restored is None:
             return None
         _, saved, damaged = restored

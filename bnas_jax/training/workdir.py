@@ -7,11 +7,13 @@ metrics.jsonl and, by `TensorBoard`, events.
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import pathlib
 import platform
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +40,9 @@ from bnas_jax.workdir.files import (
 # The errors of locking on file systems without locks: FUSE, Lustre without flock, NFS
 # without its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+# Seconds after which a host sees what another one has written: NFS asks again for what
+# was not there after a minute at most.
+_SEEN = 90
 
 
 def write_json(path: pathlib.Path, value) -> None:
@@ -97,6 +102,8 @@ class WorkDir(RunDirectory):
         """
         # The other processes wait, and get the same error.
         hosts.on_first(lambda: self._open(run, facts, change, entries or {}))
+        if hosts.count() > 1:
+            self._check_shared(facts)
 
     def check(self, run: Settings, facts: Facts, *, change: bool = False) -> Facts:
         """The facts of the directory's run, completed by `facts`.
@@ -156,6 +163,37 @@ class WorkDir(RunDirectory):
                 f"cannot write to the work directory {self.path} ({error.strerror}); "
                 "choose another"
             ) from None
+
+    def _check_shared(self, facts: Facts) -> None:
+        """Raises `UserError` unless all processes have this directory, and one data.
+
+        Without the directory a run would begin, but the processes could not go on from
+        one checkpoint.
+        """
+        # The first process writes a word that the others read.
+        word = hosts.from_first(uuid.uuid4().hex)
+        path = self / "shared"
+        hosts.on_first(lambda: write_whole(path, word))
+        problem = ""
+        if not _comes_to_hold(path, word):
+            problem = (
+                f"{self.path} on {platform.node()} is not the directory of that name "
+                "on the first process; choose a --workdir on a file system that all "
+                "hosts share"
+            )
+
+        # The data, which may be copies on the disk of each host.
+        first = facts_lib.from_dict(
+            json.loads(hosts.from_first(json_text(facts.known())))
+        )
+        if facts_lib.difference(facts, first):
+            problem = (
+                f"the data on {platform.node()} is not that of the first process; copy "
+                "it anew to where config.dataset.path is"
+            )
+        # By now every process has read the word.
+        hosts.on_first(lambda: path.unlink(missing_ok=True))
+        hosts.end_together(problem)
 
     def _begin(self, run: Settings, facts: Facts, entries: Mapping) -> None:
         """Writes the files of a new run."""
@@ -248,6 +286,18 @@ class WorkDir(RunDirectory):
             (self / "summary.json").unlink(missing_ok=True)
         self._changes = []
         return added
+
+
+def _comes_to_hold(path: pathlib.Path, value: str) -> bool:
+    """Whether a file of JSON holds a value, or does so within `_SEEN` seconds."""
+    last = time.monotonic() + _SEEN
+    while True:
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_text()) == value:
+                return True
+        if time.monotonic() > last:
+            return False
+        time.sleep(0.2)
 
 
 def _check_data(now: Facts, then: Facts) -> None:

@@ -13,6 +13,7 @@ import pytest
 from bnas_jax.__main__ import COMMANDS, run
 from bnas_jax.core import cost, genotypes
 from bnas_jax.core.conventions import CONVENTIONS
+from bnas_jax.core.errors import PassingError
 from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.search import Bnas
@@ -76,6 +77,17 @@ def test_a_command_ends_with_one_json_object_on_stdout_and_nothing_on_stderr():
         table[0].split()[:3] == ["layer", "kind", "output"]
         and "cell19/preprocess/input0/conv" in done.stdout
     )
+
+
+def test_what_passes_ends_with_the_exit_code_of_a_run_to_start_again(
+    monkeypatch, capsys
+):
+    def fails(words):
+        raise PassingError("the files cannot be read")
+
+    monkeypatch.setattr("bnas_jax.__main__._answer", fails)
+    assert run(["train"]) == 75
+    assert capsys.readouterr().err == "bnas_jax: the files cannot be read\n"
 
 
 def test_a_mistake_ends_with_exit_code_2_and_one_line_on_stderr(tmp_path):

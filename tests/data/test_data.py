@@ -391,6 +391,25 @@ def test_every_crop_and_flip_is_the_window_of_the_padded_image():
         assert np.array_equal(got, expected_crop(images[row], *offset, pad))
 
 
+def test_without_padding_images_are_mirrored_whole():
+    """TPUs gather single pixels in a loop, one after the other."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), dtype=np.uint8)
+    rows = np.array([2, 0], np.int32)
+    choices = {name: np.zeros(2, np.int32) for name in ("top", "left")}
+    choices["flip"] = np.array([1, 0], np.int32)
+    result = np.asarray(crop(images, rows, choices, pad=0))
+    assert np.array_equal(result[0], images[2, :, ::-1])
+    assert np.array_equal(result[1], images[0])
+    gathers = [
+        equation.params["slice_sizes"]
+        for equation in jax.make_jaxpr(lambda *given: crop(*given, pad=0))(
+            jnp.asarray(images), rows, choices
+        ).eqns
+        if equation.primitive.name == "gather"
+    ]
+    assert set(gathers) <= {(1, 4, 6, 3)}
+
+
 def test_crop_works_on_images_that_are_not_square():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 6, 1), dtype=np.uint8)
     choices = {

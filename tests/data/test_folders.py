@@ -4,6 +4,7 @@ Every mistake is one line.
 """
 
 import io
+import pathlib
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import halves, order
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.readers import images
+from bnas_jax.data.readers import images, roots
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 
 SIZES = {"train/cat": 3, "train/dog": 4, "test/cat": 1, "test/dog": 2}
@@ -51,6 +52,13 @@ def test_a_folder_is_read_as_it_stands(folder):
     ]
     assert augmentation.mean == pytest.approx((train.images / 255).mean((0, 1, 2)))
     assert augmentation.pad == 0 and not augmentation.flip and not augmentation.min_area
+
+
+def test_the_paths_of_a_folder_of_this_machine_are_quick_to_make(folder):
+    """Those of `etils.epath` took three times as long to walk through."""
+    found = roots.root(str(folder), "config.dataset.path")
+    entry = next(found.iterdir())
+    assert type(entry) is type(found) is type(pathlib.Path())
 
 
 def test_val_serves_as_test_and_a_class_may_be_missing_there(tmp_path):

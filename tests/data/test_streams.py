@@ -4,6 +4,7 @@ Every example is counted once.
 """
 
 import colorsys
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -15,19 +16,23 @@ import numpy as np
 import pytest
 from image_files import encoded, picture, write_folder
 from PIL import Image, ImageEnhance
+from tfds_files import write_dataset
 
 from bnas_jax.__main__ import run
 from bnas_jax.benchmarks import data as benchmark
-from bnas_jax.core.errors import UserError
-from bnas_jax.data import color
+from bnas_jax.core.errors import PassingError, UserError
+from bnas_jax.data import color, read_ahead
 from bnas_jax.data import load as loading
+from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.pipeline import EvalSource, TrainSource
 from bnas_jax.data.readers import folder as folders
-from bnas_jax.data.readers.encoded import Encoded, ReadOptions, hold
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions, Unreadable, hold
+from bnas_jax.data.readers.folder import Files
 from bnas_jax.data.readers.images import Box
 from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 from bnas_jax.data.stream_items import random_box
+from bnas_jax.runtime import hosts
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -372,6 +377,58 @@ def test_an_image_that_does_not_decode_is_an_error_as_often_as_it_is_asked_for(
     bad.write_bytes(whole)
     straight = feeds(StreamTrainSource(train, 6, 0, PLAIN), [0, 1])
     assert same(feeds(source, [0, 1]), straight)
+
+
+@dataclasses.dataclass(frozen=True)
+class FailsAtFirst:
+    """A reader whose file system fails when an example is read for the first time."""
+
+    reader: Files
+    asked: set = dataclasses.field(default_factory=set)
+
+    def read(self, row: int) -> tuple[bytes, int]:
+        if row not in self.asked:
+            self.asked.add(row)
+            raise Unreadable("cannot read it (Input/output error)")
+        return self.reader.read(row)
+
+
+def test_a_file_system_that_fails_for_a_moment_ends_no_run(folder, monkeypatch):
+    monkeypatch.setattr(read_ahead, "_PAUSES", (0,) * 12)
+    train, _ = opened(folder)
+    failing = dataclasses.replace(train, reader=FailsAtFirst(train.reader))
+    straight = feeds(StreamTrainSource(train, 6, 0, CROPS), [0, 1])
+    assert same(feeds(StreamTrainSource(failing, 6, 0, CROPS), [0, 1]), straight)
+    assert failing.reader.asked
+
+    # For longer, the run ends, and its launcher starts it again.
+    monkeypatch.setattr(read_ahead, "_PAUSES", ())
+    failing = dataclasses.replace(train, reader=FailsAtFirst(train.reader))
+    again = r"could not be read for a moment; run the same command again"
+    with pytest.raises(PassingError, match=again) as failed:
+        StreamTrainSource(failing, 6, 0, CROPS).feed(0)
+    assert failed.value.exit_code == hosts.LOST
+
+
+def test_more_shards_than_the_usual_limit_of_open_files_are_read(tmp_path):
+    """Each stays open: of ImageNet 1,088, and many systems allow 1,024."""
+    images = np.zeros((40, 8, 8, 3), np.uint8)
+    labels = np.arange(40, dtype=np.int32) % 10
+    arrays = Arrays(images, labels, num_classes=10, name="shards")
+    directory = tmp_path / "cifar10" / "3.0.2"
+    write_dataset(directory, {"train": arrays, "test": arrays}, shards=40)
+    reading = f"""
+import resource
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+from bnas_jax.data.readers import tfds_examples
+resource.setrlimit(resource.RLIMIT_NOFILE, (30, hard))
+reader = tfds_examples.Records({str(directory)!r}, "train")
+print([reader.read(row)[1] for row in range(40)])
+"""
+    read = subprocess.run(
+        [sys.executable, "-c", reading], capture_output=True, text=True
+    )
+    assert read.stdout == f"{labels.tolist()}\n", read.stderr
 
 
 def opened_unread(folder, skip_bad=False) -> list[Encoded]:

@@ -1301,3 +1301,13 @@ def test_a_config_has_each_setting_once_with_its_default(task):
     assert config.dataset.name == "cifar10" and config.checkpoint.keep_last == 2
     assert config.get_type("num_epochs") is int and config.scheme.name == "xnor"
     assert ("search_split" in config.dataset) == (task == "search")
+
+
+def test_trainings_on_imagenet_are_saved_within_an_epoch_too():
+    """A host may be lost without notice, and an epoch takes long."""
+    for config in (
+        train.get_config("d"),
+        baselines.get_config("imagenet_resnet18"),
+    ):
+        run = settings.from_config(config)
+        assert run.checkpoint_every_minutes == 15

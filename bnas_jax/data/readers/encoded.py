@@ -28,6 +28,10 @@ Result = TypeVar("Result")
 _CHUNK = 1024
 
 
+class Unreadable(UserError):
+    """The files cannot be read, perhaps for a moment: no image is to blame."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
     """How images are read; see the same settings in `settings.DatasetSettings`."""
@@ -62,7 +66,8 @@ class Reader(Protocol):
     def read(self, row: int) -> tuple[bytes, int]:
         """(encoded image, label).
 
-        Raises `BadImage` where this image alone cannot be opened.
+        Raises `BadImage` where this image alone cannot be opened, `Unreadable` where
+        the file system fails.
         """
 
     def where(self, row: int) -> str:

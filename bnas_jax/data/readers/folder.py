@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import order
 from bnas_jax.data.digest import digest_of
 from bnas_jax.data.readers import images, roots, walk
-from bnas_jax.data.readers.encoded import Encoded, ReadOptions
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions, Unreadable
 
 # The names that the folder of a part may have, in lower or upper case. The first that
 # is there is taken.
@@ -62,8 +61,7 @@ class Files:
 
     def read(self, row: int) -> tuple[bytes, int]:
         with self._reading(row):
-            path = epath.Path(self.where(row))
-            data = path.read_bytes()
+            data = roots.place(self.where(row)).read_bytes()
             return data, int(self.classes[row])
 
     def digest(self) -> str:
@@ -85,14 +83,13 @@ class Files:
         """
         try:
             with self._reading(row):
-                path = epath.Path(self.where(row))
-                return path.stat().length
+                return roots.size(self.where(row))
         except images.BadImage:
             return -1
 
     @contextlib.contextmanager
     def _reading(self, row: int):
-        """Turns an error into `BadImage` if it is of this file, else `UserError`."""
+        """Turns an error into `BadImage` if it is of this file, else `Unreadable`."""
         try:
             yield
         # Of this file alone, such as a link to nowhere.
@@ -102,7 +99,7 @@ class Files:
         # Of the whole file system.
         except OSError as error:
             why = error.strerror or error
-            raise UserError(f"cannot read {self.where(row)} ({why})") from error
+            raise Unreadable(f"cannot read {self.where(row)} ({why})") from error
 
 
 def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:

@@ -4,6 +4,7 @@ Their images are still encoded.
 """
 
 import contextlib
+import resource
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpy as np
 from bnas_jax.core.errors import UserError, first_line
 from bnas_jax.data.digest import digest_of
 from bnas_jax.data.readers import tfds_directory
-from bnas_jax.data.readers.encoded import Encoded, ReadOptions
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions, Unreadable
 
 # The number of examples whose labels are read at once.
 _CHUNK = 1024
+# Files that a process may open: each shard that it has read from stays open, of which
+# ImageNet has 1,088. Many systems allow 1,024 unless a process asks for more.
+_OPEN_FILES = 65_536
 # Splits that can be the test set; the first that is there is taken.
 _TEST_SPLITS = ("test", "validation")
 # Sets whose results are always measured on their test set: without it they are refused.
@@ -213,6 +217,7 @@ def _source(builder: Any, split: str, directory: Any) -> Any:
 
     Raises `UserError` for missing files.
     """
+    _allow_open_files()
     with _reading(directory):
         import tensorflow_datasets as tfds
 
@@ -229,6 +234,16 @@ def _source(builder: Any, split: str, directory: Any) -> Any:
             "again"
         )
     return source
+
+
+def _allow_open_files() -> None:
+    """Lets this process open `_OPEN_FILES` files, or as many as it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager
@@ -248,7 +263,11 @@ def _reading(directory: Any):
             " pip install tensorflow-datasets array_record pillow"
         ) from error
     except Exception as error:
-        raise UserError(
-            f"cannot read {directory} ({first_line(error)}); copy or prepare the "
-            "dataset again"
-        ) from error
+        advice = "copy or prepare the dataset again"
+        if "Too many open files" in str(error):
+            advice = "let a process open one more for each shard: `ulimit -n 4096`"
+        message = f"cannot read {directory} ({first_line(error)}); {advice}"
+        # A shard that is damaged stays so.
+        if "Corrupted" in message:
+            raise UserError(message) from error
+        raise Unreadable(message) from error
