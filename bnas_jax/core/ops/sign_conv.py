@@ -155,15 +155,15 @@ def _differentiated_once(signs):
     return signs
 
 
-def _refuse(signs):
-    del signs
+def _refuse(*arguments) -> tuple:
+    del arguments
     raise UserError(
         "second derivatives of a binary network need Arithmetic(plain=True), and "
         "reverse mode: jax.jacrev(jax.grad(f)), not jax.hessian(f)"
     )
 
 
-_differentiated_once.defvjp(_refuse, lambda *_: None)
+_differentiated_once.defvjp(_refuse, _refuse)
 
 
 def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
