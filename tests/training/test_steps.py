@@ -343,6 +343,26 @@ def test_a_name_or_a_class_in_the_place_of_an_object_is_refused_in_a_sentence():
             TrainStep(Classifier(scheme=wrong), OPTIMIZER)
 
 
+def test_what_is_no_optimizer_supernet_or_network_is_refused_in_a_sentence():
+    for name in ("weights", "alphas"):
+        optimizers = {"weights": OPTIMIZER, "alphas": ALPHAS_OPTIMIZER, name: 0.1}
+        with pytest.raises(UserError, match=f"{name} must be an optax optimizer"):
+            SearchStep(MIXTURE, Bnas(), **optimizers)
+    with pytest.raises(UserError, match="got a TwoClassifiers, which TrainStep trains"):
+        SearchStep(TwoClassifiers(), Bnas(), weights=OPTIMIZER, alphas=ALPHAS_OPTIMIZER)
+    with pytest.raises(UserError, match=r"a field scheme: .*, which Dense lacks"):
+        TrainStep(nn.Dense(3), OPTIMIZER)
+
+
+def test_the_steps_tell_the_optimizer_the_loss():
+    plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+    step = TrainStep(TwoClassifiers(), plateau)
+    jax.eval_shape(step, step.init(image_shape=(1, 1, FEATURES)), of())
+    step = SearchStep(MIXTURE, Bnas(), weights=plateau, alphas=ALPHAS_OPTIMIZER)
+    batches = {"train": of(), "valid": of()}
+    jax.eval_shape(step, step.init(image_shape=(FEATURES,)), batches)
+
+
 def of(**shapes) -> dict:
     """A batch of eight whose arrays are zeros of these shapes; None is none."""
     types = {"image": np.float32, "label": np.int32, "targets": np.float32}
