@@ -547,6 +547,14 @@ def test_every_seed_of_32_bits_is_taken(seed):
     assert 0 < after.batch_stats["drawn"] < 1
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "0", jax.random.key, np.arange(2)])
+def test_what_is_no_seed_is_refused_in_a_sentence(seed):
+    if callable(seed):
+        seed = seed(0)
+    with pytest.raises(UserError, match="seed must be a whole number from 0"):
+        training().init(seed=seed, image_shape=(FEATURES,))
+
+
 # A step of the search
 
 
