@@ -52,12 +52,14 @@ class TrainStep:
     num_epochs, steps_per_epoch: of the training.
     microbatches: equal parts of the batch that go through the network one after the
         other; their gradients are averaged.
-    axis: the mapped axis of several devices; None on one device.
+    axis: the mapped axis of several devices, of `jax.vmap` or of `jax.shard_map` with
+        `check_vma=False`; None on one device.
 
     Raises `UserError` for an optimizer that treats latent weights otherwise than the
     network's scheme does: `latent_sgd(0.1)`, which follows `Xnor`, for a network of
-    `BiReal`. The call raises it for a batch of other shapes or types than above, and
-    for images of other shapes than those that the state was made for.
+    `BiReal`, and for a network without the fields `scheme` and `arithmetic`. The call
+    raises it for a batch of other shapes or types than above, and for images that the
+    state's parameters do not fit.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
