@@ -8,7 +8,7 @@ import importlib
 __version__ = "0.3.0"
 
 # Public names and their modules. A module is imported when its name is first used:
-# `import bnas_jax` itself loads no JAX.
+# `import bnas_jax` itself loads no JAX. `__init__.pyi` has the same names for editors.
 _MODULES = {
     "Arithmetic": "core.arithmetic",
     "Bnas": "search.bnas",

@@ -70,6 +70,18 @@ def test_the_entry_points_have_an_example():
     assert missing <= without_one
 
 
+def test_editors_see_the_public_names():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    seen = {"load_genotype": bnas.load_genotype}
+    for node in stub.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if not alias.asname.startswith("_"):
+                    module = importlib.import_module(node.module)
+                    seen[alias.asname] = getattr(module, alias.name)
+    assert seen == {name: getattr(bnas, name) for name in bnas.__all__}
+
+
 def test_what_the_docstrings_name_is_there():
     assert not [
         f"{module}: {reference}"

@@ -86,5 +86,7 @@ def diversity(
     >>> [round(float(term), 4) for term in terms]
     [-1.9459, -0.531, -0.0029]
     """
-    fading = jnp.exp(-epoch / tau)
-    return -weight * entropy(alphas, edges=edges) * fading
+    mean_entropy = entropy(alphas, edges=edges)
+    # Strict promotion refuses an integer over a float.
+    fading = jnp.exp(-jnp.asarray(epoch, mean_entropy.dtype) / tau)
+    return -weight * mean_entropy * fading

@@ -24,8 +24,10 @@ class Arithmetic:
     batch_axis: the mapped axis over which the batch is divided. Random numbers that are
         drawn for an example are then the same on any number of devices.
     plain: True uses plain JAX operations and JAX's own gradients. They are the
-        reference for the fast ones, and second derivatives need them. Only float
-        convolutions with a `conv_dtype` keep a custom gradient.
+        reference for the fast ones, and second derivatives need them. Signs, which
+        have no gradient of their own, and float convolutions with a `conv_dtype` keep
+        a custom one. A custom gradient has no forward mode: in place of `jax.hessian`
+        write `jax.jacrev(jax.grad(f))`, in place of `jax.jvp` use `jax.vjp`.
 
     Convolutions that multiply in bfloat16 and sum in float32:
 

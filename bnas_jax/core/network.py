@@ -16,7 +16,7 @@ from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, Genotype, edges
 from bnas_jax.core.layers import channel_step_of
 from bnas_jax.core.normalization import share, value_of
 from bnas_jax.core.schemes import Scheme, Xnor
-from bnas_jax.core.stack import Place, check_image_size, reductions, stack
+from bnas_jax.core.stack import Place, check_image_size, check_images, reductions, stack
 
 
 class Network(nn.Module):
@@ -69,12 +69,14 @@ class Network(nn.Module):
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
         """Logits (N, num_classes).
 
-        Raises `UserError` for a size of images that cannot be halved at each reduction.
+        Raises `UserError` for images of another rank, and of a size that cannot be
+        halved at each reduction.
 
         images: (N, H, W, channels of an image).
         drop_path_rate: None, or the rate at which layers are dropped in training; needs
             the rng `drop_path`.
         """
+        check_images(images.shape)
         images = images.astype(self.arithmetic.dtype)
 
         # The factors of drop-path for each cell: (layers, N), or None in an evaluation.

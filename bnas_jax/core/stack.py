@@ -78,6 +78,15 @@ def stack(num_cells: int, channels: int, *, halved: bool = False) -> tuple[Place
     return tuple(places)
 
 
+def check_images(shape: tuple[int, ...]) -> None:
+    """Raises `UserError` for images that are not (N, H, W, C)."""
+    if len(shape) != 4:
+        raise UserError(
+            f"images must be (N, H, W, C), got {shape}; one image is written "
+            "image[None], and image_shape=(H, W, C)"
+        )
+
+
 def check_image_size(
     shape: tuple[int, ...], num_cells: int, *, image_stride: int = 1
 ) -> None:

@@ -10,9 +10,9 @@ edges that leave a state (`Supernet.edges`):
   for weights that are 0 but for that one.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3, leaving
 from bnas_jax.core.layers import CONVOLUTION
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Scheme, Xnor
-from bnas_jax.core.stack import Place, check_image_size, stack
+from bnas_jax.core.stack import Place, check_image_size, check_images, stack
 
 # The values of `Supernet.edges`.
 FORMS_OF_EDGES = ("shared", "plain", "chosen")
@@ -58,7 +58,8 @@ class Supernet(nn.Module):
         type, as released checkpoints do.
 
     Raises `UserError` for another word in `edges`, for an arithmetic with
-    `activations`, and for images that cannot be halved at each reduction.
+    `activations`, for alphas of other names or shapes, and for images that cannot be
+    halved at each reduction.
 
     >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
     >>> supernet.even_mixture()["normal"].shape
@@ -81,11 +82,23 @@ class Supernet(nn.Module):
     scheme: Scheme = Xnor()
     arithmetic: Arithmetic = Arithmetic()
 
+    def __post_init__(self):
+        given: Any = self.layer_types
+        if isinstance(given, str) or not given:
+            raise UserError(
+                'layer_types must be names such as ("none", "bin_conv_3x3"), got '
+                f"{given!r}"
+            )
+        # A list cannot be hashed, as `jax.jit` needs it.
+        self.layer_types = tuple(given)
+        super().__post_init__()
+
     def __call__(self, alphas, images, *, train: bool = False):
         """Logits (N, num_classes), with the softmax of alpha as mixture weights.
 
         With `edges="chosen"`, each edge has only the layer of its largest alpha.
         """
+        self._check_weights(alphas)
         weights = alphas_lib.relax(alphas)
         # One layer an edge: the one that the search would draw most often.
         if self.edges == "chosen":
@@ -102,8 +115,7 @@ class Supernet(nn.Module):
     ):
         """Logits (N, num_classes), with given mixture weights (DARTS Eq. 2).
 
-        Raises `UserError` as the supernet does, and `AssertionError` for weights of
-        another shape.
+        Raises `UserError` as the supernet does, and for weights of another shape.
 
         weights: of the layer types on each edge, {"normal", "reduce"}, each (14, layer
             types).
@@ -113,8 +125,7 @@ class Supernet(nn.Module):
         scalars: None, or what is added to all outputs of an edge, {"normal", "reduce"},
             each (14,).
         """
-        shape = (len(EDGES), len(self.layer_types))
-        chex.assert_shape(list(weights.values()), shape)
+        self._check_weights(weights)
         choice("edges", self.edges, choices=FORMS_OF_EDGES)
         # The edges of a state share its signs in `dtype`.
         if self.arithmetic.activations is not None:
@@ -124,6 +135,7 @@ class Supernet(nn.Module):
             )
 
         # The stem gives both inputs of the first cell.
+        check_images(images.shape)
         images = images.astype(self.arithmetic.dtype)
         form = form_of(self.form)
         stem = form.stem(
@@ -164,6 +176,20 @@ class Supernet(nn.Module):
             arithmetic=self.arithmetic,
             train=train,
         )
+
+    def _check_weights(self, weights) -> None:
+        """Raises `UserError` for weights, or alphas, of other names or shapes."""
+        shape = (len(EDGES), len(self.layer_types))
+        names = {place.kind for place in self.places}
+        if self.fixed_reduction:
+            names -= {"reduce"}
+        found = jax.tree.map(jnp.shape, weights)
+        fits = isinstance(weights, Mapping) and names <= set(weights)
+        if not fits or any(found[name] != shape for name in weights):
+            raise UserError(
+                f'alphas must be {{"normal": {shape}, "reduce": {shape}}}, a row for '
+                f"each edge and a column for each of layer_types, got {found}"
+            )
 
     def _drop_path(self, rate, *, batch: int) -> jax.Array:
         """The factors of all edges, (cells, 14, N)."""

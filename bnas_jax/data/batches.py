@@ -29,7 +29,7 @@ class Batches:
         self._sources: dict[str, tuple[Any, Any]] = {}
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
+    def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return self.dataset.train.image_shape
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import is_latent
 from bnas_jax.core.schemes import LatentRule, Scheme
 from bnas_jax.training.schedules import Schedule
@@ -146,6 +147,11 @@ def project_latents(
 
     # u: updates, p: parameters. optax adds the result to p, which gives project(p + u).
     def update(updates, params):
+        if params is None:
+            raise UserError(
+                "latent weights are projected, which needs them: write "
+                "optimizer.update(gradients, state, params)"
+            )
         to_projected = lambda u, p: project(p + u) - p
         return on_latents(to_projected, updates, params)
 

@@ -4,6 +4,8 @@
 are explained in docs/schemes.md and docs/conventions.md.
 """
 
+from typing import Any
+
 import optax
 
 from bnas_jax.core.errors import UserError
@@ -13,7 +15,7 @@ from bnas_jax.training.descent import sgd, with_decay
 from bnas_jax.training.schedules import Schedule, constant
 
 
-class LatentOptimizer(optax.GradientTransformation):
+class LatentOptimizer(optax.GradientTransformationExtraArgs):
     """An optimizer with a scheme's links for latent weights; made by `for_latents`.
 
     scheme: the scheme that it follows.
@@ -33,7 +35,7 @@ class LatentOptimizer(optax.GradientTransformation):
     ) -> "LatentOptimizer":
         """The optimizer of a chain that follows the scheme."""
         # A named tuple of two functions, init and update, with two attributes besides.
-        optimizer = cls(*chain)
+        optimizer = cls(*optax.with_extra_args_support(chain))
         optimizer.scheme, optimizer.unclipped = scheme, unclipped
         return optimizer
 
@@ -59,8 +61,11 @@ def for_latents(
     rate: the optimizer's learning rate, a number or a function of the step; for a
         scheme whose closed forms depend on it.
 
-    Raises `UserError` for an optimizer that already does this, and without a rate that
-    is needed.
+    Both steps pass the loss of the batch as `value`, which some optimizers need, such
+    as `optax.contrib.reduce_on_plateau`. Line searches need more and are not served.
+
+    Raises `UserError` for an optimizer that already does this, for `optax.MultiSteps`
+    where weights are projected, and without a rate that is needed.
 
     >>> optimizer = bnas.for_latents(optax.adam(1e-3), bnas.SCHEMES["bireal"]())
     """
@@ -69,7 +74,17 @@ def for_latents(
             "this optimizer already treats latent weights; make it anew with scheme=, "
             "or wrap the one inside"
         )
+    check_optimizer("optimizer", optimizer)
+    check_scheme(scheme)
     rule = scheme.latents
+    # Behind an update of 0, too, weights would be projected, and move.
+    owner = getattr(optimizer.init, "__self__", None)
+    if isinstance(owner, optax.MultiSteps) and rule.project is not None:
+        raise UserError(
+            "optax.MultiSteps would move latent weights between its updates, as they "
+            "are projected in every step; write TrainStep(..., microbatches=K) with "
+            "K times the batch"
+        )
     if rule.gradients is not None and rate is None:
         raise UserError(
             f"the gradients of {type(scheme).__name__} depend on the learning rate; "
@@ -157,10 +172,7 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
     optimizer: any, such as one that treats no latent weights, or those of another
         scheme.
     """
-    # A common slip is a scheme's name, or its class without the brackets.
-    if not isinstance(scheme, Scheme):
-        raise UserError(f"scheme must be an object such as Xnor(), got {scheme!r}")
-
+    check_scheme(scheme)
     # Schemes are compared before their rules: two equal schemes may have unequal rules,
     # whose functions may be made anew for each.
     followed = getattr(optimizer, "scheme", None)
@@ -180,6 +192,25 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
             f"the optimizer does not treat latent weights as {name} does; write "
             "latent_sgd(rate, scheme=scheme) with the network's scheme, or "
             f"for_latents(inner, scheme{rate}) with an optax optimizer inside"
+        )
+
+
+def check_scheme(scheme: Any) -> None:
+    """Raises `UserError` for what is no scheme."""
+    # A common slip is a scheme's name, or its class without the brackets.
+    if not isinstance(scheme, Scheme):
+        raise UserError(f"scheme must be an object such as Xnor(), got {scheme!r}")
+
+
+def check_optimizer(name: str, optimizer: Any) -> None:
+    """Raises `UserError` for what is no optimizer, such as a learning rate.
+
+    name: of the argument.
+    """
+    if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
+        raise UserError(
+            f"{name} must be an optax optimizer such as optax.adam(3e-4), got "
+            f"{optimizer!r}"
         )
 
 

@@ -18,7 +18,7 @@ from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher
 from bnas_jax.training import state as state_lib
 from bnas_jax.training.collectives import average
 from bnas_jax.training.losses import cross_entropy, hits
-from bnas_jax.training.optimizers import check_latents
+from bnas_jax.training.optimizers import check_latents, check_optimizer
 from bnas_jax.training.state import (
     STEPS,
     SearchState,
@@ -68,6 +68,13 @@ class SearchStep:
     axis: str | None = None
 
     def __post_init__(self):
+        if not hasattr(self.supernet, "layer_types"):
+            kind = type(self.supernet).__name__
+            raise UserError(
+                f"supernet must be a Supernet, got a {kind}, which TrainStep trains"
+            )
+        check_optimizer("weights", self.weights)
+        check_optimizer("alphas", self.alphas)
         check_latents(self.weights, self.supernet.scheme)
         # A common slip is a searcher's name, or its class without the brackets.
         if not isinstance(self.searcher, Searcher):
@@ -141,7 +148,7 @@ class SearchStep:
         # The update of the weights, and what the state notes of it.
         if WEIGHTS in stage.moves:
             grads = gradients[WEIGHTS]
-            state = self._move_weights(state, grads)
+            state = self._move_weights(state, grads, loss=loss)
             notes = noted(
                 self, state, grads=grads, loss=loss, correct=correct, batch=batch
             )
@@ -189,11 +196,12 @@ class SearchStep:
         alphas = optax.apply_updates(state.alphas, updates)
         return state.replace(alphas=alphas, alphas_opt_state=opt_state)
 
-    def _move_weights(self, state: SearchState, grads: Any) -> SearchState:
+    def _move_weights(self, state: SearchState, grads: Any, *, loss) -> SearchState:
         """The state after an update of the weights by their optimizer."""
         # Latent weights are projected by the last link of the optimizer's chain.
-        updates, opt_state = self.weights.update(
-            grads, state.opt_state, params=state.params
+        optimizer = optax.with_extra_args_support(self.weights)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, params=state.params, value=loss
         )
         params = optax.apply_updates(state.params, updates)
         return state.replace(params=params, opt_state=opt_state)

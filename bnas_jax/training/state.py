@@ -14,6 +14,7 @@ import optax
 from flax import struct
 
 from bnas_jax.core.checks import choice
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import FIRST_WEIGHTS, PYTORCH, redrawn
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.runtime.steps import once_options
@@ -125,9 +126,27 @@ def run_key(seed: Any, use: int) -> jax.Array:
     """The key of a run for one of the uses above, the same on every backend.
 
     seed: a number or a uint32 array.
+
+    Raises `UserError` for another seed, such as a key.
     """
+    _check_seed(seed)
     key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
     return jax.random.fold_in(key, use)
+
+
+def _check_seed(seed: Any) -> None:
+    # Of a traced seed only type and shape are known.
+    if isinstance(seed, int):
+        fits = 0 <= seed < 2**32
+    else:
+        dtype = getattr(seed, "dtype", None)
+        whole = dtype is not None and jnp.issubdtype(dtype, jnp.integer)
+        fits = whole and jnp.shape(seed) == ()
+    if not fits:
+        raise UserError(
+            f"seed must be a whole number from 0 to 2**32 - 1, got {seed}; "
+            "jax.vmap takes several"
+        )
 
 
 def initial_variables(

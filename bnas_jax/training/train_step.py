@@ -15,7 +15,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.training.collectives import average
 from bnas_jax.training.losses import cross_entropy, hits, soft_cross_entropy
-from bnas_jax.training.optimizers import check_latents
+from bnas_jax.training.optimizers import check_latents, check_optimizer
 from bnas_jax.training.state import (
     STEPS,
     TrainState,
@@ -52,12 +52,14 @@ class TrainStep:
     num_epochs, steps_per_epoch: of the training.
     microbatches: equal parts of the batch that go through the network one after the
         other; their gradients are averaged.
-    axis: the mapped axis of several devices; None on one device.
+    axis: the mapped axis of several devices, of `jax.vmap` or of `jax.shard_map` with
+        `check_vma=False`; None on one device.
 
     Raises `UserError` for an optimizer that treats latent weights otherwise than the
     network's scheme does: `latent_sgd(0.1)`, which follows `Xnor`, for a network of
-    `BiReal`. The call raises it for a batch of other shapes or types than above, and
-    for images of other shapes than those that the state was made for.
+    `BiReal`, and for a network without the fields `scheme` and `arithmetic`. The call
+    raises it for a batch of other shapes or types than above, and for images that the
+    state's parameters do not fit.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
@@ -80,6 +82,14 @@ class TrainStep:
     axis: str | None = None
 
     def __post_init__(self):
+        for name, kind in (("scheme", "Scheme"), ("arithmetic", "Arithmetic")):
+            if not hasattr(self.network, name):
+                raise UserError(
+                    f"a network to train has a field {name}: bnas_jax.{kind}, which "
+                    f"{type(self.network).__name__} lacks; docs/extending.md has an "
+                    "example"
+                )
+        check_optimizer("optimizer", self.optimizer)
         check_latents(self.optimizer, self.network.scheme)
 
     def init(
@@ -114,8 +124,9 @@ class TrainStep:
 
         # The update. Latent weights are projected by the last link of the optimizer's
         # chain.
-        updates, opt_state = self.optimizer.update(
-            grads, state.opt_state, params=state.params
+        optimizer = optax.with_extra_args_support(self.optimizer)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, params=state.params, value=loss
         )
         step = state.step + 1
         params = optax.apply_updates(state.params, updates)

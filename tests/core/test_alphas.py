@@ -102,6 +102,12 @@ def test_the_diversity_term_is_the_same_for_a_traced_epoch():
     )
 
 
+def test_the_term_of_an_integer_epoch_is_taken_under_strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        strict = alphas.diversity(BOTH, jnp.int32(11), weight=1.0, tau=7.7)
+    assert strict == alphas.diversity(BOTH, 11, weight=1.0, tau=7.7)
+
+
 def test_another_word_for_the_edges_is_refused():
     with pytest.raises(
         UserError, match="edges must be one of all, released, got 'every'"

@@ -541,6 +541,18 @@ def test_kernels_whose_macs_are_not_known_are_refused():
     )
 
 
+class Plain(nn.Module):
+    """A module of a user's without an arithmetic."""
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        return x + self.param("bias", nn.initializers.zeros, (3,))
+
+
+def test_a_module_needs_no_arithmetic_to_be_counted():
+    assert cost(Plain(), image_shape=(4, 4, 3)).total.float_params == 3
+
+
 # Few layers, as a budget walks three widths for each number of cells.
 TINY_CELL = (("bin_conv_3x3", 0), ("none", 1)) + (("none", 0), ("none", 1)) * 3
 TINY = network(Genotype(normal=TINY_CELL, reduce=TINY_CELL), 5, 2, 7)

@@ -600,10 +600,27 @@ def test_a_mixture_takes_the_weights_themselves():
 
 def test_weights_of_another_shape_are_refused():
     net = supernet(2, 2)
-    with pytest.raises(AssertionError, match="14, 7"):
+    alphas = alphas_of(net.clone(layer_types=NO_DILATED))
+    for wrong in (
+        alphas,
+        alphas_of(net)["normal"],
+        {"normal": alphas_of(net)["normal"]},
+    ):
+        with pytest.raises(UserError, match=r'"normal": \(14, 7\), .*, got '):
+            jax.eval_shape(net.init, jax.random.key(0), wrong, IMAGES)
+
+
+def test_a_list_of_layer_types_is_as_good_as_a_tuple_but_a_name_is_none():
+    net = supernet(2, 2)
+    assert hash(net.clone(layer_types=list(net.layer_types))) == hash(net)
+    for wrong in ("none", ()):
+        with pytest.raises(UserError, match="layer_types must be names such as"):
+            net.clone(layer_types=wrong)
+
+
+def test_one_image_without_a_batch_is_refused_in_a_sentence():
+    net = supernet(2, 2)
+    with pytest.raises(UserError, match=r"\(N, H, W, C\), got \(8, 8, 3\); one image"):
         jax.eval_shape(
-            net.init,
-            jax.random.key(0),
-            alphas_of(net.clone(layer_types=NO_DILATED)),
-            IMAGES,
+            net.init, jax.random.key(0), alphas_of(net), jnp.zeros((8, 8, 3))
         )

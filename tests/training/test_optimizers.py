@@ -676,3 +676,42 @@ def test_the_gradient_of_alpha_is_clipped_before_its_decay():
         jax.tree.map(lambda g: g / 5, grads), whole.init(alphas), alphas
     )
     assert close(updates, expected)
+
+
+def test_what_is_no_optimizer_or_scheme_is_refused_in_a_sentence():
+    for wrong in (0.1, "adam", optax.adam):
+        with pytest.raises(UserError, match=r"optimizer must be an optax optimizer"):
+            for_latents(wrong)
+    for wrong in (Xnor, "xnor"):
+        for make in (for_latents, lambda adam, scheme: latent_sgd(RATE, scheme=scheme)):
+            with pytest.raises(UserError, match=r"an object such as Xnor\(\), got"):
+                make(optax.adam(1e-3), wrong)
+
+
+def test_an_optimizer_is_told_the_loss():
+    """As `optax.contrib.reduce_on_plateau` needs it: here the update is the loss."""
+
+    def update(updates, state, params=None, *, value):
+        return jax.tree.map(lambda u: jnp.full_like(u, value), updates), state
+
+    told = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    optimizer = for_latents(told, Float())
+    tree = params()
+    updates, _ = optimizer.update(tree, optimizer.init(tree), tree, value=2.5)
+    assert all(np.all(leaf == 2.5) for leaf in jax.tree.leaves(updates))
+
+
+def test_gradients_are_not_accumulated_where_each_step_projects():
+    for wrapped in (
+        optax.MultiSteps(optax.sgd(RATE), 4),
+        optax.MultiSteps(optax.sgd(RATE), 4).gradient_transformation(),
+    ):
+        with pytest.raises(UserError, match="microbatches=K"):
+            for_latents(wrapped)
+        assert for_latents(wrapped, Float()).scheme == Float()
+
+
+def test_an_update_without_the_weights_to_project_is_refused_in_a_sentence():
+    optimizer = for_latents(optax.sgd(RATE))
+    with pytest.raises(UserError, match=r"update\(gradients, state, params\)"):
+        optimizer.update(params(), optimizer.init(params()))

@@ -343,6 +343,26 @@ def test_a_name_or_a_class_in_the_place_of_an_object_is_refused_in_a_sentence():
             TrainStep(Classifier(scheme=wrong), OPTIMIZER)
 
 
+def test_what_is_no_optimizer_supernet_or_network_is_refused_in_a_sentence():
+    for name in ("weights", "alphas"):
+        optimizers = {"weights": OPTIMIZER, "alphas": ALPHAS_OPTIMIZER, name: 0.1}
+        with pytest.raises(UserError, match=f"{name} must be an optax optimizer"):
+            SearchStep(MIXTURE, Bnas(), **optimizers)
+    with pytest.raises(UserError, match="got a TwoClassifiers, which TrainStep trains"):
+        SearchStep(TwoClassifiers(), Bnas(), weights=OPTIMIZER, alphas=ALPHAS_OPTIMIZER)
+    with pytest.raises(UserError, match=r"a field scheme: .*, which Dense lacks"):
+        TrainStep(nn.Dense(3), OPTIMIZER)
+
+
+def test_the_steps_tell_the_optimizer_the_loss():
+    plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+    step = TrainStep(TwoClassifiers(), plateau)
+    jax.eval_shape(step, step.init(image_shape=(1, 1, FEATURES)), of())
+    step = SearchStep(MIXTURE, Bnas(), weights=plateau, alphas=ALPHAS_OPTIMIZER)
+    batches = {"train": of(), "valid": of()}
+    jax.eval_shape(step, step.init(image_shape=(FEATURES,)), batches)
+
+
 def of(**shapes) -> dict:
     """A batch of eight whose arrays are zeros of these shapes; None is none."""
     types = {"image": np.float32, "label": np.int32, "targets": np.float32}
@@ -525,6 +545,14 @@ def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha(sea
 def test_every_seed_of_32_bits_is_taken(seed):
     after = train_step(train_state(seed=seed), batch(0), drop_path=0.2)
     assert 0 < after.batch_stats["drawn"] < 1
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "0", jax.random.key, np.arange(2)])
+def test_what_is_no_seed_is_refused_in_a_sentence(seed):
+    if callable(seed):
+        seed = seed(0)
+    with pytest.raises(UserError, match="seed must be a whole number from 0"):
+        training().init(seed=seed, image_shape=(FEATURES,))
 
 
 # A step of the search

@@ -46,7 +46,9 @@ def cost(
         model = model.clone(auxiliary=False)
     # Without popcount and custom gradients: such an operation is traced faster, and
     # costs the same.
-    model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
+    if hasattr(model, "arithmetic"):
+        plain = dataclasses.replace(model.arithmetic, plain=True)
+        model = model.clone(arithmetic=plain)
     if walked is None:
         walked = {}
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import conv
 from bnas_jax.core.ops.conv_forms import fast_conv, plain_conv
 from bnas_jax.core.ops.geometry import Geometry
@@ -119,6 +120,7 @@ def _sign_conv(after, geometry, one_bit, dtype, x, w, operands):
 
 
 def _forward(after, geometry, one_bit, dtype, x, w, operands):
+    x, w = _differentiated_once((x, w))
     sums = integer_sums(x, w, geometry=geometry, one_bit=one_bit, dtype=dtype)
     y = after(sums.astype(x.dtype), *operands)
     return y, (x, w, sums, operands)
@@ -141,6 +143,27 @@ def _backward(after, geometry, one_bit, dtype, residuals, gradient):
 
 
 _sign_conv.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def _differentiated_once(signs):
+    """Signs as they are, which a second derivative refuses in place of a wrong 0.
+
+    The sums are integers, which carry no derivative. A first derivative never comes
+    here: `_forward` is part of it.
+    """
+    return signs
+
+
+def _refuse(*arguments) -> tuple:
+    del arguments
+    raise UserError(
+        "second derivatives of a binary network need Arithmetic(plain=True), and "
+        "reverse mode: jax.jacrev(jax.grad(f)), not jax.hessian(f)"
+    )
+
+
+_differentiated_once.defvjp(_refuse, _refuse)
 
 
 def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):

@@ -140,7 +140,7 @@ class Scheme:
         signs: -1, 1 or 0, in the shape of the latent weights.
         operands: what `after` needs.
         """
-        raise NotImplementedError
+        raise _not_written(self, "weights(self, latent), which returns signs, (beta,)")
 
     def after(self, sums, *operands):
         """The output, before the activation, from the sums of products of signs.
@@ -150,7 +150,7 @@ class Scheme:
         sums: (N, H', W', O).
         operands: those of `weights`, then those of `parameters`.
         """
-        raise NotImplementedError
+        raise _not_written(self, "after(self, sums, beta), which returns the output")
 
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
         """A factor of the outputs that is computed from the real inputs, or None.
@@ -234,3 +234,11 @@ class Scheme:
             binary_input=module.binary_input,
             activation=module.activates_sums,
         )
+
+
+def _not_written(scheme: Scheme, method: str) -> UserError:
+    """What to raise for a method that each scheme has to have.
+
+    method: its name, its arguments and what it returns.
+    """
+    return UserError(f"{type(scheme).__name__} lacks a method: write {method}")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from arrays import normal, of_bfloat16, relative_error, signs
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv_forms import plain_conv
 from bnas_jax.core.ops.geometry import Geometry, square
 from bnas_jax.core.ops.popcount import pays
@@ -107,6 +108,17 @@ def test_a_learned_scale_of_each_place_gets_the_gradient_that_trains_it():
     sums = np.asarray(plain_conv(x, w, square(3)))
     assert np.allclose(y, sums * gamma, rtol=1e-6)
     assert relative_error(back(gradient)[0], (gradient * sums).sum(axis=0)) < 1e-6
+
+
+def test_a_second_derivative_which_would_be_zero_is_refused_with_what_to_write():
+    """Of (w * x)^2: its second derivative by x is 2 w^2, not 0."""
+    x, w = signs(1, 1, 1, 1), signs(1, 1, 1, 1, seed=1)
+    loss = lambda x: sign_conv(jnp.square, square(1), x, w).sum()
+    for second in (jax.jacrev(jax.grad(loss)), jax.hessian(loss)):
+        with pytest.raises(UserError, match=r"Arithmetic\(plain=True\), and reverse"):
+            second(x)
+    plain = lambda x: plain_sign_conv(jnp.square, square(1), x, w).sum()
+    assert jax.jacrev(jax.grad(plain))(x).item() == 2
 
 
 def scaled(sums, beta):

@@ -12,7 +12,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.geometry import Geometry
-from bnas_jax.core.schemes import BinaryNet, BiReal, ReActNet, XnorPlusPlus
+from bnas_jax.core.schemes import BinaryNet, BiReal, ReActNet, Scheme, XnorPlusPlus
 from bnas_jax.core.schemes.straight_through import triangle
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -290,3 +290,11 @@ def test_xnor_pp_centres_no_depthwise_kernel():
     )
     np.testing.assert_array_equal(centred[0], plain[0])
     np.testing.assert_array_equal(centred[1][0], plain[1][0])
+
+
+def test_a_method_that_a_scheme_lacks_is_named_with_what_to_write():
+    x, latent, gradient = example()
+    with pytest.raises(UserError, match=r"^Scheme lacks a method: write weights\("):
+        run(Scheme(), {"latent": latent}, x, gradient)
+    with pytest.raises(UserError, match=r"^Scheme lacks a method: write after\("):
+        Scheme().after(x)
