@@ -12,7 +12,8 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.search import Searcher
 from bnas_jax.settings import SearchSettings
-from bnas_jax.training.workdir import WorkDir, write_whole
+from bnas_jax.training.workdir import WorkDir
+from bnas_jax.workdir.files import write_whole
 from bnas_jax.workdir.history import read_history
 
 

@@ -20,8 +20,9 @@ from bnas_jax.training import changes, resume
 from bnas_jax.training.calls import Saves, calls_of, crossed, next_call
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.divergence_check import DivergenceCheck
+from bnas_jax.training.log import Log
 from bnas_jax.training.progress import ProgressBar, line_of
-from bnas_jax.training.workdir import Log, WorkDir, environment
+from bnas_jax.training.workdir import WorkDir, environment
 
 
 class Work(Protocol):

@@ -22,7 +22,8 @@ from bnas_jax.training.derive import rule_of, taken
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.state import CANDIDATES, SearchState, Sums, run_key
 from bnas_jax.training.task import BetweenBatches, Task, run_task
-from bnas_jax.training.workdir import WorkDir, whole, write_json
+from bnas_jax.training.workdir import WorkDir, write_json
+from bnas_jax.workdir.files import whole
 from bnas_jax.workdir.history import HISTORY
 
 

@@ -1,19 +1,15 @@
 """A run's directory while the run writes it.
 
-`WorkDir` writes config.json, run.json and log.txt, and holds the lock. `Log` writes
-metrics.jsonl and, by `TensorBoard`, events.
+`WorkDir` writes config.json, run.json and log.txt, and holds the lock.
 """
 
-import contextlib
 import errno
 import fcntl
-import json
 import os
 import pathlib
 import platform
 import sys
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,24 +21,18 @@ from bnas_jax.data import facts as facts_lib
 from bnas_jax.data.facts import Facts
 from bnas_jax.runtime import hosts
 from bnas_jax.settings import Difference, Settings
-from bnas_jax.training import changes
+from bnas_jax.training import changes, shared_directory
 from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.workdir.directory import FORMAT, RunDirectory
 from bnas_jax.workdir.files import (
     append,
     convenience,
-    json_text,
-    room,
-    whole,
     write_whole,
 )
 
 # The errors of locking on file systems without locks: FUSE, Lustre without flock, NFS
 # without its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-# Seconds after which a host sees what another one has written: NFS asks again for what
-# was not there after a minute at most.
-_SEEN = 90
 
 
 def write_json(path: pathlib.Path, value) -> None:
@@ -103,7 +93,7 @@ class WorkDir(RunDirectory):
         # The other processes wait, and get the same error.
         hosts.on_first(lambda: self._open(run, facts, change, entries or {}))
         if hosts.count() > 1:
-            self._check_shared(facts)
+            shared_directory.check(self.path, facts)
 
     def check(self, run: Settings, facts: Facts, *, change: bool = False) -> Facts:
         """The facts of the directory's run, completed by `facts`.
@@ -163,37 +153,6 @@ class WorkDir(RunDirectory):
                 f"cannot write to the work directory {self.path} ({error.strerror}); "
                 "choose another"
             ) from None
-
-    def _check_shared(self, facts: Facts) -> None:
-        """Raises `UserError` unless all processes have this directory, and one data.
-
-        Without the directory a run would begin, but the processes could not go on from
-        one checkpoint.
-        """
-        # The first process writes a word that the others read.
-        word = hosts.from_first(uuid.uuid4().hex)
-        path = self / "shared"
-        hosts.on_first(lambda: write_whole(path, word))
-        problem = ""
-        if not _comes_to_hold(path, word):
-            problem = (
-                f"{self.path} on {platform.node()} is not the directory of that name "
-                "on the first process; choose a --workdir on a file system that all "
-                "hosts share"
-            )
-
-        # The data, which may be copies on the disk of each host.
-        first = facts_lib.from_dict(
-            json.loads(hosts.from_first(json_text(facts.known())))
-        )
-        if facts_lib.difference(facts, first):
-            problem = (
-                f"the data on {platform.node()} is not that of the first process; copy "
-                "it anew to where config.dataset.path is"
-            )
-        # By now every process has read the word.
-        hosts.on_first(lambda: path.unlink(missing_ok=True))
-        hosts.end_together(problem)
 
     def _begin(self, run: Settings, facts: Facts, entries: Mapping) -> None:
         """Writes the files of a new run."""
@@ -288,18 +247,6 @@ class WorkDir(RunDirectory):
         return added
 
 
-def _comes_to_hold(path: pathlib.Path, value: str) -> bool:
-    """Whether a file of JSON holds a value, or does so within `_SEEN` seconds."""
-    last = time.monotonic() + _SEEN
-    while True:
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads(path.read_text()) == value:
-                return True
-        if time.monotonic() > last:
-            return False
-        time.sleep(0.2)
-
-
 def _check_data(now: Facts, then: Facts) -> None:
     """Raises `UserError` unless the data is still that with which the run began."""
     difference = facts_lib.difference(now, then)
@@ -308,112 +255,3 @@ def _check_data(now: Facts, then: Facts) -> None:
             f"{difference} when the run began; restore that data (config.dataset.path "
             "may say where it is now), or choose another --workdir"
         )
-
-
-class Log:
-    """metrics.jsonl and TensorBoard, with a record for each epoch, and log.txt.
-
-    The first process alone writes.
-
-    step: from which the run goes on; later records are cut off, log.txt is not.
-    """
-
-    def __init__(self, workdir: WorkDir, step: int):
-        self._workdir = workdir
-        self._tensorboard = None
-        if not hosts.is_first():
-            return
-
-        # Epochs that a crash has undone are run again, and would have two records.
-        self._path = workdir / "metrics.jsonl"
-        lines = []
-        for record in workdir.read_metrics():
-            if record["step"] <= step:
-                lines.append(json_text(record) + "\n")
-        with whole(self._path) as part:
-            part.write_text("".join(lines))
-        self._tensorboard = TensorBoard(workdir / "tensorboard", step + 1)
-
-    def write(self, record: Mapping) -> None:
-        """Adds an epoch's record.
-
-        Raises `UserError` where there is no room for it; nothing of it is then written.
-        """
-        if self._tensorboard is None:
-            return
-        with room(self._path):
-            append(self._path, json_text(record) + "\n")
-        self._tensorboard.write(record)
-
-    def note(self, text: str) -> None:
-        """A line of log.txt, see `WorkDir.note`."""
-        if self._tensorboard is not None:
-            self._workdir.note(text)
-
-    def close(self) -> None:
-        """Ends the file of TensorBoard."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-
-
-class TensorBoard:
-    """Events for TensorBoard, written at once.
-
-    Without room for them the run goes on, with a warning. The writer of tensorboardX is
-    not used: it writes in a thread, which ends on a full disk, and the run then waits
-    forever.
-    """
-
-    def __init__(self, folder: pathlib.Path, first_step: int):
-        from tensorboardX.proto.event_pb2 import SessionLog
-        from tensorboardX.record_writer import RecordWriter
-
-        self._file: Any = None
-        with convenience("TensorBoard events"):
-            folder.mkdir(exist_ok=True)
-            name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
-            self._file = RecordWriter(str(folder / name))
-        # The first event of every file.
-        self._add([{"file_version": "brain.Event:2"}])
-        # By this event TensorBoard drops what an earlier process wrote from that step
-        # on.
-        start = SessionLog(status=SessionLog.START)
-        self._add([{"step": first_step, "session_log": start}])
-
-    def write(self, record: Mapping) -> None:
-        """The numbers of a record as scalars at its step."""
-        from tensorboardX.summary import scalar
-
-        events = []
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name != "step":
-                events.append({"step": record["step"], "summary": scalar(name, value)})
-        self._add(events)
-
-    def _add(self, events: list[dict]) -> None:
-        """Writes events.
-
-        events: the fields of each, without its clock.
-        """
-        from tensorboardX.proto.event_pb2 import Event
-
-        # There was no room for the file, or an error has ended it.
-        if self._file is None:
-            return
-        with convenience("TensorBoard events"):
-            try:
-                for fields in events:
-                    event = Event(wall_time=time.time(), **fields)
-                    self._file.write(event.SerializeToString())
-                self._file.flush()
-            except OSError:
-                # Closing the file writes the rest of its buffer, which fails, too.
-                with contextlib.suppress(OSError):
-                    self.close()
-                raise
-
-    def close(self) -> None:
-        """Ends the file."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()

@@ -32,7 +32,9 @@ from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.data.stream import StreamTrainSource
 from bnas_jax.data.tools.convert import convert, read_records
 from bnas_jax.runtime.compilation_cache import use_compilation_cache
-from bnas_jax.training.workdir import Log, WorkDir, whole, write_json
+from bnas_jax.training.log import Log
+from bnas_jax.training.workdir import WorkDir, write_json
+from bnas_jax.workdir.files import whole
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "bnas_jax"]

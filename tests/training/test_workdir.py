@@ -19,7 +19,8 @@ import bnas_jax
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.facts import Facts
-from bnas_jax.training.workdir import FORMAT, Log, WorkDir
+from bnas_jax.training.log import Log
+from bnas_jax.training.workdir import FORMAT, WorkDir
 from configs import train as train_configs
 
 

@@ -1,0 +1,121 @@
+"""What a run writes after each epoch: `Log`, and by it the events of `TensorBoard`."""
+
+import contextlib
+import pathlib
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bnas_jax.runtime import hosts
+from bnas_jax.training.workdir import WorkDir
+from bnas_jax.workdir.files import append, convenience, json_text, room, whole
+
+
+class Log:
+    """metrics.jsonl and TensorBoard, with a record for each epoch, and log.txt.
+
+    The first process alone writes.
+
+    step: from which the run goes on; later records are cut off, log.txt is not.
+    """
+
+    def __init__(self, workdir: WorkDir, step: int):
+        self._workdir = workdir
+        self._tensorboard = None
+        if not hosts.is_first():
+            return
+
+        # Epochs that a crash has undone are run again, and would have two records.
+        self._path = workdir / "metrics.jsonl"
+        lines = []
+        for record in workdir.read_metrics():
+            if record["step"] <= step:
+                lines.append(json_text(record) + "\n")
+        with whole(self._path) as part:
+            part.write_text("".join(lines))
+        self._tensorboard = TensorBoard(workdir / "tensorboard", step + 1)
+
+    def write(self, record: Mapping) -> None:
+        """Adds an epoch's record.
+
+        Raises `UserError` where there is no room for it; nothing of it is then written.
+        """
+        if self._tensorboard is None:
+            return
+        with room(self._path):
+            append(self._path, json_text(record) + "\n")
+        self._tensorboard.write(record)
+
+    def note(self, text: str) -> None:
+        """A line of log.txt, see `WorkDir.note`."""
+        if self._tensorboard is not None:
+            self._workdir.note(text)
+
+    def close(self) -> None:
+        """Ends the file of TensorBoard."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+class TensorBoard:
+    """Events for TensorBoard, written at once.
+
+    Without room for them the run goes on, with a warning. The writer of tensorboardX is
+    not used: it writes in a thread, which ends on a full disk, and the run then waits
+    forever.
+    """
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
+        self._file: Any = None
+        with convenience("TensorBoard events"):
+            folder.mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
+            self._file = RecordWriter(str(folder / name))
+        # The first event of every file.
+        self._add([{"file_version": "brain.Event:2"}])
+        # By this event TensorBoard drops what an earlier process wrote from that step
+        # on.
+        start = SessionLog(status=SessionLog.START)
+        self._add([{"step": first_step, "session_log": start}])
+
+    def write(self, record: Mapping) -> None:
+        """The numbers of a record as scalars at its step."""
+        from tensorboardX.summary import scalar
+
+        events = []
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and name != "step":
+                events.append({"step": record["step"], "summary": scalar(name, value)})
+        self._add(events)
+
+    def _add(self, events: list[dict]) -> None:
+        """Writes events.
+
+        events: the fields of each, without its clock.
+        """
+        from tensorboardX.proto.event_pb2 import Event
+
+        # There was no room for the file, or an error has ended it.
+        if self._file is None:
+            return
+        with convenience("TensorBoard events"):
+            try:
+                for fields in events:
+                    event = Event(wall_time=time.time(), **fields)
+                    self._file.write(event.SerializeToString())
+                self._file.flush()
+            except OSError:
+                # Closing the file writes the rest of its buffer, which fails, too.
+                with contextlib.suppress(OSError):
+                    self.close()
+                raise
+
+    def close(self) -> None:
+        """Ends the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
