@@ -100,14 +100,12 @@ def override(config, words: list[str]) -> None:
         text = None
         if equals:
             text = written
-        key = name.removeprefix(_OFF).removeprefix(PREFIX)
-        _set(config, key=key, text=text, switched_off=name.startswith(_OFF))
+        _set(config, key=key(word), text=text, switched_off=name.startswith(_OFF))
 
 
 def is_known(config, word: str) -> bool:
     """Whether the setting of a word of the command line is one of the config's."""
-    name = word.partition("=")[0]
-    *groups, last = name.removeprefix(_OFF).removeprefix(PREFIX).split(".")
+    *groups, last = key(word).split(".")
     for group in groups:
         # A ConfigDict has `get_type`; a single setting has not.
         if group not in config or not hasattr(config[group], "get_type"):
@@ -119,6 +117,13 @@ def is_known(config, word: str) -> bool:
 def is_setting(word: str) -> bool:
     """Whether a word of the command line is about a setting of the config."""
     return word.startswith((PREFIX, _OFF))
+
+
+def key(word: str) -> str:
+    """The name of the setting that a word is about, such as `optimizer.momentum`."""
+    name = word.partition("=")[0]
+    # --noconfig.KEY is False.
+    return name.removeprefix(_OFF).removeprefix(PREFIX)
 
 
 def _set(config, key: str, text: str | None, switched_off: bool) -> None:

@@ -61,7 +61,9 @@ def configured(
     # Settings of the command line come after those of the file.
     with mistakes():
         override(values.config, arguments)
-    return settings.from_config(values.config), values
+    run = settings.from_config(values.config)
+    _refuse_unread(run, arguments)
+    return run, values
 
 
 def _config_arguments(arguments: list[str]) -> list[str]:
@@ -95,6 +97,19 @@ def _refuse_settings(arguments: list[str]) -> None:
         raise UserError(
             f"{argument} is a setting of a config; write --config=FILE.py:VARIANT, too"
         )
+
+
+def _refuse_unread(run: Settings, arguments: list[str]) -> None:
+    """Raises `UserError` for a written setting that the run never reads."""
+    unread = settings.unread(run)
+    for argument in filter(spelling.is_setting, arguments):
+        name = spelling.key(argument)
+        # The setting itself, or the group that it is in.
+        needed = unread.get(name, unread.get(name.partition(".")[0]))
+        if needed is not None:
+            raise UserError(
+                f"config.{name} has no effect here: leave it out, or write {needed}"
+            )
 
 
 def task_of(
@@ -135,8 +150,7 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
     Raises `UserError` for the old name of a setting, with the new one.
     """
     for argument in filter(spelling.is_setting, arguments):
-        # --noconfig.KEY is False.
-        name = argument.removeprefix("--no").removeprefix("--").partition("=")[0]
+        name = f"config.{spelling.key(argument)}"
         # The longest name first: config.rules.relu has another successor than
         # config.rules.
         parts = name.split(".")

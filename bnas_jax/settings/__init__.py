@@ -23,6 +23,7 @@ from bnas_jax.settings.search import (
     WeightSettings,
 )
 from bnas_jax.settings.train import OptimizerSettings, TeacherSettings, TrainSettings
+from bnas_jax.settings.unread import unread
 
 __all__ = [
     "AS_OF",
@@ -49,5 +50,6 @@ __all__ = [
     "refuse_old_name",
     "resolve",
     "to_dict",
+    "unread",
     "without_effect",
 ]

@@ -2,9 +2,12 @@
 the formulas of the paper.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bnas_jax import settings
@@ -12,11 +15,16 @@ from bnas_jax.training import build_optimizers, schedules
 from configs import search, train
 
 
-def training(preset: str, conventions: str, **changes) -> settings.OptimizerSettings:
+def training_run(preset: str, conventions: str, **changes) -> settings.TrainSettings:
+    """A training with other values of `config.optimizer`."""
     config = train.get_config(preset)
     config.conventions = conventions
     config.optimizer.update(changes)
-    return settings.from_config(config).optimizer
+    return settings.from_config(config)
+
+
+def training(preset: str, conventions: str, **changes) -> settings.OptimizerSettings:
+    return training_run(preset, conventions, **changes).optimizer
 
 
 def searching(conventions: str) -> settings.SearchSettings:
@@ -229,3 +237,64 @@ def test_the_rate_of_a_training_is_that_of_its_schedules():
     assert np.array_equal(
         curve(build_optimizers.learning_rate(run, 3), steps), curve(rate, steps)
     )
+
+
+# Another value of each setting of a schedule than in `read_settings`.
+OTHER = {
+    "low_learning_rate": 0.002,
+    "momentum_low": 0.7,
+    "tail": 0.25,
+    "min_learning_rate": 0.003,
+    "cycle_epochs": 3,
+    "decay_epochs": (4,),
+    "decay_factor": 0.5,
+}
+
+
+@pytest.mark.parametrize("schedule", settings.train.SCHEDULES)
+def test_what_a_schedule_does_not_read_changes_nothing(schedule):
+    """`settings.unread` names these settings, and no other."""
+
+    def curves(**changes):
+        read = training("digits", "paper", schedule=schedule, decay_epochs=(2,))
+        changed = dataclasses.replace(read, **changes)
+        both = build_optimizers.training_schedules(
+            changed, num_epochs=6, steps_per_epoch=4
+        )
+        # A constant momentum is one number.
+        return [np.broadcast_to(curve(one, np.arange(24)), 24) for one in both]
+
+    run = training_run("digits", "paper", schedule=schedule, decay_epochs=(2,))
+    unread = settings.unread(run)
+    before = curves()
+    for name, value in OTHER.items():
+        same = np.array_equal(before, curves(**{name: value}))
+        assert same == (f"optimizer.{name}" in unread), name
+
+
+@pytest.mark.parametrize("optimizer", settings.train.OPTIMIZERS)
+def test_what_an_optimizer_does_not_read_changes_nothing(optimizer):
+    """`settings.unread` names these settings, and no other."""
+    run = training_run("digits", "paper", name=optimizer)
+    unread = settings.unread(run)
+
+    def moved(**changes):
+        """A parameter after three steps."""
+        changed = dataclasses.replace(run.optimizer, **changes)
+        rule = build_optimizers.training_optimizer(
+            dataclasses.replace(run, optimizer=changed), steps_per_epoch=4
+        )
+        params = {"kernel": jnp.ones(2)}
+        state = rule.init(params)
+        for gradient in (1.0, -2.0, 0.5):
+            grads = {"kernel": jnp.full(2, gradient)}
+            updates, state = rule.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return np.asarray(params["kernel"])
+
+    before = moved()
+    others = {"momentum": 0.5, "momentum_low": 0.7, "nesterov": True}
+    others |= {"beta1": 0.5, "beta2": 0.9, "eps": 0.1}
+    for name, value in others.items():
+        same = np.array_equal(before, moved(**{name: value}))
+        assert same == (f"optimizer.{name}" in unread), name

@@ -1,0 +1,66 @@
+"""The settings that a run never reads, because of what its other settings are.
+
+A user who writes one of them believes in an effect that it does not have. What was
+written is known to commands alone, which ask here.
+"""
+
+from bnas_jax.settings.schema import Settings
+from bnas_jax.settings.search import SearchSettings
+from bnas_jax.settings.train import OptimizerSettings
+
+# The settings of `config.optimizer` that only some schedules read, and which do.
+_BY_SCHEDULE = {
+    "low_learning_rate": ("one_cycle",),
+    "momentum_low": ("one_cycle",),
+    "tail": ("one_cycle",),
+    "min_learning_rate": ("one_cycle", "cosine", "cosine_restarts", "linear"),
+    "cycle_epochs": ("cosine_restarts",),
+    "decay_epochs": ("steps",),
+    "decay_factor": ("steps",),
+}
+# The settings of `config.optimizer` that only one optimizer reads, and which does.
+_BY_OPTIMIZER = {
+    "momentum": "sgd",
+    "momentum_low": "sgd",
+    "nesterov": "sgd",
+    "beta1": "adam",
+    "beta2": "adam",
+    "eps": "adam",
+}
+
+
+def unread(run: Settings) -> dict[str, str]:
+    """The settings that a run never reads, with what to write for them to be read.
+
+    Names are without `config.`; that of a group stands for all settings in it.
+
+    >>> run = bnas.settings.from_config(config)  # with the schedule "cosine"
+    >>> unread(run)["optimizer.tail"]
+    'config.optimizer.schedule=one_cycle'
+    """
+    if isinstance(run, SearchSettings):
+        return _unread_by_search(run)
+    return _unread_by_optimizer(run.optimizer)
+
+
+def _unread_by_search(run: SearchSettings) -> dict[str, str]:
+    """`unread` of a search."""
+    if not run.searcher.has_alphas:
+        return {"alphas": "config.searcher.name=bnas"}
+    if run.alphas.optimizer == "sgd":
+        adam = "config.alphas.optimizer=adam"
+        return {"alphas.beta1": adam, "alphas.beta2": adam}
+    return {}
+
+
+def _unread_by_optimizer(settings: OptimizerSettings) -> dict[str, str]:
+    """`unread` of the optimizer of a training."""
+    found = {}
+    for name, schedules in _BY_SCHEDULE.items():
+        if settings.schedule not in schedules:
+            written = " or ".join(schedules)
+            found[f"optimizer.{name}"] = f"config.optimizer.schedule={written}"
+    for name, optimizer in _BY_OPTIMIZER.items():
+        if settings.name != optimizer:
+            found[f"optimizer.{name}"] = f"config.optimizer.name={optimizer}"
+    return found
