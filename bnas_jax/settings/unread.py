@@ -1,14 +1,15 @@
-"""The settings that a run never reads, because of what its other settings are.
+"""The settings that a run never reads, given its other settings.
 
-A user who writes one of them believes in an effect that it does not have. What was
-written is known to commands alone, which ask here.
+Adam, for instance, never reads the momentum. A user who sets it on the command line has
+probably made a mistake, so `cli.configs` refuses it.
 """
 
 from bnas_jax.settings.schema import Settings
 from bnas_jax.settings.search import SearchSettings
 from bnas_jax.settings.train import OptimizerSettings
 
-# The settings of `config.optimizer` that only some schedules read, and which do.
+# Settings of `config.optimizer`, and the schedules that read them. Other schedules do
+# not.
 _BY_SCHEDULE = {
     "low_learning_rate": ("one_cycle",),
     "momentum_low": ("one_cycle",),
@@ -18,7 +19,7 @@ _BY_SCHEDULE = {
     "decay_epochs": ("steps",),
     "decay_factor": ("steps",),
 }
-# The settings of `config.optimizer` that only one optimizer reads, and which does.
+# Settings of `config.optimizer`, and the only optimizer that reads them.
 _BY_OPTIMIZER = {
     "momentum": "sgd",
     "momentum_low": "sgd",
@@ -30,9 +31,9 @@ _BY_OPTIMIZER = {
 
 
 def unread(run: Settings) -> dict[str, str]:
-    """The settings that a run never reads, with what to write for them to be read.
+    """The settings that a run never reads, and the setting with which it would.
 
-    Names are without `config.`; that of a group stands for all settings in it.
+    The names lack `config.`. The name of a group stands for all settings in it.
 
     >>> run = bnas.settings.from_config(config)  # with the schedule "cosine"
     >>> unread(run)["optimizer.tail"]
