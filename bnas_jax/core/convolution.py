@@ -17,7 +17,7 @@ PACKED = "packed"
 
 
 class Convolution(nn.Module):
-    """A scheme's convolution, without batch norm: (N, H, W, C) to (N, H', W', features).
+    """A scheme's convolution without batch norm, (N, H, W, C) to (N, H', W', features).
 
     It computes `Scheme.convolve` or `Scheme.convolve_float`. The weights are the
     parameter `latent` if they are binarized, and `kernel` if they stay float. The
