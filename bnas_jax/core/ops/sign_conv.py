@@ -183,8 +183,8 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
     # Three forms of the convolution: popcount on CPU, where that is faster; float16 on
     # NVIDIA GPUs; a convolution in the type `products` elsewhere.
     def convolved(x, w, products=products, accumulate=x.dtype):
-        # The default precision takes a single pass, in bfloat16 or TF32 on accelerators.
-        # Both represent signs exactly.
+        # The default precision: a single pass, on accelerators in bfloat16 or TF32,
+        # which both represent signs exactly.
         return fast_conv(
             x.astype(products),
             signs_of(w, products).astype(products),
