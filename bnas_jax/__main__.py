@@ -40,89 +40,91 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
 
   search     search a cell; writes DIR/genotype.json
              --config=configs/search.py:digits --workdir=DIR
-             --change: go on in DIR with other values of weights, alphas,
-               precision, activations or num_epochs; docs/usage.md says which
-               settings must stay
-  derive     another genotype of the same alphas
+             --change: continue the run in DIR with other values of weights,
+               alphas, precision, activations or num_epochs; docs/usage.md
+               says which settings cannot change
+  derive     derive another genotype from the alphas of a search
              --workdir=DIR --out=FILE [--gamma=3] [--keep_zeroise=False]
              [--epoch=N|best|last] [--as_of=before|after]
   train      train a final network
              --config=configs/train.py:digits --workdir=DIR
-             --change: go on in DIR with other values of optimizer, recipe,
-               precision, activations or num_epochs; docs/usage.md says which
-               settings must stay
-             --init=DIR2 [--init_step=best]: begin with the weights of another
-               run, for the same or other classes
+             --change: continue the run in DIR with other values of optimizer,
+               recipe, precision, activations or num_epochs; docs/usage.md says
+               which settings cannot change
+             --init=DIR2 [--init_step=best]: initialise with the weights of
+               another run, for the same or other classes
   evaluate   restore a checkpoint and evaluate it
              --workdir=DIR [--step=best|last|N]
              --model=FILE: evaluate a file that export wrote
-  cost       count FLOPs, bits and parameters of each layer; a search's, too
+  cost       count FLOPs, bits and parameters of each layer of a network or
+             supernet
              --config=configs/train.py:a [--budget=FLOPS]
   draw       draw both cells
              --genotype=NAME|FILE|DIR --out=FILE.svg|.png
              [--zeroise=False] [--skip=False]
-             --genotype twice: side by side
-             --strip=10: the epochs of the search in DIR
-             --template: how cells follow each other
-  export     one file with one bit for each binary weight
+             --genotype several times: genotypes side by side
+             --strip=10: the cells at 10 epochs of the search in DIR
+             --template: the connections between cells
+  export     write one file with one bit for each binary weight
              --workdir=DIR --out=FILE [--step=best|last|N]
-             --format=program: a program that needs JAX alone, and not this package
-             [--platforms=cpu,cuda] [--batch_size=N]: for these alone, and N images
-  predict    classify images by a file that export wrote
+             --format=program: a program that needs only JAX, not this package
+             [--platforms=cpu,cuda] [--batch_size=N]: only for these platforms,
+               and for N images at a time
+  predict    classify images with a file that export wrote
              --model=FILE --input=IMAGES.npy|FILE|DIR [--out=FILE.csv|.npz]
-  report     one HTML page: result, curves, cells, settings
+  report     write one HTML page: result, curves, cells, settings
              --workdir=DIR [--out=FILE.html]
-  gradients  sum of |gradient| of each convolution, for the page of report
+  gradients  sum |gradient| over each convolution, for report
              --workdir=DIR [--step=best|last|N]
-  import     the authors' weights into a work directory
+  import     make a work directory from the authors' weights
              --checkpoint=FILE --preset=d --workdir=DIR
-  data       data sets on disk
+  data       prepare, convert and check data sets
              prepare NAME [--out=DATA_DIR]
                download and prepare a TFDS data set
              convert --source=DIR --out=DATA_DIR
-               a prepared TFRecord directory into ArrayRecord
+               convert a prepared TFRecord directory to ArrayRecord
              check NAME --path=DIR
-               read everything, count, and name what cannot be read
-  benchmark  times and memory on this machine
+               read everything, count it, and name what cannot be read
+  benchmark  measure times and memory on this machine
              search --config=configs/search.py:cifar10
                time of a step, compiling, memory; also: benchmark train
              search --config=... --against=plain
-               the same beside the step as one writes it first, in turns
+               compare with a plain JAX step, timed alternately
              train --config=baselines:resnet18 --against=torch
-               the step of XNOR-Net's ResNet18 beside PyTorch's, in turns
+               compare XNOR-Net's ResNet18 with PyTorch, timed alternately
              search --config=... --grow
                time and memory over channels, cells and batch
              save --config=configs/train.py:a
                how long saving a checkpoint blocks the steps
              packed --config=configs/train.py:a [--batch_size=1]
-               a packed network beside its float twin, layer by layer
+               compare a packed network with its float twin, layer by layer
              data
                images per second, and the cost of augmentation
-  reproduce  a table or figure of the paper, ours beside the paper's
+  reproduce  run a table or figure of the paper; compare with its numbers
              --table=8|--figure=4 --scale=smoke|paper --workdir=DIR
              [--rows=NAME,NAME] [--seeds=N]
-             --count: what can be counted, nothing is run
-  study      many runs over seeds, and their table; goes on where it was
+             --count: only what can be counted; nothing is run
+  study      run variants over seeds, and write a table; can be interrupted
              --study=configs/studies.py:layers --workdir=DIR
-  plan       what a step needs, moves and takes at least on a machine that is
-             not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...
+  plan       compile a step for a machine that is not there: memory, traffic,
+             least time. v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...
              --config=configs/train.py:a --on=v4-8 [--of=evaluate] [--quick]
              [--again]
              --presets=train:a,search:digits --on=v4-8,v5e-8
-               a table of all pairs; goes on where it was
+               a table of all pairs; can be interrupted
 
 --config=train:digits is short for configs/train.py:digits.
-Any setting of a config: --config.KEY=VALUE.
---extensions=FILE.py, on every command: layer types, schemes, searchers and
-networks of one's own.
+--config.KEY=VALUE sets any setting of a config.
+--extensions=FILE.py, for every command, adds your own layer types, schemes,
+searchers and networks.
 --debug shows the traceback of an error, --version the version."""
 
 
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit code.
 
-    0 and 1: it came to its end, see `exit_code_of`. 2: an error that the user can mend.
-    130 or 143: stopped by a signal.
+    0 and 1: the command ended, see `exit_code_of`. 2: a mistake that the user can
+    correct. 130 or 143: stopped by a signal.
     """
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]
@@ -137,8 +139,8 @@ def run(arguments: list[str]) -> int:
         # `stops.Stopped`, which may not be imported here without JAX.
         if hasattr(error, "exit_code"):
             return _fail(error, code=error.exit_code, debug=debug)
-        # A machine that lacks something is no mistake in the code; anything else shows
-        # its traceback.
+        # A machine that lacks something is not a bug. Any other error shows its
+        # traceback.
         lacking = machine.explain(error)
         if lacking is None:
             raise
@@ -147,7 +149,7 @@ def run(arguments: list[str]) -> int:
 
 def _answer(words: list[str]) -> int:
     """Shows the usage or the version, or performs a command; returns the exit code."""
-    # No command at all is a mistake; asking for help or the version is none.
+    # Without a command it is a mistake; to ask for help or the version is not.
     if not words:
         print(USAGE, file=sys.stderr)
         return 2

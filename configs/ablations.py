@@ -1,4 +1,4 @@
-r"""Ablations, as small deltas on the presets of search.py and train.py.
+r"""Ablations, as small changes of the presets of search.py and train.py.
 
     python -m bnas_jax search --workdir=DIR \
         --config=configs/ablations.py:search_no_diversity_cifar10
@@ -7,9 +7,8 @@ r"""Ablations, as small deltas on the presets of search.py and train.py.
     python -m bnas_jax train --workdir=DIR \
         --config=configs/ablations.py:train_no_skip_a
 
-A variant is TASK_ABLATION_PRESET, of one ablation or of several, one behind the other.
-Its cost is that of the preset. The paper's top-1 on CIFAR-10 in %, none of them
-measured here:
+A variant is TASK_ABLATION_PRESET, with one or several ablations joined by underscores.
+Its cost is that of the preset. The paper's top-1 on CIFAR-10 in %, not measured here:
 
 | | what changes | A | B | C | table |
 |---|---|---|---|---|---|
@@ -20,17 +19,17 @@ measured here:
 | no_dilated | a search without dilated convolutions | 92.22 | | | 10 |
 | separable | a search with separable convolutions (A with a dagger) | 89.66 | | | 11 |
 
-and of DARTS, without binarization:
+and for DARTS, without binarization:
 
 | | what changes | top-1 | table |
 |---|---|---|---|
 | float of cifar10_darts | | 97.45, 96.53 | 2, 4 |
-| float_zeroise of cifar10_darts | Zeroise may stand in the derived cell | 94.43 | 2 |
+| float_zeroise of cifar10_darts | the derived cell may have Zeroise | 94.43 | 2 |
 | float_diversity of cifar10_darts | a search with Eq. 5 | 96.73 | 4 |
 
 `float` is the setting of DARTS, SNAS and GDAS: no binarization, DARTS's eight layer
-types, no skips between cells. The cells that they publish, binarized, give 10.01, 41.72
-and 43.19 (Table 11). For an ablation without a published cell, search first, then train
+types, no skips between cells. Their published cells, binarized, give 10.01, 41.72 and
+43.19 (Table 11). For an ablation without a published cell, search first, then train
 with --config.network.genotype=DIR/genotype.json. no_zeroise, zeroise, no_diversity and
 diversity are for bnas and darts.
 """
@@ -51,7 +50,7 @@ DARTS_TYPES = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-# The forms of searchers' own networks; all others have that of DARTS.
+# The forms of the networks of some searchers; all others have the form of DARTS.
 FORMS = {"snas": "snas", "gdas": "gdas"}
 # The layer types that `separable` adds to our search space.
 SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5")

@@ -1,4 +1,4 @@
-r"""Training the hand-crafted networks that the paper compares with, under any scheme.
+r"""Training the hand-crafted networks that the paper compares with, in any scheme.
 
     python -m bnas_jax train --workdir=DIR \
         --config=configs/baselines.py:NAME --config.scheme.name=SCHEME
@@ -27,20 +27,20 @@ FLOPs are given in 1e8, counted and the paper's; top-1 (top-5) are the paper's, 
 | imagenet_resnet18 | float | 18.14, ~18.25 | 69.76 (89.08) |
 | reactnet_mobilenet | reactnet | - | not in the paper |
 
-Nothing of these was reproduced here; the accuracies are the paper's (Tables 1, 6, 7).
-digits_NAME, of each but ImageNet's, is a narrow form for the embedded digits: 40 epochs
-take 22 s (digits_small_cnn) to 134 s (digits_resnext29) on two cores of an AMD EPYC,
-compiling included, by the time of three epochs.
+None of these results was reproduced here; the accuracies are the paper's (Tables 1, 6,
+7). digits_NAME, for all except the ImageNet networks, is a narrow form for the embedded
+digits: 40 epochs take 22 s (digits_small_cnn) to 134 s (digits_resnext29) on two cores
+of an AMD EPYC, compiling included, extrapolated from three epochs.
 
-The paper prints its FLOPs as classes. Those of resnet18 in float fit only a pooling
-behind its first convolution, and those of wrn22 are unexplained. PCNN's published
+The paper prints its FLOPs as classes. Those of resnet18 in float would need a pooling
+after its first convolution, and those of wrn22 are unexplained. PCNN's published
 shortcut has its float 1x1 convolution before the pooling, where it costs four times as
 much.
 
 The paper does not state how it trained them. Here they are trained as BNAS-A and, on
-ImageNet, BNAS-D, see train.py (docs/recipes.md); `small_cnn` for 50 epochs (section
-4.1.2). What the blocks, shortcuts and first convolutions are under each scheme:
-`bnas_jax/baselines`, one file a family.
+ImageNet, as BNAS-D, see train.py (docs/recipes.md); `small_cnn` for 50 epochs (section
+4.1.2). The files of `bnas_jax/baselines`, one for each family, describe the blocks,
+shortcuts and first convolutions in each scheme.
 """
 
 from typing import Any

@@ -1,11 +1,11 @@
-"""The trainings of the paper's comparisons of layer types and cells.
+"""The paper's comparisons of layer types and of published cells.
 
-They are made as far as the paper says how.
+They follow the paper as far as it describes them.
 
     python -m bnas_jax train --config=configs/paper.py:VARIANT --workdir=DIR
 
-Tables 1 and 12 have three equal layers and three dense ones (section 4.1.2, appendix
-E.1). The paper's top-1 on CIFAR-10 in %, binary and float:
+The networks of Tables 1 and 12 have three layers of one type and three dense layers
+(section 4.1.2, appendix E.1). The paper's top-1 on CIFAR-10 in %, binary and float:
 
 | variant | layers | binary | float |
 |---|---|---|---|
@@ -15,25 +15,25 @@ E.1). The paper's top-1 on CIFAR-10 in %, binary and float:
 | table12_sep_conv_3x3 | as in Table 1 | 10.00 | 56.38 |
 | table12_mobinet_3x3, table12_mobinet_k4_3x3 | those of MoBiNet | 10 | |
 
-Figure 2 and Table 11 have published cells, binarized:
+The networks of Figure 2 and Table 11 have published cells, binarized:
 
 | variant | top-1 |
 |---|---|
 | figure2_darts_v2 | 10.01 |
 | figure2_snas_mild | 41.72 |
 | figure2_gdas_f1 | 43.19 |
-| figure2_bnas, BNAS-A beside them | 92.70 |
+| figure2_bnas, BNAS-A for comparison | 92.70 |
 
---config.scheme.name=float is the float network. All set `depthwise_center`: XNOR-Net's
-published codes centre depthwise kernels, too, which makes them zero. That alone gives
-10 % for separable layers, whose only way leads through them; whether it was the cause
-in the paper is our inference (docs/schemes.md). --config.scheme.depthwise_center=False
-leaves such kernels as they are.
+--config.scheme.name=float is the float network. All variants set `depthwise_center`:
+XNOR-Net's published codes centre depthwise kernels, too, which makes them zero. That is
+enough to give 10 % for separable layers, since every path leads through these kernels;
+that it was the reason in the paper is our inference (docs/schemes.md).
+--config.scheme.depthwise_center=False does not centre such kernels.
 
-Our choice, where the paper is silent: the sizes of both networks (LeNet-5's with three
-layers; BNAS-A's 20 cells of 36 channels), no inter-cell skip in Figure 2's published
-cells, and the training of BNAS-A, for the tables 50 epochs. Nothing of these was
-reproduced here.
+Where the paper is silent, these are our choice: the sizes of both networks (those of
+LeNet-5 with three layers; 20 cells of 36 channels as in BNAS-A), no inter-cell skips
+with the published cells of Figure 2, and the training of BNAS-A, with 50 epochs for the
+tables. None of these results was reproduced here.
 """
 
 from bnas_jax.core.errors import UserError

@@ -9,57 +9,58 @@
 | digits_SEARCHER | embedded, 8x8 | about as digits |
 | cifar10_SEARCHER | CIFAR-10 | not measured |
 
-Results: cells of `digits` train to 97.4 % in 20 epochs, those of digits_SEARCHER to
-96.2 to 98.4 %, and random cells to 98.6 % (docs/results.md). The paper's result of
-`cifar10` is 92.70 % as BNAS-A; of cifar10_SEARCHER none was measured.
+Results: networks of cells of `digits` reach 97.4 % in 20 epochs, those of
+digits_SEARCHER 96.2 to 98.4 %, and those of random cells 98.6 % (docs/results.md). The
+paper's result for `cifar10` is 92.70 % (BNAS-A); cifar10_SEARCHER was not measured.
 
-SEARCHER is one of those that BNAS is compared with, with its published rates, sizes and
-epochs for CIFAR-10, in the search space and template of this paper, so that searchers
-alone differ. For the same reason --config.conventions decides how alpha's batches are
-drawn and where the schedule begins, as for BNAS; `release` has DARTS's batches with
-replacement. In their domain of floats: `float` of ablations.py. The genotype of darts,
-snas and gdas is that of the last epoch, as in their codes.
+SEARCHER is a search algorithm that BNAS is compared with. It has its published learning
+rates, sizes and epochs for CIFAR-10, but the search space and the cells of this paper,
+so that runs differ only in the searcher. For the same reason, --config.conventions
+decides how alpha's batches are drawn and where the schedule begins, as for BNAS;
+`release` draws them with replacement, as DARTS does. For searches without binarization,
+see `float` in ablations.py. The genotype of darts, snas and gdas is that of the last
+epoch, as in their codes.
 
 - darts (arXiv 1806.09055; its code at f276dd3): 8 cells of 16 channels, 50 epochs of
   batches of 64. Weights on one half: SGD .025 to .001 (cosine), momentum .9, decay
   3e-4, clipped to 5. alpha on the other: Adam 3e-4 (.5, .999), decay 1e-3.
 - darts_second: alpha's gradient after a virtual step, by a finite difference. With
-  signs that is unstable, and --config.searcher.unrolled=exact is not.
-- snas (arXiv 1812.09926; its code at 9a43adb): weights as DARTS's, 150 epochs of the
-  whole training set, drop-path .3. alpha by the same gradient, clipped to 10;
-  temperature 1 to .03; resource loss 1.5e-3, of our counts. On several GPUs its code
-  moves alpha by Adam, as this preset does, on one by plain gradient descent:
-  --config.alphas.optimizer=sgd --config.alphas.weight_decay=0.
+  signs this is unstable; --config.searcher.unrolled=exact is not.
+- snas (arXiv 1812.09926; its code at 9a43adb): weights as in darts, 150 epochs of the
+  whole training set, drop-path .3. alpha by the same loss, its gradient clipped to 10;
+  temperature 1 to .03; resource loss 1.5e-3, with our counts of costs. On several GPUs
+  its code updates alpha by Adam, as this preset does; on one GPU by plain gradient
+  descent: --config.alphas.optimizer=sgd --config.alphas.weight_decay=0.
 - gdas (arXiv 1910.04465; its code at f46486e): 6 cells, 250 epochs of batches of 256,
   Nesterov's momentum, decay 5e-4; weights first, clipped together with alpha; tau 10 to
   .1.
-- random (arXiv 1902.07638; its code at 6513a0a): weights as DARTS's, of one random cell
-  a step; the best of 1000 cells with inherited weights, on 10 batches each, and of ten
-  on all.
-- random_trained: weights as DARTS's; the best of ten random cells, which are trained by
-  themselves for five epochs each. DARTS's own comparison had 24 cells of 100 epochs:
+- random (arXiv 1902.07638; its code at 6513a0a): weights as in darts; each step trains
+  one random cell. 1000 cells are scored with the shared weights on 10 batches each, the
+  best ten on all batches.
+- random_trained: weights as in darts; the best of ten random cells, which are trained
+  by themselves for five epochs each. DARTS's own baseline had 24 cells of 100 epochs:
   --config.num_epochs=2400 --config.searcher.candidate_epochs=100.
 
-The values of every setting that the paper's text and its code give differently stand
-below as `paper` and `release`; --config.conventions chooses. `meant` is the code
-without the two index errors that change a result (docs/conventions.md): `release` but
-for `config.network.float_head` and what stands below as `meant`. The released entropy
+Settings for which the paper's text and its code have different values are set below as
+`paper` and `release`; --config.conventions chooses. `meant` is the code without the two
+index errors that change a result (docs/conventions.md): it is `release` except for
+`config.network.float_head` and the values set below as `meant`. The released entropy
 (Eq. 5) adds the reduction cell's last edge fourteen times, so that its other 13 edges
 have no term. The released gamma (Eq. 4) divides all layer types of edge 0, which
 changes no choice (see `derivation.derive`).
 
-Where the text is silent the code decides: no affine BN, float preprocessing
-convolutions, Adam on alpha (DARTS), best epoch of the supernet's validation accuracy,
-no clipping of gradients (DARTS: norm 5). A digits search of 50 epochs without clipping
-(version 0.1.0, seed 0) kept its accuracy to the end: valid top-1 98.61 % at best and
-98.19 % in the last epoch.
+Where the text is silent, the presets follow the code: no affine BN, float preprocessing
+convolutions, Adam on alpha (DARTS), the epoch with the best validation accuracy of the
+supernet, no clipping of gradients (DARTS: norm 5). A digits search of 50 epochs without
+clipping (version 0.1.0, seed 0) kept its accuracy to the end: valid top-1 98.61 % at
+best and 98.19 % in the last epoch.
 
-What no convention reproduces:
+No convention reproduces:
 
-- Incomplete batches: a half of CIFAR-10 makes 390 steps here, and 391 in the release,
-  whose last has 40 images; as many sit an epoch out here.
-- `in_order` is the order of the files: TFDS shuffled CIFAR-10 when it wrote them, so
-  that the halves are not the release's.
+- Incomplete batches: a half of CIFAR-10 makes 390 steps here. The release has 391, the
+  last one with 40 images; here, 40 images are left out in each epoch.
+- The release's halves: `in_order` is the order of the files, and TFDS shuffled CIFAR-10
+  when it wrote them.
 """
 
 import functools
@@ -73,7 +74,7 @@ from bnas_jax.settings import template
 def get_config(variant: str = "cifar10"):
     """The search settings of `digits` or `cifar10`.
 
-    The searcher is BNAS, or the one that is named behind it, as in `digits_darts`.
+    The searcher is BNAS, or the one whose name follows, as in `digits_darts`.
     """
     data, _, searcher = variant.partition("_")
     if data not in ("digits", "cifar10") or (searcher and searcher not in SEARCHERS):
@@ -82,7 +83,7 @@ def get_config(variant: str = "cifar10"):
             f"behind it: {', '.join(SEARCHERS)}"
         )
 
-    # BNAS on CIFAR-10, which the searcher and the digits then change.
+    # BNAS on CIFAR-10. The searcher and the digits then change it.
     config = template.settings("search")
     config.num_epochs = 50
     config.batch_size = 64

@@ -1,6 +1,6 @@
-"""Studies on the embedded digits: what holds at small scale.
+"""Studies on the embedded digits, at a small scale.
 
-Their tables stand in docs/results.md.
+Their results are in docs/results.md.
 
     python -m bnas_jax study --study=configs/studies.py:VARIANT --workdir=DIR
 
@@ -13,14 +13,14 @@ Their tables stand in docs/results.md.
 | searchers | the cell of each searcher, trained from scratch | 20 random cells |
 | objective | BNAS with other values of its objective | BNAS |
 
-`layers` has binary and float layers, and binary ones with the depthwise trap.
+`layers` has binary and float layers, and binary layers with centred depthwise kernels.
 `objective` has gamma 3, no regularizer of Eq. 5, and no Zeroise.
 
-All rows of a study but `digits` are trained alike, with the recipe of the digits
-presets for 20 epochs, so that they differ in one thing. Five seeds (layers: three) of 0
-and up; a seed draws the first weights, the order of images, a random cell and, in a
-search, its halves. Runs that are finished are kept, so that the same command goes on
-after a stop.
+In all studies except `digits`, all rows are trained alike, with the recipe of the
+digits presets for 20 epochs, so that they differ in one respect. There are five seeds
+(layers: three), from 0 on. The seed determines the first weights, the order of images,
+random cells, and the halves of a search. Finished runs are kept, so that the same
+command continues an interrupted study.
 """
 
 import functools
@@ -40,8 +40,7 @@ from configs import baselines, search, train
 SEARCHERS = ("bnas", "darts", "snas", "gdas", "random", "random_trained")
 RANDOM_CELLS = 20
 LAYER_TYPES = ("bin_conv_3x3", "bin_dil_conv_3x3", "sep_conv_3x3", "mobinet_3x3")
-# The epochs of all trainings but those of `digits`: half of what the digits presets
-# have.
+# The epochs of all trainings except those of `digits`, half as many as in the presets.
 EPOCHS = 20
 
 

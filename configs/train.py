@@ -2,8 +2,8 @@
 
     python -m bnas_jax train --config=configs/train.py:VARIANT --workdir=DIR
 
-The accuracies are the paper's top-1 (top-5) in %; for ours on digits see
-docs/results.md:
+The accuracies are the paper's top-1 (top-5) in %; docs/results.md has ours on the
+digits:
 
 | variant | cells/channels | data | top-1 (top-5) |
 |---|---|---|---|
@@ -15,52 +15,54 @@ docs/results.md:
 | release_f, release_g | 15/68, 11/74 | ImageNet | - |
 | release_h | 16/128 | ImageNet | - |
 
-f and g are of Table 13; g is the release's BNAS-H. release_f, release_g and release_h
-are named as in the authors' repository.
+f and g are from Table 13; g is the release's BNAS-H. release_f, release_g and release_h
+have the names of the authors' repository.
 
-Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on
-two V100 by the authors' log; ImageNet 250 epochs, their time not stated.
+Cost: digits takes a minute or two on 2 CPU cores. CIFAR-10 takes 600 epochs; for A,
+each takes 165 s on two V100 by the authors' log. ImageNet takes 250 epochs, whose time
+is not stated.
 
-channels is C, the width of the first cell's layers. It is "# Chn." of Table 5, as in
-the authors' code: with it the FLOPs are the printed ones. The table's text calls it the
-outputs of the first convolution, but those are 3 C on CIFAR and C / 2 on ImageNet.
+channels is C, the width before the first reduction cell, as "# Chn." of Table 5 in the
+authors' code: it gives the printed FLOPs. The text of the table calls it the outputs of
+the first convolution, but these are 3 C on CIFAR and C / 2 on ImageNet.
 
 f and g have the cell of d and e (gamma = 3), `latest_cell`, although Table 13 says
-gamma = 1: with it they count 2.49e8 and 6.31e8 FLOPs, where the table prints 2.49e8 to
-6.39e8; with `latest_cell_zeroise`, of gamma = 1, they would count 1.98e8 and 4.68e8.
+gamma = 1. With this cell they have 2.49e8 and 6.31e8 FLOPs, where the table prints
+2.49e8 to 6.39e8; with `latest_cell_zeroise` (gamma = 1) they would have 1.98e8 and
+4.68e8.
 
-Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's.
---config.network.genotype takes a named cell, a search's genotype.json or work
-directory, or a text that the DARTS family prints.
+None of these results was reproduced here; the CIFAR and ImageNet figures are the
+paper's. --config.network.genotype takes a named cell, a search's genotype.json or work
+directory, or a text Genotype(...) as DARTS's code prints it.
 
-Each setting that the paper's text and its code give differently is in `config.paper`
-and `config.release` below; `meant` is `release` without the one of the code's index
-errors that a training meets: it leaves as many of the last convolutions float as there
-are skip convolutions (`config.network.float_head`). One-cycle: the text has 5e-2 to
-4e-4, taken as low 4e-4 without further decay in the tail; the code has .0025, .05,
-.0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label
-smoothing and augmentation are the code's, as the text is silent. The clipping of the
-released ImageNet code acts before the factor c of the weights' gradient; there it acted
-before the chain rule through the binarization, too.
+Settings for which the paper's text and its code have different values are in
+`config.paper` and `config.release` below. `meant` is `release` without the index error
+that leaves as many of the last convolutions float as there are skip convolutions
+(`config.network.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4
+without further decay in the tail; the code has .0025, .05, .0025 over 90 % of the steps
+and 2.5e-5 at the end. Drop-path (linearly to .2), label smoothing and augmentation
+follow the code, as the text is silent. The gradient clipping of the released ImageNet
+code acts before the factor c of the weights' gradient, as here, but also before the
+chain rule through the binarization.
 
---config.recipe=NAME trains as another paper does, whatever the preset and the
-convention say of num_epochs, batch_size, bn_examples and optimizer; see
+--config.recipe=NAME trains as in another paper: it sets num_epochs, batch_size,
+bn_examples and optimizer, whatever the preset and the convention say; see
 docs/recipes.md.
 
---config.bn_examples: batch norm sees the whole batch in `paper`, and in `release` 128
-examples (CIFAR-10) or 256 (ImageNet), as on each of its GPUs; here on any number of
-devices.
+--config.bn_examples: batch norm is over the whole batch in `paper`. In `release` it is
+over groups of 128 examples (CIFAR-10) or 256 (ImageNet), as on each of the authors'
+GPUs, here on any number of devices.
 
-What no convention reproduces:
+No convention reproduces:
 
-- Incomplete batches: CIFAR-10 makes 195 steps an epoch here, and 196 in the release,
-  whose last has 80 images; ImageNet in `release` makes 1251 and 1252, with 143 images.
-  As many sit an epoch out here.
-- Per-GPU running statistics: the release keeps those of its first GPU, of 128 or 256
+- Incomplete batches: CIFAR-10 makes 195 steps an epoch here. The release has 196, the
+  last one with 80 images. ImageNet in `release` makes 1251; the release has 1252, the
+  last one with 143 images. Here, these images are left out in each epoch.
+- Per-GPU running statistics: the release keeps those of its first GPU, from 128 or 256
   examples a step. Here they are averages over all groups, 2 (CIFAR-10) or 4 (ImageNet):
-  the same in the mean, with a half or a quarter of the variance.
-- A fixed ImageNet order: the release goes through the images in the same order in all
-  250 epochs; here each has its own.
+  their mean is the same, their variance a half or a quarter.
+- A fixed ImageNet order: the release has the same order of images in all 250 epochs;
+  here each epoch has its own.
 """
 
 from bnas_jax.core.errors import UserError
@@ -95,7 +97,7 @@ def get_config(variant: str = "a"):
     else:
         cifar(config, *CIFAR.get(variant, (5, 8)))
 
-    # What some variants change.
+    # The changes of some variants.
     if variant == "digits":
         digits(config)
     if variant.startswith("release_"):

@@ -1,6 +1,6 @@
 """Bi-Real Net's block (arXiv 1808.00278): a shortcut around each convolution.
 
-So the real inputs of a convolution reach the next one.
+The shortcut carries the real-valued input of a convolution to the next one.
 """
 
 from typing import ClassVar
@@ -19,14 +19,14 @@ class BiRealUnit(Block):
     A shortcut that changes the shape averages 2x2 pixels where the stride is 2, then
     has a 1x1 convolution and a BN.
 
-    The scheme's activation follows the convolution; Bi-Real has none. Under the scheme
-    `float` its activation takes the sign's place, as in the float networks that the
-    paper begins with: ReLU, then leaky clip, then clip (section 3.4).
+    The scheme's activation follows the convolution; Bi-Real Net has none. Under the
+    scheme `float`, the scheme's activation replaces the sign, as in the float networks
+    of the paper's pretraining: ReLU, then leaky clip, then clip (section 3.4).
     """
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        # The activation in place of the sign in a float network.
+        # In a float network, an activation replaces the sign.
         y = x
         if not self.scheme.binary:
             y = activated(x, self.scheme.activation, arithmetic=self.arithmetic)
@@ -35,15 +35,14 @@ class BiRealUnit(Block):
 
     def normalized(self, x, *, train: bool):
         """sign -> convolution -> BN, (N, H / stride, W / stride, features)."""
-        # The sign needs no BN in front of it: the input is a sum, and a BN has made its
-        # last term.
+        # No BN before the sign: the input is a sum whose last term comes from a BN.
         conv = convolution(
             self.features,
             3,
             self.scheme,
             arithmetic=self.arithmetic,
             stride=self.stride,
-            activation=True,  # of the scheme, which for Bi-Real is none
+            activation=True,  # the scheme's, which is `none` for Bi-Real Net
         )
         return BatchNorm(self.arithmetic, name="bn")(conv(x), train=train)
 
@@ -52,7 +51,7 @@ class BiRealUnit(Block):
         if not self.changes_shape(x):
             return x
 
-        # Averaged first, so that the convolution misses no pixel.
+        # Average first, so that no pixel is skipped.
         if self.stride == 2:
             x = nn.avg_pool(x, (2, 2), strides=(2, 2))
         projection = Projection(
@@ -67,9 +66,9 @@ class BiRealUnit(Block):
 
 
 class TwoUnits(Block):
-    """Two units one behind the other, the first with the block's stride.
+    """Two units in sequence, the first with the block's stride.
 
-    unit: the class of the units, which a subclass gives.
+    unit: the class of the units, which a subclass sets.
     """
 
     unit: ClassVar[type[Block]]

@@ -1,4 +1,4 @@
-"""What a block of a ResNet is: `Block`, and the shortcut that most blocks share."""
+"""`Block`: the base of the blocks of a ResNet, and the shortcut that most share."""
 
 from typing import ClassVar
 
@@ -15,8 +15,8 @@ class Block(nn.Module):
     """The base of all entries of `blocks.BLOCKS`: called as `block(x, train=train)`.
 
     A block is two 3x3 convolutions and their shortcuts, (N, H, W, C) to (N, H / stride,
-    W / stride, features). Where a paper has a shortcut around each single convolution,
-    as Bi-Real's has, one block here is two blocks of the paper.
+    W / stride, features). If a paper's block is a single convolution with its shortcut,
+    as in Bi-Real Net, a block here is two blocks of the paper.
 
     features: the channels of the output.
     float_shortcut: whether the convolution of a shortcut that changes the shape stays
@@ -29,7 +29,7 @@ class Block(nn.Module):
     arithmetic: Arithmetic
     float_shortcut: bool = True
 
-    # What follows the BN of the stem in a network of such blocks: one of
+    # The activation after the BN of the stem in a network of such blocks, one of
     # `activations.ACTIVATIONS`.
     stem_activation: ClassVar[str] = "relu"
 
@@ -44,7 +44,7 @@ class Projection(nn.Module):
     (N, H, W, C) to (N, H / stride, W / stride, features). The float form is 1x1
     convolution -> BN, the binary form BN -> sign -> 1x1 convolution.
 
-    float_conv: whether it is the float form; under the scheme `float` it is anyway.
+    float_conv: True takes the float form, as the scheme `float` always does.
     """
 
     features: int
@@ -55,7 +55,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        # The binary form, without an activation: what a shortcut adds has both signs.
+        # The binary form, without an activation: a shortcut adds values of both signs.
         if self.scheme.binary and not self.float_conv:
             unit = ConvUnit(
                 features=self.features,

@@ -10,8 +10,8 @@ from bnas_jax.baselines.pcnn_block import PcnnBlock
 from bnas_jax.baselines.reactnet_block import ReActNetBlock
 from bnas_jax.baselines.xnor_block import XnorBlock
 
-# By the names of `config.network.block`. Without one the block is the scheme's usual
-# one, `Scheme.block`.
+# The keys are the values of `config.network.block`. The default is `Scheme.block`, the
+# usual block of the scheme.
 BLOCKS: dict[str, type[Block]] = {
     "xnor": XnorBlock,
     "bireal": BiRealBlock,

@@ -1,7 +1,8 @@
 """DenseNet121 (arXiv 1608.06993), in kuangliu's form for CIFAR.
 
-New features come first in each concatenation. Code: github.com/kuangliu/pytorch-cifar,
-models/densenet.py. Of its forms this one has the FLOPs of Table 6 (docs/networks.md).
+In each concatenation, the new channels come first. Code:
+github.com/kuangliu/pytorch-cifar, models/densenet.py. Of its DenseNets, DenseNet121 has
+the FLOPs of Table 6 (docs/networks.md).
 """
 
 import dataclasses
@@ -16,15 +17,15 @@ from bnas_jax.core.modules import Classifier, FloatConv
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes import Scheme
 
-# How much wider than its result the first convolution of a layer is.
+# The width of the first convolution of a layer, relative to `growth`.
 BOTTLENECK = 4
 
 
 class DenseLayer(nn.Module):
-    """Two convolutions, and the input behind their `growth` new channels.
+    """The `growth` channels of two convolutions, concatenated with the input.
 
-    (N, H, W, C) to (N, H, W, growth + C). It is BN -> ReLU or sign -> 1x1 convolution,
-    then the same with a 3x3 convolution.
+    (N, H, W, C) to (N, H, W, growth + C). The convolutions are BN -> ReLU or sign ->
+    1x1 convolution, then the same with a 3x3 convolution.
     """
 
     growth: int

@@ -1,13 +1,13 @@
 """Network in Network for CIFAR, in jiecaoyu's form.
 
-The accuracy of that form with XNOR-Net's rule is the one that Table 6 prints. Code:
+Table 6 prints the accuracy of that form with XNOR-Net's rule. Code:
 github.com/jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Its binary layers are BN -> sign ->
-dropout -> convolution with bias -> ReLU; in `float` the sign is left out. Its average
-pooling counts the padding, its batch norms have an epsilon of 1e-4.
+dropout -> convolution with bias -> ReLU; in `float` there is no sign. Its average
+pooling counts the padding, and its batch norms have an epsilon of 1e-4.
 
-Where this file differs: the published code clamps the scales of the binary layers'
-batch norms at 0.01 for good before each forward pass. Here the forward pass and the
-gradient are the same, and the parameter itself may be smaller.
+One difference: before each forward pass, the published code clamps the scale parameters
+of the binary layers' batch norms to at least 0.01. Here only the value in the forward
+pass is clamped, with the same gradient, and the parameter may be smaller.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ class NinLayer(nn.Module):
         else:
             y = conv(x)
 
-        # The bias comes behind all scales, so that it is no part of the scheme's
+        # The bias is added after all scales, and so is not part of the scheme's
         # convolution.
         fan_in = self.kernel**2 * x.shape[-1]
         shape, dtype = (self.features,), self.arithmetic.dtype
@@ -80,7 +80,7 @@ class NinLayer(nn.Module):
         return self._activated(y)
 
     def _dropped(self, conv, x):
-        """The convolution with dropout behind the sign."""
+        """The convolution with dropout after the sign."""
         key = self.make_rng("dropout")
         keep = keep_factors(
             key, self.dropout, shape=x.shape, arithmetic=self.arithmetic
@@ -130,8 +130,9 @@ class Nin(nn.Module):
 
     In training with dropout it needs the rng `dropout`.
 
-    widths: the channels of the wide, the second and the third convolution.
-    dropout: the share of signs that become 0 in front of two convolutions.
+    widths: the channels of the second convolution are `widths[1]`, those of the third
+        `widths[2]`, those of all others `widths[0]`.
+    dropout: the share of signs that become 0 before the two large kernels.
     """
 
     widths: tuple[int, int, int]
@@ -153,7 +154,7 @@ class Nin(nn.Module):
         x = self._plain_bn("stem_bn")(stem(x), train=train)
         x = nn.relu(x)
 
-        # The layers, each further block at half the size.
+        # The layers. The image is halved before the second and before the third block.
         for index, layer in enumerate(self._layers(common)):
             if index == 2:
                 x = max_pool(x, stride=2)
@@ -173,9 +174,10 @@ class Nin(nn.Module):
         return jnp.mean(scores, axis=(1, 2))
 
     def _layers(self, common: dict[str, Any]) -> list[NinLayer]:
-        """Three blocks of one large kernel and two of 1x1.
+        """The binary layers of three blocks.
 
-        The first convolution of all is the stem, the last one the classifier.
+        A block is a convolution with a large kernel and two 1x1 convolutions. The first
+        convolution of the network is the stem, the last one is the classifier.
         """
         wide, second, third = self.widths
         return [
@@ -196,8 +198,9 @@ class Nin(nn.Module):
 class NinSettings(Baseline):
     """Network in Network.
 
-    widths: the channels of the wide, the second and the third convolution.
-    dropout: the share of signs that become 0 in front of two convolutions.
+    widths: the channels of the second convolution are `widths[1]`, those of the third
+        `widths[2]`, those of all others `widths[0]`.
+    dropout: the share of signs that become 0 before the two large kernels.
     """
 
     widths: tuple[int, ...] = (192, 160, 96)
@@ -219,11 +222,11 @@ class NinSettings(Baseline):
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Nin:
         """A `Nin`.
 
-        Raises `UserError` for dropout behind signs that have parameters, and in the
-        first of two stages.
+        Raises `UserError` for dropout with signs that have parameters, and in the first
+        of two stages.
         """
-        # Dropout comes between the sign and the convolution. That needs signs that
-        # `Scheme.signs` alone makes.
+        # Dropout comes between the sign and the convolution, so that the signs must
+        # come from `Scheme.signs`, without parameters.
         if self.dropout > 0 and not (scheme.plain_signs and scheme.stage == "all"):
             raise UserError(
                 "config.network.dropout sets signs to 0, which a scheme whose signs "

@@ -11,10 +11,10 @@ from bnas_jax.core.schemes.activations import PRelu
 
 
 class PcnnUnit(Block):
-    """BN -> sign -> 3x3 convolution, added to the shortcut, and a PReLU behind the sum.
+    """BN -> sign -> 3x3 convolution, added to the shortcut, and a PReLU after the sum.
 
-    A shortcut that changes the shape has its convolution at stride 1. Afterwards it
-    averages over windows of the stride's size.
+    A shortcut that changes the shape is a convolution of stride 1, then an average
+    pooling with windows of the stride's size.
 
     How sure: agrees with the published test code of PCNN's authors, and with the
     training code of CBCN's.

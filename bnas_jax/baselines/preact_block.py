@@ -1,4 +1,4 @@
-"""Pre-activation blocks (arXiv 1603.05027), those of SENet18 and of wide ResNets."""
+"""The pre-activation block (arXiv 1603.05027) of SENet18 and of wide ResNets."""
 
 from typing import Any
 
@@ -14,13 +14,12 @@ from bnas_jax.core.schemes import Scheme
 class PreactBlock(Block):
     """BN -> ReLU -> convolution twice, and a shortcut around both.
 
-    In a binary scheme a sign takes the place of the ReLU. A shortcut that changes the
-    shape reads the input of the first convolution; a float shortcut under a binary
-    scheme reads it before the sign. The scheme's activation follows the first
-    convolution alone.
+    In a binary scheme a sign replaces the ReLU. A shortcut that changes the shape reads
+    the input of the first convolution; a float shortcut under a binary scheme reads it
+    before the sign. The scheme's activation follows only the first convolution.
 
     gate: how many times narrower than the block the squeeze of SENet (arXiv 1709.01507)
-        is; None has no gate.
+        is; None is no gate.
     late_stride: meliketoy's form. The second convolution has the stride, shortcuts read
         the block's input, and all convolutions have biases.
     """

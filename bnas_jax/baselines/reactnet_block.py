@@ -1,6 +1,6 @@
 """ReActNet's block for ResNets (arXiv 2003.03488).
 
-It is Bi-Real's with learned shifts and slopes.
+It is Bi-Real Net's block with learned shifts and slopes.
 """
 
 from typing import ClassVar
@@ -14,7 +14,7 @@ from bnas_jax.core.schemes.activations import PRelu
 
 
 class RPRelu(nn.Module):
-    """PReLU between two learned shifts of each channel: PReLU(x + b1) + b2 (Eq. 2).
+    """PReLU(x + b1) + b2 with learned shifts b1, b2 and slope of each channel (Eq. 2).
 
     The shifts begin at 0, the slopes at 1/4.
     """
@@ -31,9 +31,9 @@ class RPRelu(nn.Module):
 
 
 class ReActNetUnit(BiRealUnit):
-    """Bi-Real's unit, and RPReLU behind the sum with the shortcut.
+    """Bi-Real Net's unit, and an RPReLU after the sum with the shortcut.
 
-    The shift of the sign belongs to the scheme, `reactnet`.
+    The shift before the sign belongs to the scheme `reactnet`.
     """
 
     @nn.compact

@@ -2,7 +2,7 @@
 
 Code: github.com/kuangliu/pytorch-cifar (CIFAR). The block, its shortcut and the
 activation of the stem are those of the papers on binarization: see `blocks`. As in
-Bi-Real's code, there is no batch norm behind the last block.
+Bi-Real Net's code, there is no batch norm after the last block.
 """
 
 import dataclasses

@@ -21,7 +21,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.modules import Classifier
 from bnas_jax.core.schemes import Scheme
 
-# How much wider than its inner convolution a block's output is.
+# The width of a block's output, relative to that of its 3x3 convolution.
 EXPANSION = 2
 
 
@@ -73,7 +73,7 @@ class GroupedBlock(nn.Module):
             )
             x = projection(x, train=train)
 
-        # A float block has a ReLU; a binary one leaves both signs to the next BN.
+        # A float block ends with a ReLU; a binary one keeps both signs for the next BN.
         if self.scheme.binary:
             return x + y
         return nn.relu(x + y)

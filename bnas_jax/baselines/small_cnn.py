@@ -1,6 +1,6 @@
 """The small networks of Tables 1 and 12: three layers of one type, three dense layers.
 
-Each of the first three has a max-pooling behind it. The paper does not state their
+A max-pooling follows each of the first three. The paper does not state their
 sizes; they are those of LeNet-5 with three layers (docs/networks.md). Under a binary
 scheme the first three are binary, the dense layers are float.
 """
@@ -50,7 +50,7 @@ class SmallCnn(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
-        # Each layer has a max-pooling behind it.
+        # A max-pooling follows each layer.
         check_image_size(images.shape, len(self.widths))
         x = images.astype(self.arithmetic.dtype)
 

@@ -1,7 +1,7 @@
-"""The building blocks that the hand-crafted networks share.
+"""The parts that the hand-crafted networks share.
 
-These are a convolution with its batch norm and activation, and the stem; also the base
-of the networks' settings, and the places of blocks in a residual network.
+These are a convolution with its batch norm and activation, the stem, the base of the
+networks' settings, and the places of blocks in a residual network.
 """
 
 import dataclasses
@@ -29,20 +29,20 @@ class Baseline(NetworkSettings):
     drops_paths: ClassVar[bool] = False
 
     def check_at_least(self, least: int, *names: str) -> None:
-        """Raises `UserError` for the first of these settings that is smaller, or empty.
+        """Raises `UserError` for the first of these settings that is below `least`.
 
-        A setting is a number or a tuple of numbers.
+        A setting is a number, or a tuple of numbers that must not be empty.
         """
         for name in names:
             value = getattr(self, name)
             if value == ():
-                # Its default shows how long it may be.
+                # The default shows a possible length.
                 example = ",".join(map(str, getattr(type(self), name)))
                 raise UserError(
                     f"config.network.{name} is empty; write for instance its default, "
                     f"--config.network.{name}={example}"
                 )
-            # All numbers of a tuple have to be that large.
+            # All numbers of a tuple must be that large.
             numbers = value
             if not isinstance(value, tuple):
                 numbers = (value,)
@@ -55,9 +55,9 @@ class Baseline(NetworkSettings):
 class BlockPlace(NamedTuple):
     """A block's place in a residual network.
 
-    stage: from 0.
-    stride: of the block.
-    name: of its module.
+    stage: the number of its stage, from 0.
+    stride: its stride.
+    name: the name of its module.
     """
 
     stage: int
@@ -87,7 +87,7 @@ def doubling(width: int, *, stages: int) -> tuple[int, ...]:
 
 
 def check_image_size(shape: tuple[int, ...], times: int) -> None:
-    """Raises `UserError` unless images (N, H, W, C) can be halved so many times."""
+    """Raises `UserError` unless images (N, H, W, C) can be halved `times` times."""
     steps = 2**times
     for size in shape[1:3]:
         if size % steps:
@@ -119,10 +119,10 @@ def convolution(
     (N, H, W, C) to (N, H / stride, W / stride, features), rounded up.
 
     binary: False keeps it float.
-    activation: whether the scheme's activation follows, where the scheme binarizes. A
-        float network has its ReLU behind the batch norm.
+    activation: whether the scheme's activation follows a binary convolution. A float
+        network has its ReLU after the batch norm.
     """
-    # Where the convolution is float, the network's ReLU comes behind the BN.
+    # If the convolution is float, the network applies its ReLU after the BN.
     activates = activation and binary and scheme.binary
     return Convolution(
         features=features,
@@ -145,7 +145,7 @@ class ConvUnit(nn.Module):
     binarizes, it is BN -> sign -> convolution -> the scheme's activation; under the
     scheme `float`, convolution -> BN -> ReLU.
 
-    activation: False leaves the last step of both orders out.
+    activation: False leaves out the last step of either order.
     """
 
     features: int
@@ -167,7 +167,7 @@ class ConvUnit(nn.Module):
             groups=self.groups,
             activation=self.activation,
         )
-        # BN -> sign -> convolution: a sign needs a BN in front of it.
+        # BN -> sign -> convolution -> activation.
         if self.scheme.binary:
             normal = BatchNorm(self.arithmetic, name="bn")(x, train=train)
             return conv(normal)
@@ -181,9 +181,9 @@ class ConvUnit(nn.Module):
 
 
 class Normalized(nn.Module):
-    """BN -> ReLU in front of a convolution, in a pre-activation block.
+    """BN -> ReLU before a convolution, in a pre-activation block.
 
-    Under a binary scheme it is BN alone: a sign takes the place of the ReLU.
+    Under a binary scheme it is only BN: the sign follows in place of the ReLU.
     """
 
     scheme: Scheme
@@ -192,7 +192,7 @@ class Normalized(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         y = BatchNorm(self.arithmetic, name="bn")(x, train=train)
-        # A sign behind a ReLU would be 1 everywhere.
+        # The sign of a ReLU's output would be 1 everywhere.
         if self.scheme.binary:
             return y
         return nn.relu(y)

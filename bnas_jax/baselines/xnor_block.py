@@ -12,8 +12,8 @@ class XnorBlock(Block):
     """XNOR-Net's pre-activation block (arXiv 1603.05279).
 
     It is BN -> sign -> convolution twice, and a shortcut around both. The scheme's
-    activation follows the first convolution alone, so that what is added to the
-    shortcut has both signs.
+    activation follows only the first convolution, so that values of both signs are
+    added to the shortcut.
 
     Under the scheme `float` it is the block of ResNet (arXiv 1512.03385): convolution
     -> BN twice, with ReLUs between and at the end.
@@ -41,7 +41,7 @@ class XnorBlock(Block):
             )
             x = projection(x, train=train)
 
-        # A float block has a ReLU; a binary one leaves both signs to the next BN.
+        # A float block ends with a ReLU; a binary one keeps both signs for the next BN.
         if self.scheme.binary:
             return x + y
         return nn.relu(x + y)

@@ -1,6 +1,7 @@
-"""Architecture parameters alpha: a pytree beside the weights.
+"""The architecture parameters alpha: a pytree of their own, apart from the weights.
 
-A softmax relaxes them (DARTS Eq. 2), and a term of the loss keeps them diverse (Eq. 5).
+`relax` turns them into mixture weights by a softmax (DARTS Eq. 2). `diversity` is the
+term of the search loss that keeps their entropy high (Eq. 5).
 """
 
 from collections.abc import Mapping
@@ -42,13 +43,13 @@ def relax(alphas: Alphas) -> dict[str, jax.Array]:
 def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
     """H(alpha) of Eq. (5), a scalar in nats.
 
-    It is the entropy of each edge's probabilities, averaged over the edges of both
-    cells, as far as they are searched.
+    It is the entropy of each edge's softmax, averaged over the edges of all cells that
+    are searched: both, or the normal cell alone.
 
-    edges: `all`; or `released`, the authors' loop over the reduction cell. It adds the
-        last edge fourteen times, so that the other edges have no term.
+    edges: `all`, or `released` to reproduce the authors' loop over the reduction cell,
+        which adds the entropy of the last edge fourteen times and of no other edge.
 
-    Raises `UserError` for another word in `edges`.
+    Raises `UserError` for any other value of `edges`.
 
     >>> from bnas_jax.core.alphas import entropy
     >>> even = {"normal": jax.numpy.zeros((14, 7)), "reduce": jax.numpy.zeros((14, 7))}
@@ -57,13 +58,13 @@ def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
     """
     choice("edges", edges, choices=ENTROPIES)
 
-    # The released loop reads the reduction cell's last edge in place of each edge.
+    # The released loop reads the reduction cell's last edge instead of each edge.
     values = dict(alphas)
     if edges == "released" and "reduce" in values:
         reduce = values["reduce"]
         values["reduce"] = jnp.broadcast_to(reduce[-1:], shape=reduce.shape)
 
-    # The entropy from logarithms: a probability that rounds to 0 adds 0 and no NaN.
+    # From log-probabilities: a probability that rounds to 0 adds 0 instead of NaN.
     logits = jnp.concatenate([values[name] for name in sorted(values)])  # (28, types)
     log_p = jax.nn.log_softmax(logits, axis=-1)
     of_edges = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)  # (28,)
@@ -87,6 +88,6 @@ def diversity(
     [-1.9459, -0.531, -0.0029]
     """
     mean_entropy = entropy(alphas, edges=edges)
-    # Strict promotion refuses an integer over a float.
+    # JAX's strict promotion refuses to divide an integer by a float.
     fading = jnp.exp(-jnp.asarray(epoch, mean_entropy.dtype) / tau)
     return -weight * mean_entropy * fading

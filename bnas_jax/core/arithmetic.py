@@ -1,4 +1,4 @@
-"""How numbers are computed, for all layers of a network."""
+"""`Arithmetic`: number types, and axes of devices, for all layers of a network."""
 
 import dataclasses
 from typing import Any
@@ -8,26 +8,26 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """Types of numbers, and the mapped axes of several devices.
+    """The number types of a network, and the mapped axes of several devices.
 
-    dtype: of parameters, batch statistics and losses: float32, or float64 for exact
-        checks.
-    conv_dtype: the type that convolutions round their inputs and kernels to, such as
-        bfloat16. They accumulate in `dtype`. None is `dtype`. On NVIDIA's GPUs their
-        results are rounded to it, too.
-    activations: of the tensors between layers, such as bfloat16. Within, layers compute
-        in `dtype`. None is `dtype`, and what a supernet needs.
-    bn_axis: the mapped axis over which batch statistics are taken. None keeps them per
-        device.
-    bn_examples: how many examples are normalised together. They are neighbours in the
-        batch over all devices. None is all of them.
-    batch_axis: the mapped axis over which the batch is divided. Random numbers that are
-        drawn for an example are then the same on any number of devices.
+    dtype: the type of parameters, batch statistics and losses: float32, or float64 for
+        exact checks.
+    conv_dtype: the type, such as bfloat16, that convolutions round their inputs and
+        kernels to; None is `dtype`. Products are summed in `dtype`; on NVIDIA GPUs the
+        results are then rounded to `conv_dtype`.
+    activations: the type of the tensors between layers, such as bfloat16; None is
+        `dtype`, which a supernet needs. Layers compute in `dtype` in either case.
+    bn_axis: the mapped axis over which batch norm takes its statistics. With None, each
+        device has its own.
+    bn_examples: the number of examples that are normalised together, consecutive ones
+        in the batch over all devices; None is the whole batch.
+    batch_axis: the mapped axis over which the batch is divided. With it, the random
+        numbers drawn for an example do not depend on the number of devices.
     plain: True uses plain JAX operations and JAX's own gradients. They are the
-        reference for the fast ones, and second derivatives need them. Signs, which
-        have no gradient of their own, and float convolutions with a `conv_dtype` keep
-        a custom one. A custom gradient has no forward mode: in place of `jax.hessian`
-        write `jax.jacrev(jax.grad(f))`, in place of `jax.jvp` use `jax.vjp`.
+        reference for the fast operations, and second derivatives need them. Only signs,
+        whose true gradient is 0, and float convolutions with a `conv_dtype` keep a
+        custom gradient, which has no forward mode: write `jax.jacrev(jax.grad(f))` in
+        place of `jax.hessian(f)`, and `jax.vjp` in place of `jax.jvp`.
 
     Convolutions that multiply in bfloat16 and sum in float32:
 
@@ -45,5 +45,5 @@ class Arithmetic:
     plain: bool = False
 
     def between_layers(self, x):
-        """x, the output of a layer, in the dtype of `activations`."""
+        """x, the output of a layer, converted to the type `activations`."""
         return x.astype(self.activations or self.dtype)

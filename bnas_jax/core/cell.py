@@ -1,6 +1,7 @@
 """The cell of a final network (section 4.2, Figure 5b).
 
-Its nodes add up their edges, between the preprocessing of both inputs and the skip.
+Both inputs are preprocessed, each node adds up its edges, the nodes are concatenated,
+and the inter-cell skip is added.
 """
 
 import functools
@@ -24,16 +25,16 @@ from bnas_jax.core.stack import Place
 
 
 def num_layers(cell: Cell | str) -> int:
-    """The number of layers of a cell, which drop-path drops one by one."""
+    """The number of layers of a cell. Drop-path drops each of them by itself."""
     if cell == FIXED_REDUCTION:
         return FixedReduction.LAYERS
     return len(edges(cell))
 
 
 def num_convs(cell: Cell | str, place: Place) -> int:
-    """The number of convolutions of a final cell, those of its preprocessing included.
+    """The number of convolutions of a final cell.
 
-    The convolution of its skip is not counted.
+    The preprocessing is counted, the skip across a reduction cell is not.
     """
     count = INPUTS
     for edge in edges(cell):
@@ -65,7 +66,8 @@ class FinalCell(nn.Module):
     def __call__(self, before, previous, *, train: bool, factors=None):
         """The cell's output, (N, H', W', 4 * channels).
 
-        before, previous: outputs of the two cells before, NHWC, perhaps `Shared`.
+        before, previous: the outputs of the two preceding cells, (N, H, W, C) each,
+            or `Shared`. `previous` is the later one.
         factors: None, or this cell's `drop_path`, (layers, N).
         """
         # The first convolutions are binary, the last ones may stay float.
@@ -78,8 +80,8 @@ class FinalCell(nn.Module):
         states = list(preprocess(before, previous, train=train))
         shared = self._shared(states, train=train)
 
-        # Each node adds up its edges. Layers are numbered through the cell; zeroise has
-        # a number, too, as in the authors' code.
+        # Each node adds up its edges. `position` numbers the layers of the cell; as in
+        # the authors' code, a zeroise layer has a number, too.
         position = 0
         for node in self.cell:
             outputs = []
@@ -91,7 +93,7 @@ class FinalCell(nn.Module):
                         position=position,
                         binary_weights=binary[position],
                     )
-                    # A subclass of `BinaryConv` might not begin with a BN of its input.
+                    # A subclass of `BinaryConv` need not begin with a BN.
                     x = shared[source] if type(layer) is BinaryConv else states[source]
                     y = layer(x, train=train)  # (N, H', W', channels)
                     # As in DARTS's code, an identity is never dropped.
@@ -132,7 +134,7 @@ class FinalCell(nn.Module):
         return jnp.zeros_like(state[:, ::stride, ::stride])
 
     def _preprocess(self, num_binary: int) -> Preprocess:
-        """The preprocessing, which has the first two of the cell's convolutions."""
+        """The preprocessing: the first two of the cell's convolutions."""
         return Preprocess(
             place=self.place,
             scheme=self.scheme,
@@ -148,7 +150,7 @@ class FinalCell(nn.Module):
     ) -> nn.Module:
         """The module of a layer type on an edge from the state `source`.
 
-        position: of the layer in the cell.
+        position: the number of the layer in the cell.
         """
         return layer_module(
             name,
@@ -163,9 +165,9 @@ class FinalCell(nn.Module):
         )
 
     def _shared(self, states: list, *, train: bool, first: int = 0) -> dict[int, Any]:
-        """{number: state}, `Shared` where several layers begin with a BN of the state.
+        """{number: state}; `Shared` where several layers begin with a BN of the state.
 
-        first: the number of the first of the states.
+        first: the number of `states[0]` in the cell.
         """
         # The source of each layer that begins with a BN.
         readers = []
@@ -173,8 +175,8 @@ class FinalCell(nn.Module):
             if type(layer_type(edge.layer_type)) is BinaryConvType:
                 readers.append(edge.source)
 
-        # Over several devices one collective gathers the statistics of all these
-        # states, which pays off for a state with a single reader, too.
+        # Over several devices, one collective gathers the statistics of all shared
+        # states. This saves a collective for a state with a single reader, too.
         least_readers = 2
         if len(states) > 1 and self.arithmetic.bn_axis:
             least_readers = 1

@@ -1,4 +1,4 @@
-"""What all cells have beside their edges (section 4.2, Figure 5b).
+"""The parts of a cell apart from its edges (section 4.2, Figure 5b).
 
 These are the preprocessing, the inter-cell skip and drop-path.
 """
@@ -24,7 +24,7 @@ REDUCTION_SKIPS = ("float", "binary_weight", "binary", "binary_bn")
 
 
 class Preprocess(nn.Module):
-    """Brings the outputs of the two cells before to this cell's channels and size.
+    """Brings the outputs of the two preceding cells to this cell's channels and size.
 
     It maps (N, 2H or H, 2W or W, C1) and (N, H, W, C2) to two input states (N, H, W,
     channels).
@@ -57,7 +57,10 @@ class Preprocess(nn.Module):
         return first(before, train=train), second(previous, train=train)
 
     def _input(self, module: type[nn.Module], *, index: int, **sizes) -> nn.Module:
-        """The convolution of input `index`. sizes: the fields that inputs differ in."""
+        """The convolution of input `index`.
+
+        sizes: the fields in which the two inputs differ.
+        """
         return module(
             **sizes,
             features=self.place.channels,
@@ -77,12 +80,12 @@ class ReductionSkip(nn.Module):
     `REDUCTION_SKIPS`:
 
     - `float`, the released code's: BN, float convolution with bias.
-    - `binary_weight`: the same with binary weights.
+    - `binary_weight`: as `float`, but with binary weights.
     - `binary`: BN, sign, binary convolution.
-    - `binary_bn`, the default: the same and a BN, which keeps the sum of skip and cell
-      in range.
+    - `binary_bn`, the default: as `binary`, followed by a BN, which normalises the skip
+      before it is added.
 
-    Raises `UserError` for another kind.
+    Raises `UserError` for any other kind.
     """
 
     kind: str
@@ -116,9 +119,9 @@ class ReductionSkip(nn.Module):
 
 
 class InterCellSkip(nn.Module):
-    """Adds the output of the previous cell to this cell's (Figure 5b).
+    """Adds the output of the previous cell to the output of this cell (Figure 5b).
 
-    Across a reduction cell it goes through a `ReductionSkip`.
+    In a reduction cell, the previous output passes through a `ReductionSkip` first.
     """
 
     reduction: bool
@@ -139,7 +142,7 @@ class InterCellSkip(nn.Module):
                 name="reduction",
             )
             previous = skip(previous, train=train)
-        # Every later sum contains this one: XLA should store it, not compute it again.
+        # Every later skip contains this sum: XLA should store it, not recompute it.
         total = output + value_of(previous)
         if self.arithmetic.plain:
             return total
@@ -147,12 +150,12 @@ class InterCellSkip(nn.Module):
 
 
 def with_skip(cell: Any, output, previous, *, train: bool):
-    """A cell's output plus the skip over the whole cell, if it has one (section 4.2).
+    """A cell's output plus the inter-cell skip, if the cell has one (section 4.2).
 
-    cell: the module that calls this in its `__call__`. It has the fields `place`,
-        `skip`, `reduction_skip`, `scheme` and `arithmetic`.
-    output: the cell's, (N, H, W, 4 * channels).
-    previous: the output of the cell before it, NHWC.
+    cell: the module of the cell, which calls this in its `__call__`. It has the fields
+        `place`, `skip`, `reduction_skip`, `scheme` and `arithmetic`.
+    output: the cell's output, (N, H, W, 4 * channels).
+    previous: the previous cell's output, (N, H, W, C), or `Shared`.
     """
     if not cell.skip or not cell.place.follows_a_cell:
         return output
@@ -171,19 +174,19 @@ def drop_path(
 ) -> jax.Array:
     """The factors of drop-path for each cell, layer and example, (cells, layers, N).
 
-    They multiply the outputs of layers. A factor is 0 with probability `rate`, else
-    1 / (1 - rate) (FractalNet; DARTS section A.2). An example's factors do not depend
-    on how many devices `Arithmetic.batch_axis` divides the batch over.
+    Each factor multiplies the output of one layer for one example. It is 0 with
+    probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). It does not
+    depend on the number of devices that the batch is divided over.
 
-    batch: N, the examples of this device.
+    batch: N, the number of examples on this device.
     """
     axis, dtype = arithmetic.batch_axis, arithmetic.dtype
-    # All devices draw for the whole batch, and each takes its own examples.
+    # Each device draws the factors of the whole batch and keeps those of its examples.
     shards = jax.lax.axis_size(axis) if axis else 1
     keep = jax.random.bernoulli(key, p=1 - rate, shape=(cells, layers, shards * batch))
     if axis:
         first = jax.lax.axis_index(axis) * batch  # this device's first example
         keep = jax.lax.dynamic_slice_in_dim(keep, first, slice_size=batch, axis=2)
 
-    # The factors of kept layers keep the expectation of the outputs.
+    # 1 / (1 - rate) keeps the expectation of the outputs.
     return jnp.where(keep, 1 / jnp.asarray(1 - rate, dtype), jnp.zeros((), dtype))

@@ -1,4 +1,4 @@
-"""`Convolution`: the convolution of a scheme as a module, with its weights."""
+"""`Convolution`: the module of a scheme's convolution, which owns the weights."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ PACKED = "packed"
 
 
 class Convolution(nn.Module):
-    """A scheme's convolution alone: (N, H, W, C) to (N, H', W', features).
+    """A scheme's convolution without batch norm, (N, H, W, C) to (N, H', W', features).
 
     It computes `Scheme.convolve` or `Scheme.convolve_float`. The weights are the
     parameter `latent` if they are binarized, and `kernel` if they stay float. The
-    optimizer treats parameters of the name `latent` as `Scheme.latents` says.
+    optimizer applies the rule `Scheme.latents` to the parameters named `latent`.
 
     binary_weights: False keeps the weights float.
     binary_input: False keeps the activations float.
@@ -53,7 +53,8 @@ class Convolution(nn.Module):
             init = bias_init(fan_in)
             y = y + self.param("bias", init, (self.features,), self.arithmetic.dtype)
 
-        # The scheme has activated its sums, but for a PReLU and where a bias follows.
+        # The scheme has already applied its activation to the sums, unless that is a
+        # PReLU or a bias comes first.
         if self.activation and (self.bias or self.scheme.activation == "prelu"):
             y = activated(y, self.scheme.activation, arithmetic=self.arithmetic)
         return self.arithmetic.between_layers(y)
@@ -61,7 +62,7 @@ class Convolution(nn.Module):
     def binarized(self, x) -> tuple:
         """(signs, operands) of the weights, as `Scheme.kernel` gives them.
 
-        A packed network has them stored. Call it within `__call__`.
+        In a packed network they are stored variables. Call it within `__call__`.
         """
         if self.has_variable(PACKED, "kernel"):
             signs: Any = self.get_variable(PACKED, "kernel")
@@ -100,9 +101,9 @@ class Convolution(nn.Module):
 
     @property
     def activates_sums(self) -> bool:
-        """Whether the scheme's activation follows its sums at once.
+        """Whether the scheme's activation follows the sums directly.
 
-        With a bias it follows the bias instead.
+        With a bias, the activation follows the bias instead.
         """
         return self.activation and not self.bias
 
@@ -110,7 +111,7 @@ class Convolution(nn.Module):
     def has_latent(self) -> bool:
         """Whether the weights are binarized.
 
-        Then the parameter is `latent`, in floating point, in place of `kernel`.
+        If so, the float parameter `latent` takes the place of `kernel`.
         """
         return self.binary_weights and self.scheme.binary_weights
 
@@ -121,7 +122,7 @@ class Convolution(nn.Module):
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
-        # For each value of the output, a product for each value of its kernel.
+        # Each output value is a sum of as many products as its kernel has weights.
         _, height, width, _ = y.shape
         taps = int(np.prod(self.kernel))
         inputs = x.shape[-1] // self.geometry.groups

@@ -1,6 +1,6 @@
 """The derivation of a cell from the relaxed architecture parameters.
 
-Zeroise is kept (Eq. 4) or left out.
+Zeroise may be part of the cell (Eq. 4) or not.
 """
 
 import numpy as np
@@ -20,21 +20,21 @@ from bnas_jax.core.genotype import (
 def derive(
     weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_types=TABLE_3
 ) -> Cell:
-    """One cell from the relaxed architecture parameters of its edges.
+    """The cell of each node's two strongest edges.
 
-    Each node keeps its two strongest edges, the strongest first. The strength of an
-    edge is the largest probability of its layer types, Zeroise among them where it is
-    kept. Each edge takes its most probable type (DARTS section 2.4).
+    Each edge takes its most probable layer type, and that probability is the strength
+    of the edge (DARTS section 2.4). Each node keeps its two strongest edges, the
+    strongest first. The probability of Zeroise is divided by gamma (Eq. 4); with
+    `keep_zeroise=False` no edge takes Zeroise.
 
     weights: (14, len(layer_types)) softmax probabilities, rows in the order of `EDGES`.
-    gamma: divides the probability of Zeroise (Eq. 4), so that larger values pick it
-        less often; must be > 0.
-    keep_zeroise: False leaves Zeroise out, as published float searches do.
+    gamma: must be > 0; the larger it is, the fewer edges are Zeroise.
+    keep_zeroise: False is the rule of the published float searches.
 
     The released code divides all layer types of edge 0 by gamma instead
-    (docs/conventions.md). That edge leads into the first node, which keeps both of its
-    edges, and its strongest type stays the same. At most the two pairs swap places, so
-    no setting reproduces it.
+    (docs/conventions.md). That edge enters the first node, which keeps both of its
+    edges, and the strongest type of the edge stays the same. The error can only swap
+    the node's two pairs, so that no setting reproduces it.
 
     Raises `UserError` for another shape, and for a gamma that is not greater than 0.
 
@@ -54,7 +54,7 @@ def derive(
             f"{weights.shape}"
         )
 
-    # Zeroise with its probability divided by gamma (Eq. 4), or never.
+    # Divide the probability of Zeroise by gamma (Eq. 4), or exclude it.
     if ZEROISE in layer_types:
         zeroise = layer_types.index(ZEROISE)
         if keep_zeroise:
@@ -62,7 +62,7 @@ def derive(
         else:
             weights[:, zeroise] = -np.inf
 
-    # Two edges a node.
+    # Keep two edges of each node.
     nodes = all_edges(weights, layer_types)
     return tuple(node[:2] for node in nodes)
 
@@ -70,8 +70,8 @@ def derive(
 def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
     """The cell of all edges, each with its strongest layer type (SNAS).
 
-    Each node's strongest edge comes first. Of equal weights the first is taken, as in
-    DARTS's code.
+    The edges of a node are sorted, the strongest first. Of layer types with equal
+    weights the first is taken, as in DARTS's code.
 
     weights: (14, len(layer_types)).
     """

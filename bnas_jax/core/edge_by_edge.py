@@ -1,8 +1,8 @@
 """The edges that leave one state, computed one by one.
 
-`plain_edges` is the plain sum of DARTS Eq. 2. `chosen_edges` runs only the layer that
-was chosen on each edge. Both compute a layer of an edge by `Edges.layer`, from the
-edge's part of the variables of `mixed_edges.MixedEdges`.
+`plain_edges` is the sum of DARTS Eq. 2 as the paper prints it. `chosen_edges` runs only
+the layer with the largest weight on each edge. Both call `Edges.layer` with that edge's
+part of the variables of `mixed_edges.MixedEdges`.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from bnas_jax.core.layers import CONVOLUTION, NOTHING, POOLING
 from bnas_jax.core.ops.batch_norm import batch_norm
 from bnas_jax.core.schemes.binary_conv import binary_conv, float_weight_conv
 
-# What one edge has: {layer type: parameters} and {layer type: running statistics}.
+# Of one edge: {layer type: parameters} and {layer type: running statistics}.
 Params = dict[str, Any]
 Statistics = dict[str, Any]
 
@@ -30,9 +30,9 @@ Statistics = dict[str, Any]
 class Edges:
     """The layers of the edges that leave a state.
 
-    spec: what the edges have in common.
-    modules: {layer type: its module for one edge, unbound}, for the layer types that
-        run as modules.
+    spec: the settings that the edges share.
+    modules: {layer type: its unbound module for one edge}, for the layer types that run
+        as modules.
     train: whether BN takes the batch's statistics.
     """
 
@@ -43,19 +43,20 @@ class Edges:
     def layer(
         self, name: str, x, params: Params, stats: Statistics
     ) -> tuple[jax.Array, Statistics]:
-        """A layer type on one edge.
+        """The output of one layer type on one edge.
 
-        Returns (its output, (N, H', W', C); the edge's running statistics after it).
+        Returns (output, (N, H', W', C); the edge's updated running statistics).
 
         x: the state, (N, H, W, C).
-        params, stats: of the edge.
+        params, stats: the edge's parameters and running statistics.
         """
         how = self.spec.batching(name)
         if how == NOTHING:
             stride = self.spec.stride
             return jnp.zeros_like(x[:, ::stride, ::stride]), stats
 
-        # Layers that run on their part of the arrays of all edges.
+        # Convolutions and poolings, whose variables `EdgeVariables` has cut out of the
+        # arrays of all edges.
         if how == CONVOLUTION:
             normal, moved = self._normal(x, stats[name])
             y = self._conv(name, normal=normal, kernel=params[name])
@@ -67,7 +68,7 @@ class Edges:
             y, moved = self._normal(y, stats[name])
             return y, {**stats, name: moved}
 
-        # All other layers run as the module that the final network has, too.
+        # All other layers run as modules, as they do in the final network.
         variables = {"params": params[name], "batch_stats": stats[name]}
         module: Any = self.modules[name]
         y, moved = module.apply(variables, x, train=self.train, mutable=["batch_stats"])
@@ -76,13 +77,13 @@ class Edges:
         return y, {**stats, name: kept}
 
     def _normal(self, x, running):
-        """(x normalised, running statistics after it)."""
+        """(x normalised, the updated running statistics)."""
         return batch_norm(x, running, arithmetic=self.spec.arithmetic, train=self.train)
 
     def _conv(self, name: str, *, normal, kernel: dict):
         """The convolution of a normalised state: (N, H, W, C) to (N, H', W', C).
 
-        kernel: {"latent": (k, k, C, C)} or, where it stays float, {"kernel": ...}.
+        kernel: {"latent": (k, k, C, C)}, or {"kernel": (k, k, C, C)} if it stays float.
         """
         common: dict[str, Any] = {
             "scheme": self.spec.scheme,
@@ -99,15 +100,15 @@ def plain_edges(
 ):
     """Each edge's sum of weight * layer(x) over the layer types (DARTS Eq. 2).
 
-    Returns (the sums, (N, H', W', E, C); each edge's running statistics after them).
+    Returns (sums, (N, H', W', E, C); each edge's updated running statistics).
 
     x: the state, (N, H, W, C).
     weights: (E, layer types).
-    params, stats: of each edge.
+    params, stats: the parameters and running statistics of each edge.
     """
     mixed, new = [], []
     for edge, edge_stats in enumerate(stats):
-        # DARTS Eq. 2. Each layer moves its part of the edge's statistics.
+        # DARTS Eq. 2. Each layer updates its part of the edge's statistics.
         total = jnp.zeros((), x.dtype)
         for column, name in enumerate(edges.spec.layer_types):
             if edges.spec.batching(name) == NOTHING:
@@ -115,7 +116,7 @@ def plain_edges(
             y, edge_stats = edges.layer(name, x, params=params[edge], stats=edge_stats)
             total = total + weights[edge, column] * y
 
-        # Still a scalar where all types are zeroise: then zeros of the output's shape.
+        # If all types are zeroise, the sum is still a scalar: take zeros instead.
         if total.ndim == 0:
             total, _ = edges.layer(ZEROISE, x, params={}, stats={})
         mixed.append(total)
@@ -126,15 +127,15 @@ def plain_edges(
 def chosen_edges(
     x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges
 ):
-    """`plain_edges` for one-hot weights: only the layer of the largest weight runs.
+    """`plain_edges` for one-hot weights: only the layer with the largest weight runs.
 
-    GDAS has such weights: each row has at most one entry that is not 0. The output of
-    an edge is w_k * layer_k(x), where k is the layer type of the largest weight. The
-    other weights get no gradient, and the running statistics of the other layers stay
-    as they are. Arguments and results are those of `plain_edges`.
+    In GDAS each row of the weights has at most one entry that is not 0. The output of
+    an edge is w_k * layer_k(x), where k is the layer type with the largest weight. The
+    other weights get no gradient, and the other layers keep their running statistics.
+    Arguments and results are those of `plain_edges`.
 
-    Raises `UserError` where some edges have float weights and others binary ones, since
-    one loop runs all edges.
+    Raises `UserError` where some edges have float weights and others binary weights,
+    because a single loop runs all edges.
     """
     # One loop needs parameters of the same names on all edges.
     for of_edge in params:
@@ -155,11 +156,11 @@ def chosen_edges(
         row, edge_params, edge_stats = edge
         choice = jnp.argmax(row)
         y, moved = run(choice, x, params=edge_params, stats=edge_stats)
-        # The weight is 1, but it has a gradient.
+        # The weight is 1; multiplying by it passes alpha its gradient.
         weighted = row[choice] * y  # (N, H', W', C)
         return None, (weighted, moved)
 
-    # A loop over the edges, so that XLA compiles their layers once for all of them.
+    # A loop over the edges, so that XLA compiles the layers once, not once per edge.
     all_params = jax.tree.map(_stacked, *params)
     all_stats = jax.tree.map(_stacked, *stats)
     _, (mixed, new) = jax.lax.scan(
@@ -181,11 +182,11 @@ def _of_index(tree, index: int):
 
 
 def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
-    """A function `run(choice, x, params, stats)` that computes one layer alone.
+    """A function `run(choice, x, params, stats)` that computes a single layer.
 
     It returns `layers[choice](x, params, stats)`. JAX's own gradient of `lax.switch`
     stores the intermediate values of all layers, with zeros for those that did not run.
-    Here the backward pass stores the inputs alone and computes the chosen layer again.
+    Here only the inputs are stored, and the backward pass recomputes the chosen layer.
 
     plain: True takes JAX's own gradient, which has derivatives of any order.
     """
@@ -208,7 +209,7 @@ def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
 
     def backward(residuals, gradient):
         choice, *inputs = residuals
-        # Neither the running statistics nor the choice have a gradient.
+        # Neither the running statistics nor the choice has a gradient.
         of_output, _ = gradient
         to_x, to_params = jax.lax.switch(choice, gradients, *inputs, of_output)
         return None, to_x, to_params, None

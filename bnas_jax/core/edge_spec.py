@@ -1,4 +1,4 @@
-"""What the edges that leave a state have in common, and which run together."""
+"""The settings that the edges leaving a state share, and which run together."""
 
 import dataclasses
 
@@ -19,12 +19,12 @@ from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 @dataclasses.dataclass(frozen=True)
 class EdgeSpec:
-    """What the edges that leave a state have in common.
+    """The settings that all edges leaving a state share.
 
-    It is hashable, and so a static argument of `shared_edges.shared_edges`.
+    It is hashable, so that it can be a static argument of `shared_edges.shared_edges`.
 
-    layer_types: in the order of the columns of the weights.
-    stride: of every edge.
+    layer_types: in the order of the columns of the mixture weights.
+    stride: the stride of every edge.
     bn_of_pools: whether a BN follows the poolings.
     """
 
@@ -35,7 +35,7 @@ class EdgeSpec:
     bn_of_pools: bool = True
 
     def batching(self, name: str) -> str | None:
-        """The function `batching` under this scheme."""
+        """How edges of this layer type run together: `batching` under the scheme."""
         return batching(name, self.scheme)
 
     @property
@@ -49,9 +49,10 @@ class EdgeSpec:
         return [name for name in self.layer_types if self.batching(name) == POOLING]
 
     def geometry(self, name: str, groups: int = 1) -> Geometry:
-        """How the kernel of a convolution type moves.
+        """The stride, padding, dilation and groups of a convolution type.
 
-        groups: 1, or the number of edges where each edge reads other input channels.
+        groups: 1 where all edges read the same channels; the number of edges where each
+            edge reads channels of its own.
         """
         kind = self.conv_type(name)
         return square(
@@ -78,12 +79,13 @@ class EdgeSpec:
 
 
 def batching(name: str, scheme: Scheme) -> str | None:
-    """`LayerType.batching` of a layer type, as far as the scheme allows it.
+    """`LayerType.batching` of a layer type under a scheme.
 
-    None where the edges of this type cannot be computed together under the scheme.
+    It is None where the scheme does not allow the edges to be computed together.
     """
     how = layer_type(name).batching
-    # Edges share the normalised state only if BN comes first. They have no biases.
+    # Edges share the normalised state only if BN comes first, and convolutions that run
+    # together have no biases.
     if how == CONVOLUTION and (scheme.order != BN_FIRST or scheme.bias):
         return None
     # Parameters of a scheme belong to one convolution, not to several side by side.
@@ -94,7 +96,7 @@ def batching(name: str, scheme: Scheme) -> str | None:
 
 
 def has_parameters(scheme: Scheme) -> bool:
-    """Whether a scheme makes parameters, which belong to one convolution."""
+    """Whether a scheme has parameters of its own for each convolution."""
     kind = type(scheme)
     overridden = (
         kind.parameters is not Scheme.parameters or kind.convolve is not Scheme.convolve
@@ -105,9 +107,11 @@ def has_parameters(scheme: Scheme) -> bool:
 def _check_module(
     name: str, kind: LayerType, usual: type[BinaryConvType | PoolingType]
 ) -> None:
-    """Raises `UserError` for a layer type with a module that would not be called.
+    """Raises `UserError` for a layer type with a module of its own.
 
-    usual: the class of layer types whose module `shared_edges` computes.
+    `shared_edges` computes the module of `usual` in its place, and would not call it.
+
+    usual: the class of layer types that the batching is made for.
     """
     if not isinstance(kind, usual) or type(kind).module is not usual.module:
         raise UserError(

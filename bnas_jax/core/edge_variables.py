@@ -1,7 +1,8 @@
-"""Each edge's part of the variables of all edges that leave a state.
+"""How the variables of `mixed_edges.MixedEdges` are divided among the edges.
 
-In `mixed_edges.MixedEdges` they lie side by side. The forms that compute one edge after
-the other need them edge by edge, and put them together again.
+`MixedEdges` keeps the variables of all edges that leave a state in common arrays.
+`plain_edges` and `chosen_edges` need them edge by edge: `EdgeVariables` cuts the part
+of each edge out of the arrays, and writes the updated running statistics back.
 """
 
 import dataclasses
@@ -17,12 +18,12 @@ from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING
 
 @dataclasses.dataclass(frozen=True)
 class EdgeVariables:
-    """Where each edge's variables lie.
+    """Which part of the common arrays belongs to which edge.
 
-    spec: what the edges have in common.
-    channels: of the state and of each edge's output.
+    spec: the settings that the edges share.
+    channels: the channels of the state, and of each edge's output.
     edges: how many edges leave the state.
-    shared_statistics: whether the edges have their running statistics in common.
+    shared_statistics: whether all edges share one set of running statistics.
     """
 
     spec: EdgeSpec
@@ -38,16 +39,16 @@ class EdgeVariables:
         Returns two lists with an entry for each edge: {layer type: parameters} and
         {layer type: running statistics}.
 
-        kernels: `latent_TYPE` and `kernel_TYPE`.
-        running: the statistics `bn` and `pool_bn`.
-        variables: all of the module, {"params", "batch_stats"}.
+        kernels: the parameters `latent_TYPE` and `kernel_TYPE`.
+        running: the running statistics `bn` and `pool_bn`.
+        variables: all variables of the module, {"params", "batch_stats"}.
         """
         params: list[Params] = [{} for _ in range(self.edges)]
         stats: list[Statistics] = [{} for _ in range(self.edges)]
         for edge in range(self.edges):
             for name in self.spec.layer_types:
                 how = self.spec.batching(name)
-                # Parts of the arrays that the module itself has.
+                # Parts of the common arrays.
                 if how == CONVOLUTION:
                     params[edge][name] = self._kernel(kernels, name=name, edge=edge)
                     index = self._conv_statistics(name, edge)
@@ -55,7 +56,7 @@ class EdgeVariables:
                 elif how == POOLING and self.spec.bn_of_pools:
                     index = self._pool_statistics(name, edge)
                     stats[edge][name] = _statistics_at(running["pool_bn"], index)
-                # Variables of the modules within.
+                # Variables of the submodules.
                 elif how in (COPIES, None):
                     params[edge][name] = self._within(
                         variables.get("params", {}), name=name, edge=edge
@@ -66,10 +67,12 @@ class EdgeVariables:
         return params, stats
 
     def moved(self, running: dict, new: list[Statistics], *, choices) -> dict:
-        """`running` after a batch, as far as it has moved: {"bn", "pool_bn"}.
+        """The running statistics {"bn", "pool_bn"} after a batch.
 
-        running: the statistics `bn` and `pool_bn` before it.
-        new: for each edge, {layer type: its statistics}.
+        A key is left out where no layer type has such statistics.
+
+        running: `bn` and `pool_bn` before the batch.
+        new: for each edge, {layer type: its updated statistics}.
         choices: (E,), the index of the layer type that ran on each edge; None where all
             layer types ran.
         """
@@ -97,11 +100,11 @@ class EdgeVariables:
         return after
 
     def of_modules(self, new: list[Statistics]) -> dict:
-        """The statistics of the modules within, {module: its statistics}.
+        """{name of a submodule: its running statistics after a batch}.
 
-        Modules without statistics are left out.
+        Submodules without statistics are left out.
 
-        new: for each edge, {layer type: its statistics}.
+        new: for each edge, {layer type: its updated statistics}.
         """
         statistics = {}
         for name in self.spec.layer_types:
@@ -118,7 +121,7 @@ class EdgeVariables:
     def _within(self, variables: dict, *, name: str, edge: int) -> dict:
         """An edge's part of the variables of a layer type that runs as a module.
 
-        variables: of one collection.
+        variables: one collection of the module's variables.
         """
         if self.spec.batching(name) is None:
             return variables.get(module_name(name, edge), {})
@@ -129,9 +132,10 @@ class EdgeVariables:
         )
 
     def _kernel(self, kernels: dict, *, name: str, edge: int) -> dict:
-        """An edge's kernel of a convolution type, (k, k, C, C), under its kind.
+        """An edge's kernel of a convolution type: {"latent" or "kernel": (k, k, C, C)}.
 
-        The first edges have theirs in `latent_TYPE`, the last ones in `kernel_TYPE`.
+        The first edges are binary, with a part of `latent_TYPE`; the last ones are
+        float, with a part of `kernel_TYPE`.
         """
         latent = kernels.get(f"latent_{name}")
         binary = 0  # how many edges have binary weights
@@ -151,18 +155,19 @@ class EdgeVariables:
         choices,
         index_of: Callable,
     ) -> dict:
-        """The running statistics `value` with what moved for some layer types.
+        """The running statistics `value`, updated for the layer types `names`.
 
-        Where the edges share their statistics, those of any edge that ran are taken.
+        Where the edges share their statistics, all edges that ran have updated them
+        alike, and the first of these is taken.
 
-        value: {"mean", "var"}, of all edges and types.
+        value: {"mean", "var"} of all edges and layer types.
         new, choices: see `moved`.
         names: the layer types.
         index_of: (layer type, edge) to the index of its statistics in `value`.
         """
         value = jax.tree.map(jnp.asarray, value)
 
-        # Each edge and layer type has its own.
+        # Each edge and layer type has statistics of its own.
         if not self.shared_statistics:
             for edge, of_edge in enumerate(new):
                 for name in names:
@@ -171,7 +176,7 @@ class EdgeVariables:
                         value[leaf] = value[leaf].at[index].set(moved)
             return value
 
-        # All edges share them. A row for each edge and layer type, (E * types, C).
+        # All edges share the statistics. A row for each edge and type, (E * types, C).
         rows = {}
         for leaf in value:
             of_edges = []
@@ -179,7 +184,7 @@ class EdgeVariables:
                 of_edges += [of_edge[name][leaf] for name in names]
             rows[leaf] = jnp.stack(of_edges)
 
-        # The first row that moved; if none did, row 0, which has the old statistics.
+        # The first row of a layer that ran; if none did, row 0 has the old statistics.
         ran = jnp.zeros((), jnp.int32)
         if choices is not None:
             types = self.spec.layer_types
@@ -210,7 +215,7 @@ class EdgeVariables:
 
 
 def module_name(name: str, edge: int) -> str:
-    """The name of an edge's own module, for a layer type that runs in no other way."""
+    """The name of an edge's module, where each edge has one of its own."""
     return f"edge{edge}_{name}"
 
 

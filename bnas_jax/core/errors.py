@@ -1,18 +1,19 @@
-"""The one exception for mistakes that a user can mend, and the text of the others."""
+"""`UserError`, for mistakes that the user can correct, and its kind `PassingError`."""
 
 
 class UserError(ValueError):
-    """Says in one line what is wrong and what to write instead.
+    """A mistake that the user can correct.
 
-    The command line prints it without a traceback and exits with 2.
+    Its text says in one line what is wrong and what to write instead. The command line
+    prints it without a traceback and exits with 2.
     """
 
 
 class PassingError(UserError):
-    """Has ended a run, and may not be there any more when the run is started again.
+    """An error whose cause may be gone when the run is started again.
 
-    The command line exits with 75, by which a launcher starts the run again
-    (EX_TEMPFAIL of sysexits.h).
+    For instance, another host was lost. The command line exits with 75 (EX_TEMPFAIL of
+    sysexits.h), and a launcher then starts the run again.
     """
 
     exit_code = 75

@@ -1,8 +1,9 @@
-"""How the weights of a training begin: `FIRST_WEIGHTS`, the one table of the rules.
+"""`FIRST_WEIGHTS`: the rules by which the weights of convolutions are initialised.
 
-A rule is a function (name, parameter, key) -> parameter, called for each parameter of
-each convolution: `latent`, `kernel` or `bias`. It returns the parameter as it is where
-it draws none. Latent weights are projected afterwards, as the scheme says.
+A rule is a function (name, parameter, key) -> parameter. It is called for each
+parameter of each convolution, whose name is `latent`, `kernel` or `bias`, and returns a
+new value or the parameter as it is. Latent weights are projected afterwards, as the
+scheme says.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ Rule = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 
 def pytorch(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
-    """PyTorch's default, uniform between ±1/sqrt(fan-in): what the modules draw."""
+    """Uniform between ±1/sqrt(fan-in), PyTorch's default, which the modules draw."""
     del name, key
     return parameter
 
@@ -30,7 +31,8 @@ def nin(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
 def bireal(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
     """Latent weights uniform between 0 and .001 (liuzechun/Bi-Real-net and ReActNet).
 
-    All signs are 1 at first. A step of Adam, of the learning rate .001, can turn each.
+    All signs are 1 at first. One step of Adam with the learning rate .001 can flip any
+    of them.
     """
     if name != "latent":
         return parameter
@@ -39,16 +41,16 @@ def bireal(name: str, parameter: jax.Array, key: jax.Array) -> jax.Array:
 
 # The rule of the modules themselves.
 PYTORCH = "pytorch"
-# By the values of `config.first_weights`. A new rule is a new entry.
+# The keys are the values of `config.first_weights`. A new rule is a new entry.
 FIRST_WEIGHTS: dict[str, Rule] = {PYTORCH: pytorch, "nin": nin, "bireal": bireal}
 
 
 def redrawn(params: Mapping, rule: Rule, key: jax.Array) -> dict:
-    """The parameters of a network, those of its convolutions drawn by a rule.
+    """The parameters of a network, with its convolutions initialised by a rule.
 
-    Batch norms, dense layers, and what a scheme learns beside the kernels, stay.
+    Batch norms, dense layers, and other parameters of a scheme stay as they are.
 
-    params: nested as Flax has them.
+    params: the nested dict of Flax.
 
     >>> from bnas_jax.core.first_weights import nin, redrawn
     >>> conv = {"kernel": jax.numpy.ones((3, 3, 8, 8)), "bias": jax.numpy.ones(8)}
@@ -58,10 +60,10 @@ def redrawn(params: Mapping, rule: Rule, key: jax.Array) -> dict:
     leaves = flatten_dict(params)
     kernels = [path for path, leaf in leaves.items() if _is_kernel(path, leaf)]
     convolutions = {path[:-1] for path in kernels}
-    # Around a convolution `conv` there may be its bias, see `baselines.nin`.
+    # The module around a convolution `conv` may have its bias, see `baselines.nin`.
     convolutions |= {path[:-1] for path in convolutions if path[-1:] == ("conv",)}
 
-    # In the order of their names, which gives each parameter a key of its own.
+    # Each parameter has a key of its own, by its number in the order of names.
     drawn = {}
     for number, (path, leaf) in enumerate(sorted(leaves.items())):
         module, name = path[:-1], path[-1]

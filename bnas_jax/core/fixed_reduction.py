@@ -1,4 +1,4 @@
-"""The reduction cell of GDAS that is not searched."""
+"""`FixedReduction`: GDAS's hand-made reduction cell, which is not searched."""
 
 from typing import Any, ClassVar
 
@@ -20,14 +20,14 @@ from bnas_jax.core.stack import Place
 class FixedReduction(nn.Module):
     """GDAS's hand-made reduction cell (arXiv 1910.04465; `genotype.FIXED_REDUCTION`).
 
-    Each preprocessed input takes two ways:
+    Each preprocessed input is read by two branches:
 
     - A 1x3 and a 3x1 convolution in 8 groups, each strided along its axis, then a 1x1
       convolution.
     - A 3x3 max pooling of stride 2, then a BN.
 
-    The output joins the convolutions of both inputs, then both poolings: (N, H / 2,
-    W / 2, 4 * channels).
+    The output concatenates the convolutions of both inputs, then both poolings: (N,
+    H / 2, W / 2, 4 * channels).
 
     Raises `UserError` where the groups do not divide the channels.
 
@@ -37,7 +37,7 @@ class FixedReduction(nn.Module):
 
     # The groups of the 1x3 and the 3x1 convolution.
     GROUPS: ClassVar[int] = 8
-    # What drop-path drops one by one: two chains of convolutions and two poolings.
+    # The branches that drop-path drops: two of convolutions and two of poolings.
     LAYERS: ClassVar[int] = 4
 
     place: Place
@@ -53,8 +53,9 @@ class FixedReduction(nn.Module):
     def __call__(self, before, previous, *, train: bool, factors=None):
         """The cell's output, (N, H / 2, W / 2, 4 * channels).
 
-        before, previous: outputs of the two cells before, NHWC, perhaps `Shared`.
-        factors: None, or this cell's `drop_path`, (at least 4, N).
+        before, previous: the outputs of the two preceding cells, (N, H, W, C) each,
+            or `Shared`. `previous` is the later one.
+        factors: None, or this cell's `drop_path`, (4 or more, N).
         """
         check_groups(self.place.channels)
 
@@ -89,7 +90,7 @@ class FixedReduction(nn.Module):
             )
             outputs.append(pooling(state, train=train))
 
-        # Drop-path. The cell with the most layers may need more factors than this one.
+        # Drop-path. `factors` has a row for each layer of the larger kind of cell.
         if factors is not None:
             for index, (y, factor) in enumerate(zip(outputs, factors, strict=False)):
                 dropped = y * factor[:, None, None, None]
@@ -121,7 +122,7 @@ class FixedReduction(nn.Module):
 def check_groups(channels: int) -> None:
     """Raises `UserError` unless the groups of `FixedReduction` divide the channels.
 
-    channels: of the cell's nodes.
+    channels: the width of the reduction cell.
     """
     groups = FixedReduction.GROUPS
     if channels % groups:

@@ -1,8 +1,8 @@
-"""How networks of cells differ beside their cells: `FORMS`, the one table of it.
+"""`FORMS`: how the networks of BNAS, DARTS, SNAS and GDAS differ besides the cells.
 
-A form says what the stem is, what brings a larger input to a cell's size, which
-poolings have a BN, and what comes before the classifier. The order of BN, convolution
-and activation is the scheme's (`Float.order`).
+A form says what the stem is, how a cell halves an input that is too large, which
+poolings have a BN, and what precedes the classifier. The order of BN, convolution and
+activation belongs to the scheme (`Float.order`).
 """
 
 import dataclasses
@@ -96,18 +96,18 @@ class ImageNetStem(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What differs between networks of cells, see `FORMS`.
+    """The parts of a network apart from its cells, see `FORMS`.
 
-    stem: the class of its module.
-    halved: whether the stem gives the first cell two sizes, as if a reduction lay
-        between them.
+    stem: the class of the stem's module.
+    halved: whether the stem gives the first cell two inputs of different sizes, as if a
+        reduction cell lay between them.
     image_stride: the number by which the stem divides the size of images.
-    channel_step: the number that the channels have to be a multiple of.
-    factorized: True halves the larger of a cell's inputs by a `FactorizedReduce`, False
-        by a 3x3 convolution of stride 2.
-    affine_resize: whether the BN of this halving has scale and shift in the final
+    channel_step: the number that the channels must be a multiple of.
+    factorized: how a cell halves its first input after a reduction: True by a
+        `FactorizedReduce`, False by a 3x3 convolution of stride 2.
+    affine_resize: whether the BN of that halving has scale and shift in the final
         network.
-    bn_of_pools_in_search: whether a BN follows poolings in the search's network.
+    bn_of_pools_in_search: whether a BN follows poolings in the supernet.
     bn_of_pools: whether a BN follows poolings in the final network.
     last_bn: whether BN and ReLU come before the global pooling.
     """
@@ -123,8 +123,8 @@ class Form:
     last_bn: bool = False
 
 
-# cifar and imagenet follow the BNAS authors' code (section 5.1); darts, snas and gdas
-# the codes of these searches (docs/networks.md).
+# cifar and imagenet follow the code of BNAS (section 5.1); darts, snas and gdas follow
+# the code of these searches (docs/networks.md).
 FORMS: dict[str, Form] = {
     "cifar": Form(stem=CifarStem, affine_resize=False),
     "imagenet": Form(stem=ImageNetStem, halved=True, image_stride=8, channel_step=2),
@@ -137,7 +137,7 @@ FORMS: dict[str, Form] = {
 
 
 def form_of(name: str) -> Form:
-    """The entry of `FORMS`; raises `UserError` for a name without one."""
+    """The entry `name` of `FORMS`; raises `UserError` if there is none."""
     choice("config.network.form", name, choices=FORMS)
     return FORMS[name]
 
@@ -160,7 +160,7 @@ def classify(form: Form, x, *, num_classes: int, arithmetic: Arithmetic, train: 
 
 
 class AuxiliaryHead(nn.Module):
-    """DARTS's second classifier, which reads the second reduction cell in training.
+    """DARTS's auxiliary classifier, which reads the second reduction cell in training.
 
     It is float and maps (N, 8, 8, C) to logits (N, num_classes): ReLU -> 5x5 average
     pooling of stride 3 -> 1x1 convolution to 128 -> BN -> ReLU -> 2x2 convolution to

@@ -27,12 +27,18 @@ EDGES: tuple[tuple[int, int], ...] = tuple(
 
 
 def leaving(state: int) -> list[int]:
-    """The positions in `EDGES` of the edges that leave a state, an input or a node."""
+    """The positions in `EDGES` of the edges that leave a state.
+
+    state: the number of an input (0, 1) or of a node (2 to 5).
+    """
     return [edge for edge, (source, _) in enumerate(EDGES) if source == state]
 
 
 def arriving(node: int) -> list[int]:
-    """The positions in `EDGES` of the edges that lead to a node, 2 to 5."""
+    """The positions in `EDGES` of the edges that enter a node.
+
+    node: 2 to 5.
+    """
     return [edge for edge, (_, target) in enumerate(EDGES) if target == node]
 
 
@@ -55,12 +61,12 @@ TABLE_3 = (
 FIXED_REDUCTION = "gdas_fixed"
 
 Pair = tuple[str, int]  # (layer type, input)
-Node = tuple[Pair, ...]  # the edges that it adds up
-Cell = tuple[Node, ...]  # its four nodes
+Node = tuple[Pair, ...]  # the edges that the node adds up
+Cell = tuple[Node, ...]  # the four nodes
 
 
 class Edge(NamedTuple):
-    """An edge of a cell: a layer type applied to a source, for a node to add up.
+    """An edge of a cell: a node adds up the layer type's output for the source.
 
     source: the number of an input or of an earlier node, 0 to 4.
     node: the number of the node, 2 to 5.
@@ -75,12 +81,12 @@ class Edge(NamedTuple):
 class Genotype:
     """A normal and a reduction cell.
 
-    A cell has for each of its four nodes the (layer type, input) pairs that the node
-    adds up. A cell may also be given as eight pairs, two for each node in turn, or as
-    fourteen pairs, where the nodes have 2, 3, 4 and 5. `reduce` may be
-    `FIXED_REDUCTION`, the hand-made cell of GDAS.
+    A cell is four tuples, one for each node: the (layer type, input) pairs that the
+    node adds up. A cell may also be given as a flat list: eight pairs, two for each
+    node in turn, or fourteen pairs, of which the nodes get 2, 3, 4 and 5. `reduce` may
+    be `FIXED_REDUCTION`, the hand-made cell of GDAS.
 
-    Raises `UserError` when the value is not a cell.
+    Raises `UserError` for a value that is not a cell.
 
     >>> pairs = [("bin_conv_3x3", 0), ("max_pool_3x3", 1)]
     >>> genotype = bnas.Genotype(normal=pairs * 4, reduce=pairs * 4)
@@ -98,9 +104,9 @@ class Genotype:
             object.__setattr__(self, "reduce", _checked_cell(self.reduce, "reduce"))
 
     def cell(self, reduction: bool) -> Cell | str:
-        """The nodes of the reduction cell, or of the normal one.
+        """The reduction cell or the normal one.
 
-        `FIXED_REDUCTION`, if that is the reduction cell.
+        The reduction cell may be the name `FIXED_REDUCTION`.
         """
         return self.reduce if reduction else self.normal
 
@@ -129,9 +135,9 @@ def edges(cell: Cell | str) -> tuple[Edge, ...]:
 
 
 def check_two_a_node(genotype: Genotype, what: str) -> None:
-    """Raises `UserError` unless both cells have eight pairs, two a node.
+    """Raises `UserError` unless both cells have two pairs for each node.
 
-    what: the noun, in the plural, that needs such cells, for the message.
+    what: the plural noun that begins the message: what needs such cells.
     """
     for name in ("normal", "reduce"):
         cell = getattr(genotype, name)
@@ -167,9 +173,9 @@ def _plain(cell: Cell | str) -> str | list:
 
 
 def _checked_cell(cell, name: str) -> Cell:
-    """The cell as tuples of pairs; raises `UserError` if it is none.
+    """The cell as tuples of pairs; raises `UserError` for a value that is not a cell.
 
-    name: of the cell, for messages.
+    name: the cell's name, for messages.
     """
     nodes = []
     position = 0  # of a pair in the whole cell, for messages
@@ -190,11 +196,11 @@ def _checked_cell(cell, name: str) -> Cell:
 
 
 def _nodes(cell, name: str) -> list:
-    """The pairs of each node, for each form that a cell may be given in.
+    """The pairs of each node, from any form in which a cell may be given.
 
-    Raises `UserError` for another form.
+    Raises `UserError` for a value in no such form.
 
-    name: of the cell, for messages.
+    name: the cell's name, for messages.
     """
     # Cut off, since the value in a file may be very long or deep.
     got = reprlib.repr(cell)
@@ -205,7 +211,7 @@ def _nodes(cell, name: str) -> list:
         # Two pairs a node.
         if len(cell) == 2 * NODES:
             return [cell[first : first + 2] for first in range(0, len(cell), 2)]
-        # All edges: a node has as many pairs as there are states in front of it.
+        # All edges: a node has a pair for each earlier state.
         if len(cell) == len(EDGES):
             nodes, first = [], 0
             for number in range(INPUTS, INPUTS + NODES):
@@ -221,16 +227,16 @@ def _nodes(cell, name: str) -> list:
 
 
 def _is_node(value) -> bool:
-    """Whether a value is a list of pairs, and not a pair, which begins with a name."""
+    """Whether a value is a list of pairs; a single pair begins with a name."""
     if not isinstance(value, (list, tuple)):
         return False
     return not (value and isinstance(value[0], str))
 
 
 def _checked_pair(pair, *, name: str, node: int) -> Pair:
-    """The pair as (str, int); raises `UserError` if it is none.
+    """The pair as (str, int); raises `UserError` for a value that is not a pair.
 
-    name: of the pair, for messages.
+    name: the pair's name, for messages.
     node: the node that adds the pair up.
     """
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
@@ -245,7 +251,7 @@ def _checked_pair(pair, *, name: str, node: int) -> Pair:
             f"{reprlib.repr(layer)}"
         )
 
-    # True and False are integers to Python, but no inputs.
+    # Python counts True and False as integers, but they are not inputs.
     number = isinstance(source, (int, np.integer))
     if isinstance(source, bool) or not number or not 0 <= source < node:
         raise UserError(

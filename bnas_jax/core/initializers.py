@@ -9,8 +9,8 @@ import numpy as np
 def uniform_fan_in(key, shape, dtype):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for kernels.
 
-    shape: of a kernel, (kh, kw, ci, co) or (ci, co); fan_in is the product of all axes
-        but the last.
+    shape: the kernel's shape, (kh, kw, ci, co) or (ci, co). fan_in is the product of
+        all axes but the last.
     """
     bound = 1 / np.sqrt(np.prod(shape[:-1]))
     return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
@@ -19,7 +19,7 @@ def uniform_fan_in(key, shape, dtype):
 def bias_init(fan_in: int) -> Callable:
     """The initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias.
 
-    fan_in: of the kernel that the bias belongs to.
+    fan_in: the fan-in of the kernel that the bias belongs to.
     """
     bound = 1 / np.sqrt(fan_in)
 

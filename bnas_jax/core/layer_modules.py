@@ -1,4 +1,4 @@
-"""The modules of the layer types, beside those of `modules`.
+"""The modules of the layer types that are not in `modules`.
 
 Each maps (N, H, W, C) to (N, H / stride, W / stride, features).
 """
@@ -23,12 +23,12 @@ class Separable(nn.Module):
     convolution -> activation. In a float scheme's order `relu_first`, each pair is
     ReLU -> depthwise -> pointwise -> BN.
 
-    Trap: a depthwise kernel has a single input channel. XNOR-Net centres latent weights
-    over the input channels, which makes a depthwise kernel zero: the layer gives zeros
-    and never learns (`Xnor.depthwise_center`).
+    Caution: a depthwise kernel has a single input channel. XNOR-Net centres latent
+    weights over the input channels, which would make a depthwise kernel zero: the layer
+    would output zeros and never learn (`Xnor.depthwise_center`).
 
-    times: how many pairs of convolutions follow each other.
-    copies: how many such layers run side by side, each with its part of the channels.
+    times: the number of pairs of convolutions.
+    copies: how many such layers run together, each on its part of the channels.
     """
 
     features: int
@@ -86,7 +86,7 @@ class Crossed(nn.Module):
 
     The first strides along the columns, the second along the rows.
 
-    groups: of both convolutions.
+    groups: the number of groups of each convolution.
     """
 
     features: int
@@ -139,12 +139,12 @@ class MobiNet(nn.Module):
     conv: a k x k `BinaryConv`, whose outputs see up to `inputs` channels each.
     pointwise: a 1 x 1 `BinaryConv`.
     s: the identity; with a stride, an average pooling.
-    d: the channels of h, repeated until there are as many as features. Left out where
-        features is no multiple of the channels.
+    d: repeats the channels of h up to the number of features. There is no d where
+        features is not a multiple of the channels.
 
-    inputs: where it does not divide the channels, each output sees as many channels as
-        the largest number below it that does.
-    copies: how many such blocks run side by side, each with its part of the channels.
+    inputs: how many channels each output of conv sees; where this number does not
+        divide the channels, the largest smaller number that does.
+    copies: how many such blocks run together, each on its part of the channels.
     """
 
     features: int
@@ -212,10 +212,10 @@ class Identity(nn.Module):
 
 
 class Pooling(nn.Module):
-    """A pooling and, where `batch_norm`, a BN behind it.
+    """A pooling, and a BN after it if `batch_norm`.
 
-    function: of (x, stride).
-    batch_norm: `forms.Form` says which networks have one.
+    function: (x, stride) -> the pooled x.
+    batch_norm: see `forms.Form` for the networks that have this BN.
     affine: whether the BN has scale and shift.
     """
 

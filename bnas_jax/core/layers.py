@@ -34,20 +34,20 @@ CONVOLUTION, POOLING, NOTHING, COPIES = "convolution", "pooling", "nothing", "co
 class LayerType(Protocol):
     """An entry of `LAYERS`.
 
-    learnable: whether it has weights to learn (section 4.3).
-    batching: how a supernet computes this layer type on all E edges that leave one
-        state together (`shared_edges`).
+    learnable: whether the layer type has weights to learn (section 4.3).
+    batching: how a supernet computes this layer type together on all E edges that leave
+        one state (`shared_edges`).
 
     The values of `batching`:
 
     - `CONVOLUTION`: as one convolution with the channels of all edges. The type's
       module must be that of `BinaryConvType`.
-    - `POOLING`: as one pooling, whose output each edge weights. The type's module must
-      be that of `PoolingType`.
-    - `NOTHING`: not at all, since the output is zeros.
-    - `COPIES`: as one module, `module(copies=E)`, which reads and writes E times the
-      channels. The edges share nothing.
-    - None: not together. Each edge has a module of its own; this always works.
+    - `POOLING`: as one pooling. Each edge multiplies its output by the edge's weight.
+      The type's module must be that of `PoolingType`.
+    - `NOTHING`: the output is zeros, so that nothing is computed.
+    - `COPIES`: as one module, `module(copies=E)`, with E times the channels: each edge
+      has its own part of the channels.
+    - None: each edge has a module of its own. This works for every layer type.
 
     An entry may also have a `channel_step`, see `channel_step_of`.
 
@@ -64,7 +64,7 @@ class LayerType(Protocol):
     def batching(self) -> str | None: ...
 
     def num_convs(self, stride: int) -> int:
-        """The number of convolutions with weights in the module."""
+        """The number of convolutions with weights in the module of this stride."""
 
     def module(
         self,
@@ -81,11 +81,11 @@ class LayerType(Protocol):
 
         It maps (N, H, W, C) to (N, H / stride, W / stride, features).
 
-        search: True in the supernet, where BN has no scale and shift, so that edges
-            stay comparable.
+        search: True in the supernet, where BN has no scale and shift, as in DARTS: a
+            learned scale would compete with alpha.
         binary_weights: False keeps the weights float, as the released code's index
             error does.
-        name: of the module.
+        name: the module's name.
         """
 
 
@@ -121,9 +121,9 @@ class BinaryConvType:
 class PoolingType:
     """3x3 pooling; in the search, a BN follows it (`forms.Form`).
 
-    function: of (x, stride).
-    plain: the same function for `Arithmetic.plain`, where `function` has a custom
-        gradient.
+    function: (x, stride) -> the pooled x.
+    plain: the same function with JAX's own gradient, for `Arithmetic.plain`; None where
+        `function` has no custom gradient.
     """
 
     function: Callable[[jax.Array, int], jax.Array]
@@ -132,7 +132,7 @@ class PoolingType:
     batching: ClassVar[str | None] = POOLING
 
     def num_convs(self, stride: int) -> int:
-        """None."""
+        """Zero: a pooling has no weights."""
         del stride
         return 0
 
@@ -154,7 +154,7 @@ class PoolingType:
     ):
         """A `Pooling`.
 
-        batch_norm: whether a BN follows; by default in the search alone.
+        batch_norm: whether a BN follows; by default only in the search.
         """
         # A pooling has no weights: features, scheme and binary_weights do not matter.
         del fields
@@ -172,13 +172,13 @@ class PoolingType:
 
 @dataclasses.dataclass(frozen=True)
 class ZeroiseType:
-    """Zeros, whatever comes in (section 4.1.3)."""
+    """Zeros for any input (section 4.1.3)."""
 
     learnable: ClassVar[bool] = False
     batching: ClassVar[str | None] = NOTHING
 
     def num_convs(self, stride: int) -> int:
-        """None."""
+        """Zero."""
         del stride
         return 0
 
@@ -257,12 +257,12 @@ class SkipType:
     No BN follows the identity.
     """
 
-    # The type counts as an identity, although a strided one has weights.
+    # The type counts as an identity, although it has weights where it is strided.
     learnable: ClassVar[bool] = False
     batching: ClassVar[str | None] = COPIES
 
     def num_convs(self, stride: int) -> int:
-        """The two of a factorized reduce, or none."""
+        """Two in a factorized reduce, zero in the identity."""
         return 2 if stride > 1 else 0
 
     def module(self, *, features, stride, search, name, copies=1, **fields):
@@ -286,12 +286,12 @@ class MobiNetType:
     (appendix E.1, Table 12).
 
     kernel: k of the k x k convolution.
-    inputs: K of the K-dependency: how many channels an output of the k x k convolution
-        sees; 1 is depthwise. Where K does not divide the channels, as of a colour
-        image, the largest number below K that does.
+    inputs: K of the K-dependency: how many input channels each output of the k x k
+        convolution sees; 1 is depthwise. Where K does not divide the channels, such as
+        the 3 of a colour image, the largest smaller number that does is used.
 
-    How sure: weak. No code was published. The form follows the paper's abstract and the
-    BNAS paper's description (`MobiNet`).
+    How sure: not very. No code was published. The form follows the paper's abstract and
+    the description in the BNAS paper (`MobiNet`).
     """
 
     kernel: int
@@ -347,7 +347,7 @@ LAYERS: dict[str, LayerType] = {
 
 
 def layer_type(name: str) -> LayerType:
-    """The entry of `LAYERS`; raises `UserError` for another name."""
+    """The entry `name` of `LAYERS`; raises `UserError` if there is none."""
     if name not in LAYERS:
         raise UserError(
             f"layer type {name!r} has no layer in this version; use a genotype of "
@@ -357,10 +357,10 @@ def layer_type(name: str) -> LayerType:
 
 
 def channel_step_of(name: str) -> int:
-    """The number that channels should be a multiple of; by default 1.
+    """The number that channels should be a multiple of; 1 for most layer types.
 
-    At such widths the groups of the layer type have the same size, so that its cost is
-    a quadratic of the width. Other numbers of channels work, too.
+    At these widths the groups of the layer type have the same size, so that its cost is
+    a quadratic function of the width. The layer type works at any other width, too.
     """
     return getattr(layer_type(name), "channel_step", 1)
 
@@ -381,12 +381,12 @@ def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Mo
     return kind.module(name=layer, **fields)
 
 
-# The cost walk and the optimizer call it: they know a parameter by its name alone.
+# For the cost walk and the optimizer, which know of a parameter only its name.
 def is_latent(name: str) -> bool:
     """Whether a parameter of this name holds latent weights.
 
-    The names are `latent`, and `latent_TYPE` where the kernels of several edges lie
-    side by side.
+    The names are `latent`, and `latent_TYPE` where one array holds the kernels of
+    several edges.
     """
     if name == "latent":
         return True

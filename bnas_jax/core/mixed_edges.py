@@ -1,8 +1,8 @@
-"""All edges that leave one state of the search's network, as one module.
+"""All edges that leave one state of the supernet, as one module.
 
-The module makes the variables of these edges and chooses the form that computes them
-(`Supernet.edges`). The variables are the same in every form, so that a checkpoint fits
-all of them.
+The module makes the variables of these edges and calls the function that computes the
+edges (`Supernet.edges`). The variables are the same for every function, so that they
+can read each other's checkpoints.
 """
 
 from collections.abc import Callable
@@ -25,20 +25,20 @@ from bnas_jax.core.shared_edges import shared_edges
 class MixedEdges(nn.Module):
     """Each edge that leaves a state: the weighted sum of its layer types' outputs.
 
-    The variables of E edges, where C are the channels and TYPE is a layer type:
+    For E edges, C channels and the layer types TYPE, the variables are:
 
     - Convolutions: `latent_TYPE` and, for edges that stay float, `kernel_TYPE`. The
-      kernels of all edges lie side by side, (k, k, C, E * C).
-    - Layer types that run in `COPIES`: one module `TYPE`, whose variables lie side by
-      side in the same way.
-    - Layer types whose edges are not computed together: a module for each edge,
-      `edgeE_TYPE`.
+      kernels of all edges are concatenated on the last axis, (k, k, C, E * C).
+    - Layer types that run in `COPIES`: a submodule `TYPE`, whose variables are
+      concatenated in the same way.
+    - Layer types whose edges are not computed together: a submodule for each edge,
+      `edge0_TYPE` and so on.
     - The running statistics `bn`, of the convolutions' input, and `pool_bn`, of the
       poolings.
 
-    channels: of the state and of each edge's output.
-    float_edges: for each convolution type of `layer_types`, how many of the last edges
-        have float weights.
+    channels: the channels of the state, and of each edge's output.
+    float_edges: for each convolution type, in the order of `layer_types`, how many of
+        the last edges have float weights; None is 0 for each.
 
     The other fields are those of `supernet.Supernet`.
     """
@@ -65,8 +65,8 @@ class MixedEdges(nn.Module):
         kernels = self._make_kernels(channels, edges)
         running = self._make_statistics(channels, edges)
 
-        # At the start the shared form makes all variables, whatever the form is, so
-        # that checkpoints fit all forms.
+        # `_shared` initialises the variables whatever `edges` is, so that they do not
+        # depend on it.
         compute = self._edge_by_edge
         if self.edges == "shared" or self.is_initializing():
             compute = self._shared
@@ -74,7 +74,7 @@ class MixedEdges(nn.Module):
 
     @property
     def spec(self) -> EdgeSpec:
-        """What the edges have in common."""
+        """The settings that the edges share."""
         return EdgeSpec(
             layer_types=self.layer_types,
             stride=self.stride,
@@ -86,13 +86,13 @@ class MixedEdges(nn.Module):
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image.
 
-        Only the convolutions that lie side by side count: the modules within have rows
-        of their own in the cost table.
+        Only `latent_TYPE` and `kernel_TYPE` are counted: the submodules have rows of
+        their own in the cost table.
         """
         _, height, width, *_ = y.shape
         binary = floats = 0
         for name, kernel in self.variables.get("params", {}).items():
-            # The parameters of a module within are a dict.
+            # A submodule's parameters are a dict.
             if not hasattr(kernel, "shape"):
                 continue
             count = height * width * kernel.size
@@ -105,7 +105,7 @@ class MixedEdges(nn.Module):
     # The shared form.
 
     def _shared(self, x, weights, *, kernels: dict, running: dict, train: bool):
-        """`shared_edges` for convolutions and poolings, modules for the other types."""
+        """`shared_edges` for convolutions and poolings, submodules for other types."""
         spec, edges = self.spec, len(weights)
 
         # Convolutions and poolings, (N, H', W', E, C).
@@ -126,14 +126,14 @@ class MixedEdges(nn.Module):
                 y = self._one_by_one(name, x, edges=edges, train=train)
                 total = total + y * column[:, None]
 
-        # A scalar: with zeroise alone nothing was added up.
+        # The sum is still a scalar if all layer types are zeroise.
         if total.ndim == 0:
             zeros = jnp.zeros_like(x[:, :: self.stride, :: self.stride])
             total = jnp.stack([zeros] * edges, axis=3)
         return total
 
     def _copies(self, name: str, x, *, edges: int, train: bool):
-        """A layer type on all edges by one module, (N, H', W', E, C).
+        """A layer type on all edges, as one module: (N, H', W', E, C).
 
         Each edge reads its copy of the state and writes its part of the channels.
         """
@@ -143,21 +143,21 @@ class MixedEdges(nn.Module):
         return y.reshape(*y.shape[:3], edges, -1)
 
     def _one_by_one(self, name: str, x, *, edges: int, train: bool):
-        """A layer type on all edges by a module for each, (N, H', W', E, C)."""
+        """A layer type on all edges, as a module for each: (N, H', W', E, C)."""
         outputs = []
         for edge in range(edges):
             layer = self._module(name, name=module_name(name, edge))
             outputs.append(layer(x, train=train))
         return jnp.stack(outputs, axis=3)
 
-    # The plain and the chosen form, which compute one edge after the other.
+    # The plain and the chosen form, which compute the edges one by one.
 
     def _edge_by_edge(self, x, weights, *, kernels: dict, running: dict, train: bool):
         """`plain_edges` or `chosen_edges`, on each edge's part of the variables."""
         spec = self.spec
 
-        # The modules are made here for their fields. They are unbound, since they run
-        # on parts of this module's variables.
+        # Unbound modules: `Edges.layer` applies them to parts of this module's
+        # variables.
         modules = {}
         for name in self.layer_types:
             if spec.batching(name) in (COPIES, None):
@@ -176,7 +176,7 @@ class MixedEdges(nn.Module):
         variables = unfreeze(dict(self.variables))
         params, stats = parts.split(kernels, values, variables)
 
-        # The sums, (N, H', W', E, C), and each edge's statistics after the batch.
+        # The sums, (N, H', W', E, C), and each edge's updated statistics.
         compute: Callable = plain_edges
         if self.edges == "chosen":
             compute = chosen_edges
@@ -184,7 +184,7 @@ class MixedEdges(nn.Module):
         if not self._keeps_statistics(train):
             return total
 
-        # Only the statistics of layers that ran have moved.
+        # Only layers that ran have updated their statistics.
         choices = None
         if self.edges == "chosen":
             choices = jnp.argmax(weights, axis=1)  # (E,)
@@ -197,7 +197,7 @@ class MixedEdges(nn.Module):
     # The variables and modules.
 
     def _keeps_statistics(self, train: bool) -> bool:
-        """Whether the running statistics move, as in `normalization.BatchNorm`."""
+        """Whether to store the updated statistics, as in `normalization.BatchNorm`."""
         return (
             train
             and not self.is_initializing()
@@ -207,7 +207,7 @@ class MixedEdges(nn.Module):
     def _make_kernels(self, channels: int, edges: int) -> dict:
         """The parameters `latent_TYPE` of binary edges and `kernel_TYPE` of float ones.
 
-        channels: of the state.
+        channels: the channels of the state.
         """
         spec, dtype = self.spec, self.arithmetic.dtype
         kernels = {}
@@ -215,7 +215,8 @@ class MixedEdges(nn.Module):
         counts = self.float_edges or (0,) * len(spec.convs)
         for name, floats in zip(spec.convs, counts, strict=True):
             size = spec.conv_type(name).kernel
-            # The scheme `float` and the first of two stages leave all edges float.
+            # Under the scheme `float`, and in the first of two stages, all edges stay
+            # float.
             if not self.scheme.binary_weights:
                 floats = edges
 
@@ -229,12 +230,12 @@ class MixedEdges(nn.Module):
         return kernels
 
     def _make_statistics(self, channels: int, edges: int) -> dict:
-        """The running statistics of the convolutions' input and of the poolings.
+        """The running statistics {"bn", "pool_bn"}, for the layers that need them.
 
-        Returns {"bn", "pool_bn"}, as far as there are such layers.
+        `bn` belongs to the convolutions' input, `pool_bn` to the poolings.
         """
         spec = self.spec
-        # The shapes with statistics for each edge and type.
+        # Their shapes, if each edge and layer type has statistics of its own.
         shapes: dict[str, tuple[int, ...]] = {}
         if spec.convs:
             shapes["bn"] = (len(spec.convs), edges, channels)
@@ -252,7 +253,7 @@ class MixedEdges(nn.Module):
         return running
 
     def _module(self, kind: str, *, name: str, **options) -> nn.Module:
-        """The module of a layer type on one edge, or on as many as option `copies`."""
+        """The module of a layer type on one edge, or with `copies` on several edges."""
         return layer_type(kind).module(
             features=self.channels,
             stride=self.stride,

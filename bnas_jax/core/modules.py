@@ -1,6 +1,7 @@
 """The modules that layer types, cells and networks are made of.
 
-`convolution.Convolution`, in the order of a scheme with a batch norm, and the float
+`BinaryConv` and `FactorizedReduce` are `convolution.Convolution`s with a batch norm and
+an activation, in the order of the scheme. `FloatConv` and `Classifier` are the float
 layers at both ends of a network.
 
 Images are NHWC, kernels (kh, kw, ci, co).
@@ -32,19 +33,20 @@ def in_order(
 ):
     """x through a convolution and its batch norm, in `Scheme.order`.
 
-    This is the one place that knows what the orders are. In the order `bn_first` each
-    convolution has a BN and an activation of its own. In the order `relu_first` a chain
-    of convolutions has one ReLU and one BN.
+    In the order `bn_first` each convolution has a BN and an activation of its own. In
+    the order `relu_first` a chain of convolutions has one ReLU at its beginning and one
+    BN at its end.
 
-    convolve: of (x, activation); activation says whether the scheme's follows the sums.
-    normalize: of x.
-    first, last: whether the convolution begins and ends a chain of several.
+    convolve: (x, activation) -> the convolution of x; activation is True where the
+        scheme's activation follows the sums.
+    normalize: (x) -> x after the batch norm.
+    first, last: whether the convolution is the first and the last one of its chain.
     """
     # BN -> convolution -> activation.
     if scheme.order == BN_FIRST:
         return convolve(normalize(x), True)
 
-    # ReLU -> convolution -> BN: the ReLU replaces the activation behind the sums.
+    # ReLU -> convolution -> BN: no activation follows the sums.
     if first:
         x = nn.relu(x)
     y = convolve(x, False)
@@ -61,11 +63,11 @@ class BinaryConv(nn.Module):
     Raises `UserError` where the groups do not divide the input and output channels.
 
     kernel, stride: in pixels, or (rows, columns).
-    padding: None keeps the image's size at stride 1.
-    groups: of input and output channels.
-    binary_weights: False keeps float weights behind binary activations, as the released
-        code does by its index error.
-    binary_input: False keeps the activations float, too, as in the preprocessing
+    padding: zeros on each side; None keeps the image's size at stride 1.
+    groups: the number of groups of input and output channels.
+    binary_weights: False multiplies binary activations by float weights, as the
+        released code does by its index error.
+    binary_input: False keeps the activations float, as in the preprocessing
         convolutions of the released search.
     affine: whether the BN has scale and shift.
     activation: False leaves out the scheme's activation.
@@ -112,7 +114,7 @@ class BinaryConv(nn.Module):
         )
 
     def _convolve(self, x, activation: bool):
-        """The convolution alone.
+        """The convolution without its batch norm.
 
         activation: whether the scheme's activation may follow the sums.
         """
@@ -152,8 +154,9 @@ class FactorizedReduce(nn.Module):
     """Halves the image without losing pixels (DARTS's code).
 
     It maps (N, H, W, C) to (N, H / 2, W / 2, features), rounded up. Two 1x1
-    convolutions of stride 2 give half of the features each; the second one is shifted
-    by a pixel in both axes. BN and activation are placed as in `BinaryConv`.
+    convolutions of stride 2 give half of the features each; the second one reads the
+    image shifted by one pixel on both axes. The order of BN, convolution and activation
+    is that of `BinaryConv`.
 
     copies: how many such layers run side by side, each with its part of the input
         channels and of the features.
@@ -180,7 +183,7 @@ class FactorizedReduce(nn.Module):
 
         activation: whether the scheme's activation follows the sums.
         """
-        # The image a pixel on. Odd sizes need a row and a column of zeros at the end.
+        # The image shifted by one pixel, with zeros in the last row and column.
         padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))  # (N, H + 1, W + 1, C)
         shifted = padded[:, 1:, 1:]  # (N, H, W, C)
 
@@ -190,7 +193,7 @@ class FactorizedReduce(nn.Module):
         second = features - first
         convolutions = (("conv0", x, first), ("conv1", shifted, second))
 
-        # Each convolution makes its part of the features of all copies.
+        # Each convolution gives its half of the features of every copy.
         parts = []
         for name, image, part in convolutions:
             convolution = Convolution(
@@ -208,13 +211,13 @@ class FactorizedReduce(nn.Module):
             y = convolution(image)  # (N, H', W', copies * part)
             parts.append(y.reshape(*y.shape[:3], self.copies, part))
 
-        # The features of a copy lie together, `conv0`'s before `conv1`'s.
+        # Concatenate within each copy: first the features of `conv0`.
         y = jnp.concatenate(parts, axis=-1)  # (N, H', W', copies, features / copies)
         return y.reshape(*y.shape[:3], self.features)
 
 
 class FloatConv(nn.Module):
-    """A float convolution without bias, as stems have it.
+    """A float convolution without bias, for stems.
 
     It maps (N, H, W, C) to (N, H / stride, W / stride, features).
     """

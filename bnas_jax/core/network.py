@@ -24,17 +24,17 @@ class Network(nn.Module):
 
     It maps images (N, H, W, channels of an image) to logits (N, num_classes).
 
-    num_cells: of Table 5.
-    channels: of Table 5: the width C of the nodes in front of the first reduction.
-        Table 5 says "of the first convolution", but the stem has 3 C, in the form
-        imagenet C / 2.
-    form: what differs beside the cells, a name of `forms.FORMS`.
+    num_cells: the number of cells (Table 5).
+    channels: the width C of the nodes before the first reduction. Table 5 calls it the
+        number of channels of the first convolution, but that has 3 C, or C / 2 in the
+        form imagenet.
+    form: stem, poolings and last layers, a name of `forms.FORMS`.
     skip: whether there are inter-cell skips.
-    reduction_skip: the convolution of these skips, see `cell_parts.ReductionSkip`.
+    reduction_skip: the skip across a reduction cell, see `cell_parts.ReductionSkip`.
     float_head: True leaves the last convolutions float, as the released code does, see
         `float_convs`.
-    auxiliary: True adds a second classifier behind the second reduction, in training
-        alone. Its logits are sown as `logits` of the collection `auxiliary`.
+    auxiliary: True adds DARTS's auxiliary classifier after the second reduction, only
+        in training. Its logits are sown as `logits` in the collection `auxiliary`.
 
     BNAS-A of Table 5:
 
@@ -57,7 +57,7 @@ class Network(nn.Module):
     arithmetic: Arithmetic = Arithmetic()
 
     def __post_init__(self):
-        # The mistake to expect is the name of a genotype.
+        # The most likely mistake is to pass a genotype's name.
         if not isinstance(self.genotype, Genotype):
             raise UserError(
                 f"genotype must be a Genotype, got {self.genotype!r}; "
@@ -69,12 +69,12 @@ class Network(nn.Module):
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
         """Logits (N, num_classes).
 
-        Raises `UserError` for images of another rank, and of a size that cannot be
+        Raises `UserError` for images without four axes, and for a size that cannot be
         halved at each reduction.
 
         images: (N, H, W, channels of an image).
-        drop_path_rate: None, or the rate at which layers are dropped in training; needs
-            the rng `drop_path`.
+        drop_path_rate: None, or the probability with which a layer is dropped in
+            training; it needs the rng `drop_path`.
         """
         check_images(images.shape)
         images = images.astype(self.arithmetic.dtype)
@@ -92,25 +92,25 @@ class Network(nn.Module):
         before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells, image_stride=form.image_stride)
 
-        # Both cells that read an output share its batch norm. CIFAR's stem gives the
-        # first cell one output twice, ImageNet's gives it two of different sizes.
+        # Two cells read each output and share its batch norm. CIFAR's stem gives the
+        # first cell the same output twice, ImageNet's gives it two different ones.
         same = before is previous
         previous = self._shared(previous, train=train)
         if same:
             before = previous
 
-        # Each cell reads the outputs of the two cells before.
+        # Each cell reads the outputs of the two preceding cells.
         left_float = float_convs(self)
         for place in self.places:
             cell = self._cell(place, float_convs=left_float[place.index])
             output = cell(before, previous, train=train, factors=factors[place.index])
             before, previous = previous, output
 
-            # Two cells read each output but the last, which only the classifier reads.
+            # The last output has no cell to share it: only the classifier reads it.
             if place.index + 1 < self.num_cells:
                 previous = self._shared(output, train=train)
 
-            # The second classifier stands behind the second reduction.
+            # The auxiliary classifier reads the second reduction cell.
             if self.auxiliary and place.index == reductions(self.num_cells)[-1]:
                 self._sow_auxiliary(output, train=train)
 
@@ -125,7 +125,7 @@ class Network(nn.Module):
     def _drop_path(self, rate, *, batch: int) -> jax.Array:
         """The factors of all layers, (cells, layers, N).
 
-        There are as many layers as the larger cell has.
+        layers is the number of layers of the larger of the two cells.
         """
         cells = [self.genotype.cell(place.reduction) for place in self.places]
         return drop_path(
@@ -138,13 +138,13 @@ class Network(nn.Module):
         )
 
     def _shared(self, output, *, train: bool):
-        """A cell's output, or the stem's, for both next cells to read."""
+        """A cell's or the stem's output, `Shared` by the two cells that read it."""
         return share(
             output, scheme=self.scheme, arithmetic=self.arithmetic, train=train
         )
 
     def _cell(self, place: Place, *, float_convs: int) -> FinalCell | FixedReduction:
-        """The cell of a place. float_convs: its entry of the function `float_convs`."""
+        """The cell at a place. float_convs: its entry of the function `float_convs`."""
         cell = self.genotype.cell(place.reduction)
         # The fields that both kinds of cells have.
         common: dict[str, Any] = {
@@ -156,17 +156,17 @@ class Network(nn.Module):
             "reduction_skip": self.reduction_skip,
             "name": place.name,
         }
-        # A cell that stands in the genotype by its name, `FIXED_REDUCTION`.
+        # The cell named `FIXED_REDUCTION`.
         if isinstance(cell, str):
             return FixedReduction(search=False, **common)
         return FinalCell(cell=cell, float_convs=float_convs, **common)
 
     def _sow_auxiliary(self, x, *, train: bool) -> None:
-        """Sows the second classifier's logits in training.
+        """Sows the auxiliary classifier's logits in training.
 
         x: the output of the second reduction cell, NHWC.
         """
-        # An evaluation does without it; the initialisation makes its variables.
+        # An evaluation does not need them; initialising makes the head's variables.
         if not train and not self.is_initializing():
             return
         head = AuxiliaryHead(
@@ -180,9 +180,9 @@ class Network(nn.Module):
 
     @property
     def channel_step(self) -> int:
-        """The number that `channels` has to be a multiple of.
+        """The number that `channels` should be a multiple of.
 
-        At its multiples all convolutions have whole groups.
+        At its multiples, the groups of all convolutions have whole numbers of channels.
         """
         # What the form, the scheme, the reduction cell and each layer type need.
         steps = [form_of(self.form).channel_step, self.scheme.width_step]
@@ -197,17 +197,17 @@ class Network(nn.Module):
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """The plan of the stack."""
+        """The place of each cell in the stack."""
         return stack(self.num_cells, self.channels, halved=form_of(self.form).halved)
 
 
 def float_convs(network: Network) -> list[int]:
     """How many of each cell's last convolutions stay float (`float_head`).
 
-    The released code leaves them float by an index error. It counts the convolutions
-    that it means to binarize, without the skips. But then it walks over all
-    convolutions, with the skips. So it does not reach the last ones, as many as there
-    are skips (docs/conventions.md).
+    The released code leaves them float by an index error. Its range has as many indices
+    as there are convolutions to binarize, which excludes the skips; but it indexes a
+    list that includes the skips. The range therefore ends too early, by the number of
+    skips (docs/conventions.md).
 
     Raises `UserError` for a genotype with `FIXED_REDUCTION`, which the released code
     cannot build.
@@ -230,8 +230,8 @@ def float_convs(network: Network) -> list[int]:
         layers = num_convs(network.genotype.cell(place.reduction), place) - INPUTS
         convs += [(place.index, False)] * layers
 
-    # The last convolutions, as many as there are skips. Skips among them are float
-    # anyway and do not count.
+    # The convolutions that the range does not reach. Skips among them are float in any
+    # case and are not counted.
     num_skips = sum(is_skip for _, is_skip in convs)
     dropped = convs[len(convs) - num_skips :]
     return [dropped.count((index, False)) for index in range(network.num_cells)]

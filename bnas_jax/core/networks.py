@@ -1,4 +1,4 @@
-"""How settings become a network: the base of all networks, and the stack of cells.
+"""The settings from which a network is built: `NetworkSettings`, and `Cells`.
 
 The table of networks is `bnas_jax.networks`.
 """
@@ -23,8 +23,8 @@ from bnas_jax.core.schemes import Scheme
 class NetworkSettings:
     """The base of all entries of `NETWORKS`.
 
-    Its fields are settings, `config.network.*`, and it builds the module. A subclass
-    raises `UserError` for a setting that cannot be.
+    The fields of a subclass are the settings `config.network.*`, and its `build` makes
+    the module. The constructor raises `UserError` for values that are not possible.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> settings = bnas.NETWORKS["cells"](genotype, num_cells=5, channels=8)
@@ -54,12 +54,10 @@ class Cells(NetworkSettings):
     """A stack of searched cells (Table 5), see `network.Network`.
 
     genotype: the cells.
-    num_cells, channels: the size; channels are those of the first cell's nodes.
-    form: what differs beside the cells, of `forms.FORMS`: cifar and imagenet (BNAS),
-        darts, snas, gdas.
-    skip, reduction_skip: the inter-cell skips.
-    float_head: whether to reproduce the released code's index error.
-    auxiliary: whether there is DARTS's auxiliary head.
+    form: stem, poolings and last layers, a name of `forms.FORMS`: cifar and imagenet
+        (BNAS), darts, snas, gdas.
+
+    The other fields are those of `Network`.
     """
 
     genotype: Genotype
@@ -72,7 +70,7 @@ class Cells(NetworkSettings):
     auxiliary: bool = False
 
     def __post_init__(self):
-        # The settings that are words.
+        # Settings with a fixed set of values.
         form_of(self.form)
         choice(
             "config.network.reduction_skip",
@@ -80,7 +78,7 @@ class Cells(NetworkSettings):
             choices=REDUCTION_SKIPS,
         )
 
-        # The settings that are numbers.
+        # Sizes.
         positive("config.network", self, "num_cells", "channels")
 
         # Some forms and cells need a width with certain divisors.

@@ -24,14 +24,14 @@ from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 class Shared(NamedTuple):
     """A tensor that several layers read, and its normalised values.
 
-    In training the batch norms of these layers have the normalised values in common, so
-    they are computed once. Over several devices all these batch norms then take one
-    collective in the forward and one in the backward pass.
+    In training, batch norms that read the same tensor normalise it alike, so that the
+    normalised values are computed once. Over several devices, they then need a single
+    collective in the forward pass and one in the backward pass.
 
     value: (N, H, W, C).
-    normalized: the result of `ops.batch_norm.normalize`, with the usual epsilon:
+    normalized: the result of `ops.batch_norm.normalize` with the default epsilon:
         (normalised values, mean, variance).
-    arithmetic: in which `normalized` was computed.
+    arithmetic: the arithmetic in which `normalized` was computed.
     """
 
     value: jax.Array
@@ -45,9 +45,10 @@ class Shared(NamedTuple):
 
 
 def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
-    """x for layers that begin with a batch norm of it, as `Shared` in training.
+    """x as `Shared`, for layers that begin with a batch norm of x.
 
-    Where the batch norms have nothing in common, x itself.
+    It is x itself where batch norms cannot share: in an evaluation, in the plain
+    arithmetic, and in schemes whose layers do not begin with a batch norm.
     """
     return share_all([x], scheme=scheme, arithmetic=arithmetic, train=train)[0]
 
@@ -55,7 +56,7 @@ def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
 def share_all(
     xs: Sequence, *, scheme: Scheme, arithmetic: Arithmetic, train: bool
 ) -> list:
-    """`share` of each tensor, with the same messages between devices for all.
+    """`share` of each tensor, with one collective for all of them.
 
     xs: tensors, (N, H, W, C) each.
     """
@@ -69,7 +70,7 @@ def share_all(
 
 
 def value_of(x):
-    """The tensor of x, which may be `Shared`."""
+    """The tensor itself, of x that may be `Shared`."""
     if isinstance(x, Shared):
         return x.value
     return x
@@ -78,10 +79,10 @@ def value_of(x):
 class BatchNorm(nn.Module):
     """Batch normalization with running statistics: (N, H, W, C) to the same shape.
 
-    affine: whether it has scale and shift.
+    affine: whether it has a learned scale and shift.
     epsilon, momentum: see `ops.batch_norm`.
-    least_scale: the scale is clipped to this from below, straight through: the gradient
-        passes as if the scale were not clipped.
+    least_scale: None, or the lower bound that the scale is clipped to. The gradient
+        passes as if the scale were not clipped (straight through).
     """
 
     arithmetic: Arithmetic
@@ -93,7 +94,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         """x: (N, H, W, C), or `Shared`."""
-        # What other layers that read x have computed already.
+        # The normalised values, if they have been computed for several layers.
         normalized = None
         if isinstance(x, Shared):
             x, normalized, arithmetic = x
@@ -102,7 +103,7 @@ class BatchNorm(nn.Module):
                 normalized = None
         dtype, channels = self.arithmetic.dtype, x.shape[-1]
 
-        # Running statistics, at first the values before any batch.
+        # Running statistics.
         start = initial_statistics((channels,), dtype)
         running = {}
         for name, value in start.items():
@@ -122,8 +123,8 @@ class BatchNorm(nn.Module):
             normalized=normalized,
         )
 
-        # An evaluation that takes the batch's statistics has `batch_stats` immutable,
-        # and so does not store them.
+        # `batch_stats` is immutable in an evaluation with the batch's statistics, which
+        # must not store them.
         if (
             train
             and not self.is_initializing()
@@ -139,12 +140,12 @@ class BatchNorm(nn.Module):
         return self.arithmetic.between_layers(y)
 
     def _scale(self, channels: int):
-        """The scale, (C,), clipped from below where `least_scale`."""
+        """The scale, (C,), clipped to `least_scale` if there is one."""
         scale = self.param(
             "scale", nn.initializers.ones, (channels,), self.arithmetic.dtype
         )
         if self.least_scale is None:
             return scale
-        # The value is the maximum's, the gradient the scale's.
+        # Forward it is the maximum; the gradient is that of the scale itself.
         missing = jnp.maximum(scale, self.least_scale) - scale
         return scale + jax.lax.stop_gradient(missing)

@@ -1,10 +1,10 @@
 """The edges that leave one state, with their work shared.
 
-`shared_edges` is the same function as `edge_by_edge.plain_edges`. In the search BN has
-no scale and shift. Therefore the normalised state, its signs and its poolings are the
-same for all edges that leave a state. The convolutions of one type run side by side, as
-one convolution with more output channels. That is a quarter of the operations to
-compile. A test compares both forms.
+`shared_edges` computes the same function as `edge_by_edge.plain_edges`, and a test
+compares the two. In the search BN has no scale and shift. Therefore the normalised
+state, its signs and its poolings are the same for all edges that leave the state, and
+are computed once. The convolutions of one layer type run as a single convolution, whose
+output channels are those of all edges. XLA has a quarter of the operations to compile.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ from bnas_jax.core.schemes.binary_conv import finish
 from bnas_jax.core.schemes.scheme import Scheme
 
 
-# Jitted by itself, so that states of equal shapes are traced, differentiated and
-# lowered once: half the time before XLA.
+# A jit of its own: states of equal shapes are traced, differentiated and lowered only
+# once, which halves the time before XLA compiles.
 @functools.partial(jax.jit, static_argnames=("spec", "train"))
 def shared_edges(
     x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, train: bool
 ):
     """Each edge's weighted sum over the convolutions and poolings (DARTS Eq. 2).
 
-    Returns (the sums, (N, H', W', E, C); running statistics after them). Without
-    convolutions and poolings the sum is a scalar, 0.
+    Returns (sums, (N, H', W', E, C); updated running statistics). Without convolutions
+    and poolings the sum is the scalar 0.
 
     x: the state, (N, H, W, C).
     weights: (E, layer types).
@@ -44,11 +44,11 @@ def shared_edges(
     running: the statistics `bn` of the convolutions' input and `pool_bn` of the
         poolings, see `mixed_edges.MixedEdges`.
     """
-    # The weights of each layer type, (E,).
+    # {layer type: its weight on each edge, (E,)}.
     columns = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}
 
-    # Batch norm: of the poolings, side by side on the channels, and of the state that
-    # the convolutions read.
+    # Batch norm of the poolings, concatenated on the channels, and of the state for the
+    # convolutions.
     inputs = {}
     if spec.pools:
         pooled = [spec.pool(name, x) for name in spec.pools]
@@ -75,10 +75,10 @@ def shared_edges(
 
 
 def _normalized(inputs: dict, running: dict, *, arithmetic: Arithmetic, train: bool):
-    """The inputs behind their batch norms, and the running statistics after them.
+    """(the normalised inputs, the updated running statistics).
 
-    Both are dicts by the names of the inputs. Over several devices, the messages of all
-    inputs are sent together.
+    Both are dicts with the keys of `inputs`. Over several devices, one collective
+    serves all inputs.
     """
     together: list = [None] * len(inputs)
     if inputs and train and arithmetic.bn_axis and not arithmetic.plain:
@@ -98,13 +98,13 @@ def _normalized(inputs: dict, running: dict, *, arithmetic: Arithmetic, train: b
 def _pools(y, columns: dict, *, spec: EdgeSpec) -> dict:
     """The weighted poolings of all edges, {layer type: (N, H', W', E, C)}.
 
-    y: the poolings side by side, (N, H', W', types * C), or (N, H', W', E, types * C)
-        where each edge has its running statistics.
+    y: the concatenated poolings, (N, H', W', types * C), or (N, H', W', E, types * C)
+        where each edge has running statistics of its own.
     columns: {layer type: weights, (E,)}.
     """
     y = y.reshape(*y.shape[:3], -1, y.shape[-1])  # (N, H', W', 1 or E, types * C)
     of_pools = jnp.split(y, len(spec.pools), axis=-1)
-    # The backward pass computes the products again instead of storing them.
+    # The backward pass recomputes the products instead of storing them.
     weigh = recompute(lambda y, weights: y * weights[:, None])
     outputs = {}
     for name, y in zip(spec.pools, of_pools, strict=True):
@@ -116,7 +116,7 @@ def _convs(normal, kernels: dict, columns: dict, *, spec: EdgeSpec) -> dict:
     """The weighted convolutions of all edges, {layer type: (N, H', W', E, C)}.
 
     normal: the normalised state, (N, H, W, C), or (N, H, W, types, E, C) where each
-        edge and type has its running statistics.
+        edge and type has running statistics of its own.
     kernels: see `shared_edges`.
     columns: {layer type: weights, (E,)}.
     """
@@ -139,19 +139,17 @@ def _convs(normal, kernels: dict, columns: dict, *, spec: EdgeSpec) -> dict:
 
 
 def _convs_of_type(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):
-    """The convolutions of one type on all edges, side by side and weighted.
+    """The weighted convolutions of one layer type on all edges, (N, H', W', E, C).
 
-    Returns (N, H', W', E, C).
-
-    signs, normal: (N, H, W, C), or (N, H, W, E, C) where each edge has its running
-        statistics.
+    signs, normal: (N, H, W, C), or (N, H, W, E, C) where each edge has running
+        statistics of its own.
     weights: (E,).
     """
     edges, channels = len(weights), signs.shape[-1]
     shared = signs.ndim == 4
     signs = signs.reshape(*signs.shape[:3], -1)  # (N, H, W, C or E * C)
 
-    # K of Eq. (1), one for all edges or one for each: (N, H', W', 1 or E, 1).
+    # K of Eq. (1), for all edges in common or for each edge: (N, H', W', 1 or E, 1).
     size = spec.conv_type(name).kernel
     scale = spec.scheme.input_scale(
         normal, kernel=(size, size), geometry=spec.geometry(name)
@@ -175,8 +173,8 @@ def _convs_of_type(signs, normal, *, name: str, kernels: dict, weights, spec: Ed
             first = edges - count
         part = slice(first, first + count)
 
-        # All edges read the same channels, or each its own, as groups of one
-        # convolution.
+        # The edges read the same channels, or each reads its own: then they are the
+        # groups of one convolution.
         inputs, groups, part_scale = signs, 1, scale
         if not shared:
             inputs = signs[..., part.start * channels : part.stop * channels]
@@ -227,9 +225,9 @@ def _float_edges(signs, kernel, *, scale, weights, spec: EdgeSpec, geometry: Geo
 
 @dataclasses.dataclass(frozen=True)
 class _WeightedEdges:
-    """`sign_conv`'s function of the sums for edges side by side.
+    """`sign_conv`'s function `after` for the concatenated sums of several edges.
 
-    Equal instances compare equal, so that tracing is cached.
+    It is a dataclass because equal instances compare equal, so that tracing is cached.
     """
 
     scheme: Scheme
@@ -240,7 +238,7 @@ class _WeightedEdges:
 
 
 def _weighted(y, scale, weights, *, scheme: Scheme):
-    """The weighted outputs of edges side by side, (N, H', W', E, C).
+    """The weighted outputs of several edges, (N, H', W', E, C).
 
     y: (N, H', W', E * C), before the input scale and the activation.
     scale: K, (N, H', W', 1 or E, 1), or None.

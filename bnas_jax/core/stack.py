@@ -10,11 +10,11 @@ class Place:
     """A cell's place in the stack.
 
     index: from 0.
-    channels: of each node.
-    reduction: whether the cell has half the size, and twice the channels, of the cell
-        in front of it.
+    channels: the number of channels of each node.
+    reduction: whether the cell has half the size, and twice the channels, of the
+        previous cell.
     halved: whether the cell's first input has twice the size of its second, as it does
-        behind a reduction cell.
+        after a reduction cell.
     """
 
     index: int
@@ -34,9 +34,9 @@ class Place:
 
     @property
     def follows_a_cell(self) -> bool:
-        """Whether a cell, and not the stem, stands in front of it.
+        """Whether the cell follows another cell, and not the stem.
 
-        An inter-cell skip leads from that cell's output.
+        An inter-cell skip adds the output of that other cell.
         """
         return self.index > 0
 
@@ -58,9 +58,9 @@ def reductions(num_cells: int) -> tuple[int, ...]:
 
 
 def stack(num_cells: int, channels: int, *, halved: bool = False) -> tuple[Place, ...]:
-    """The places of all cells, from the first on.
+    """The places of all cells, in order.
 
-    channels: of the first cell's nodes.
+    channels: the width before the first reduction, which doubles it.
     halved: whether the stem gives the first cell two sizes (ImageNet's does).
     """
     places = []
@@ -72,8 +72,8 @@ def stack(num_cells: int, channels: int, *, halved: bool = False) -> tuple[Place
             index=index, channels=channels, reduction=reduction, halved=halved
         )
         places.append(place)
-        # The next cell also reads the output of the cell in front of this one, which
-        # has twice the size if this one is a reduction.
+        # The next cell also reads the output of the cell before this one, which has
+        # twice the size if this one is a reduction.
         halved = reduction
     return tuple(places)
 
@@ -92,7 +92,7 @@ def check_image_size(
 ) -> None:
     """Raises `UserError` for images that cannot be halved at every reduction.
 
-    shape: of an input of the first cell, (N, H, W, C).
+    shape: the shape of the first cell's second input, (N, H, W, C).
     image_stride: the number by which the stem divides the size of images.
     """
     times = len(reductions(num_cells))

@@ -1,13 +1,13 @@
-"""The search's network: on every edge a mixture of all layer types.
+"""The supernet of the search: on every edge a mixture of all layer types.
 
-The mixture is weighted by the relaxed alphas (DARTS Eq. 2). Three functions compute the
-edges that leave a state (`Supernet.edges`):
+The mixture is weighted by the relaxed alphas (DARTS Eq. 2). `Supernet.edges` chooses
+one of three functions that compute the edges leaving a state:
 
-- `edge_by_edge.plain_edges` is the formula as the paper prints it.
-- `shared_edges.shared_edges` gives the same with a quarter of the operations to
-  compile, and the same number of multiplications.
-- `edge_by_edge.chosen_edges` runs only the layer with the largest weight of each edge,
-  for weights that are 0 but for that one.
+- `plain`: `edge_by_edge.plain_edges` is the formula as the paper prints it.
+- `shared`: `shared_edges.shared_edges` computes the same with a quarter of the
+  operations to compile, and the same number of multiplications.
+- `chosen`: `edge_by_edge.chosen_edges` runs only the layer with the largest weight on
+  each edge, for mixtures whose other weights are 0.
 """
 
 from collections.abc import Mapping
@@ -36,20 +36,21 @@ FORMS_OF_EDGES = ("shared", "plain", "chosen")
 
 
 class Supernet(nn.Module):
-    """The search's network, called as `apply(variables, alphas, images, train=False)`.
+    """The supernet, called as `apply(variables, alphas, images, train=False)`.
 
     It maps images (N, H, W, channels of an image) to logits (N, num_classes). alphas
-    are {"normal", "reduce"}, each (14, layer types). `mixture` takes the weights of the
-    layer types instead.
+    are {"normal", "reduce"}, each (14, layer types). The method `mixture` takes the
+    mixture weights themselves in place of alphas.
 
-    num_cells, channels: of the stack; channels are those of the first cell's nodes.
+    num_cells, channels: the number of cells, and the width of the nodes before the
+        first reduction.
     layer_types: names of `LAYERS`.
     skip, reduction_skip, float_head, form: as in `Network`.
     binary_preprocess: True binarizes the preprocessing convolutions, too.
-    edges: "shared" or "plain", two forms of one function; "chosen" runs only the layer
-        with the largest weight of each edge, for weights that are 0 but for that one,
-        as GDAS has them. All forms have the same variables.
-    fixed_reduction: True makes the reduction cells GDAS's hand-made ones.
+    edges: "shared" or "plain", which compute the same; or "chosen", which runs only the
+        layer with the largest weight on each edge, as GDAS does. The variables are the
+        same for all three.
+    fixed_reduction: True takes GDAS's hand-made reduction cell.
         `weights["reduce"]` then has no effect and may be left out.
     batch_statistics: True makes BN in cells take the batch's statistics in evaluation,
         too.
@@ -57,7 +58,7 @@ class Supernet(nn.Module):
         a state, since they see the same batches. False keeps one for each edge and
         type, as released checkpoints do.
 
-    Raises `UserError` for another word in `edges`, for an arithmetic with
+    Raises `UserError` for any other value of `edges`, for an arithmetic with
     `activations`, for alphas of other names or shapes, and for images that cannot be
     halved at each reduction.
 
@@ -89,7 +90,7 @@ class Supernet(nn.Module):
                 'layer_types must be names such as ("none", "bin_conv_3x3"), got '
                 f"{given!r}"
             )
-        # A list cannot be hashed, as `jax.jit` needs it.
+        # `jax.jit` needs a hashable module, and a list cannot be hashed.
         self.layer_types = tuple(given)
         super().__post_init__()
 
@@ -100,7 +101,7 @@ class Supernet(nn.Module):
         """
         self._check_weights(alphas)
         weights = alphas_lib.relax(alphas)
-        # One layer an edge: the one that the search would draw most often.
+        # A single layer runs on each edge: the one that the search draws most often.
         if self.edges == "chosen":
             largest = {}
             for name, value in alphas.items():
@@ -117,17 +118,17 @@ class Supernet(nn.Module):
 
         Raises `UserError` as the supernet does, and for weights of another shape.
 
-        weights: of the layer types on each edge, {"normal", "reduce"}, each (14, layer
-            types).
+        weights: the weight of each layer type on each edge, {"normal", "reduce"}, each
+            (14, layer types).
         images: (N, H, W, channels of an image).
-        drop_path_rate: None, or the rate at which whole edges are dropped in training;
-            needs the rng `drop_path`.
-        scalars: None, or what is added to all outputs of an edge, {"normal", "reduce"},
-            each (14,).
+        drop_path_rate: None, or the probability with which an edge is dropped in
+            training; it needs the rng `drop_path`.
+        scalars: None, or {"normal", "reduce"}, each (14,): for each edge, a number that
+            is added to all of its outputs.
         """
         self._check_weights(weights)
         choice("edges", self.edges, choices=FORMS_OF_EDGES)
-        # The edges of a state share its signs in `dtype`.
+        # The edges that leave a state share its signs, which have the type `dtype`.
         if self.arithmetic.activations is not None:
             raise UserError(
                 "a supernet keeps its states in the dtype of its arithmetic; write "
@@ -149,7 +150,7 @@ class Supernet(nn.Module):
         if train and drop_path_rate is not None:
             factors = self._drop_path(drop_path_rate, batch=len(images))
 
-        # Each cell reads the outputs of the two cells before.
+        # Each cell reads the outputs of the two preceding cells.
         left_float = float_edges(self)
         in_cells = train or self.batch_statistics
         for place in self.places:
@@ -203,7 +204,7 @@ class Supernet(nn.Module):
         )
 
     def _mixed_cell(self, place: Place, *, left_float: tuple) -> "MixedCell":
-        """The searched cell of a place. left_float: its entry of `float_edges`."""
+        """The searched cell at a place. left_float: its entry of `float_edges`."""
         return MixedCell(
             layer_types=self.layer_types,
             float_edges=left_float,
@@ -213,7 +214,7 @@ class Supernet(nn.Module):
         )
 
     def _fixed_cell(self, place: Place) -> FixedReduction:
-        """GDAS's reduction cell of a place."""
+        """GDAS's reduction cell at a place."""
         return FixedReduction(search=True, **self._common_fields(place))
 
     def _common_fields(self, place: Place) -> dict[str, Any]:
@@ -230,19 +231,22 @@ class Supernet(nn.Module):
         }
 
     def even_mixture(self) -> dict[str, jax.Array]:
-        """The same weight for each layer type, to initialise with."""
+        """Mixture weights 1 / (number of layer types), (14, layer types) for each cell.
+
+        All layer types have a weight, so that initialising makes all their variables.
+        """
         types = len(self.layer_types)
         weights = jnp.full((len(EDGES), types), 1 / types, dtype=self.arithmetic.dtype)
         return {"normal": weights, "reduce": weights}
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """The plan of the stack."""
+        """The place of each cell in the stack."""
         return stack(self.num_cells, self.channels, halved=form_of(self.form).halved)
 
 
 class MixedCell(nn.Module):
-    """A cell of the search's network.
+    """A cell of the supernet.
 
     float_edges: this cell's entry of the function `float_edges`.
 
@@ -267,10 +271,11 @@ class MixedCell(nn.Module):
     ):
         """The cell's output, (N, H', W', 4 * channels).
 
-        before, previous: outputs of the two cells before, NHWC.
+        before, previous: the outputs of the two preceding cells, (N, H, W, C) each.
+            `previous` is the later one.
         weights: (14, layer types).
         factors: None, or this cell's `drop_path`, (14, N).
-        scalars: None, or what is added to each edge, (14,).
+        scalars: None, or the number that is added to each edge's output, (14,).
         """
         # Both inputs: (N, H, W, channels). BN has no scale and shift in the search.
         binary = self.binary_preprocess
@@ -286,8 +291,8 @@ class MixedCell(nn.Module):
         )
         states = list(preprocess(before, previous, train=train))
 
-        # Each state sends its edges to all later nodes, which add them up. A node is a
-        # state once all earlier states have been added.
+        # From each state an edge leads to every later node, which adds its edges up.
+        # With the edges of all earlier states added, a node is complete, and a state.
         nodes: list = [0] * NODES
         for source in range(INPUTS + NODES - 1):
             if source >= INPUTS:
@@ -330,14 +335,14 @@ class MixedCell(nn.Module):
 
 
 def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
-    """How many edges of each cell, state and convolution type keep float weights.
+    """How many edges keep float weights: `counts[cell][state][convolution type]`.
 
-    They are the last ones of the edges that leave the state, by the released code's
-    index error (`network.float_convs`). In the search it leaves as many convolutions
-    float as there are in the skips and the preprocessing: the last ones in the order of
-    cells, edges and types.
+    They are the last edges that leave the state. The released code leaves them float by
+    an index error (`network.float_convs`). In the search it leaves as many convolutions
+    float as the skips and the preprocessing have: the last ones, in the order of cells,
+    edges and layer types.
 
-    Layer types whose edges are not computed together are left out: they stay binary.
+    Only layer types that run as one convolution are counted; all others stay binary.
     """
     types = [
         name for name in net.layer_types if batching(name, net.scheme) == CONVOLUTION
@@ -358,7 +363,7 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
         dropped = order[max(len(order) - left, 0) :]
         left = max(left - len(order), 0)
 
-        # For each state, how many edges of each convolution type are among them.
+        # For each state, how many edges of each convolution type are dropped.
         states = []
         for state in range(INPUTS + NODES - 1):
             counts = [dropped.count((state, name)) for name in types]

@@ -1,7 +1,7 @@
 """BNAS, the search of the paper.
 
-It is the first-order bilevel search of DARTS, with Zeroise kept (Eq. 4) and an annealed
-diversity regularizer (Eq. 5).
+It is the first-order bilevel search of DARTS, but a derived cell may have Zeroise
+(Eq. 4), and an annealed regularizer keeps alpha diverse (Eq. 5).
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Bnas(Diverse):
     (4, 4)
     """
 
-    # Settings of the derivation alone: a finished search can be derived again with
-    # other values.
+    # Only the derivation reads these two: another genotype can be derived from a
+    # finished search.
     gamma: float = dataclasses.field(default=1.0, metadata=DERIVATION)
     keep_zeroise: bool = dataclasses.field(default=True, metadata=DERIVATION)
 

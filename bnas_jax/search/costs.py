@@ -1,6 +1,6 @@
-"""What each layer type costs on each edge of a supernet, and SNAS's resource loss.
+"""The cost of each layer type on each edge of a supernet, and SNAS's resource loss.
 
-Costs are counted by `core.cost`. See docs/searchers.md.
+Costs are counted by `core.cost`.
 """
 
 import functools
@@ -24,14 +24,15 @@ Shape = tuple[int, int, int]
 
 
 class Costs(NamedTuple):
-    """Costs for each cell, edge and layer type of a supernet.
+    """The costs of each layer type on each edge of each cell of a supernet.
 
-    Costs are nested tuples (cells, 14, types), so that the whole is hashable.
+    size, flops and access are nested tuples (cells, 14, types), which are hashable.
 
     kinds: `normal` or `reduce` for each cell.
-    size: weights in words of 32 bits.
-    flops: of one image.
-    access: values that are read and written for one image, weights included.
+    size: the weights, in words of 32 bits.
+    flops: the FLOPs for one image.
+    access: the number of values that are read and written for one image, including the
+        weights.
     """
 
     kinds: tuple[str, ...]
@@ -42,15 +43,14 @@ class Costs(NamedTuple):
 
 def costs(supernet, image_shape: Shape) -> Costs:
     """The costs of a supernet's edges. image_shape: (H, W, C) of its images."""
-    # The size of the image that the first cell reads, rounded up, as by the stem's
-    # convolutions.
+    # The size of the first cell's input, rounded up as the stem's convolutions do.
     stride = form_of(supernet.form).image_stride
     rows, columns = (-(-size // stride) for size in image_shape[:2])
 
     of_cells = []
     for place in supernet.places:
-        # Edges from the cell's inputs see the size in front of the cell, those between
-        # nodes the size behind it.
+        # Edges from the cell's inputs read images of the input's size, edges between
+        # nodes those of the output's size.
         outer = (rows, columns)
         inner = (rows // place.stride(0), columns // place.stride(0))
 
@@ -80,11 +80,12 @@ def costs(supernet, image_shape: Shape) -> Costs:
 
 
 def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
-    """SNAS's resource loss, a scalar: the logarithms of the costs of the edges.
+    """SNAS's resource loss, a scalar: the mean logarithm of the expected costs.
 
-    It is the mean over the normal cells plus the mean over the reduction cells. A cell
-    has the sum over its edges of (log size + log FLOPs + log access) / 3. Each of these
-    three is a sum over the layer types of weight * cost, or 1 if that is less.
+    It is the mean over the normal cells plus the mean over the reduction cells. The
+    term of a cell is the sum over its edges of (log size + log FLOPs + log access) / 3.
+    Each of these three costs is the sum over the layer types of weight * cost, but at
+    least 1.
 
     weights: {"normal", "reduce"}, (14, layer types) each.
 
@@ -106,14 +107,14 @@ def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
             values = jnp.asarray(cells, mixture.dtype)
             of_edges = jnp.sum(mixture * values, axis=-1)
 
-            # An edge of Zeroise alone costs nothing, and has the logarithm 0.
+            # An edge that is all Zeroise costs nothing, and has the logarithm 0.
             logarithms = jnp.log(jnp.where(of_edges < 1, 1, of_edges))
             total = total + jnp.sum(logarithms) / (3 * count)
     return total
 
 
 class _Layer(nn.Module):
-    """A layer type by itself, as on an edge of the supernet."""
+    """A model of a single layer, as it is on an edge of the supernet."""
 
     layer_type: str
     features: int
@@ -141,7 +142,7 @@ def _counts(
 ) -> tuple[float, float, float]:
     """(size, FLOPs, access) of a layer type, see `Costs`.
 
-    shape: (H, W, C) of the image that it reads.
+    shape: (H, W, C) of the layer's input.
     """
     kind = layer_type(name)
     # A layer type without weights.
@@ -159,9 +160,9 @@ def _counts(
     size = sum(row.memory_bits for row in rows) / FLOAT_BITS
     flops = float(sum(row.flops for row in rows))
 
-    # Access is that of a chain, in which a convolution reads the output of the one
-    # before. The second convolution of a factorized reduction reads the layer's input
-    # instead, and is counted too low.
+    # Access as in a chain, where each module reads the output of the previous one. In a
+    # factorized reduction the second convolution reads the layer's input instead, so
+    # that its access is underestimated.
     shapes = [shape, *(row.out_shape for row in rows)]
     values = [float(np.prod(one)) for one in shapes]
     read, written = sum(values[:-1]), sum(values[1:])
@@ -170,7 +171,10 @@ def _counts(
 
 
 def _moved(kind, *, shape: Shape, stride: int) -> float:
-    """How many values a layer type without weights reads and writes; 0 for Zeroise."""
+    """The number of values that a layer without weights reads and writes.
+
+    It is 0 for Zeroise.
+    """
     if kind.batching == NOTHING:
         return 0.0
     return float(np.prod(shape)) * (1 + 1 / stride**2)

@@ -18,8 +18,8 @@ from bnas_jax.search.diversity import Diverse
 from bnas_jax.search.searcher import ALPHAS, DERIVATION, TRAIN, VALID, WEIGHTS, Stage
 
 UNROLLED = ("none", "difference", "exact")
-# How far the weights are moved for the finite difference: epsilon = 0.01 / |vector|
-# (DARTS section 2.3).
+# The length of the step of the finite difference: epsilon = 0.01 / |vector| (DARTS
+# section 2.3).
 DISTANCE = 0.01
 
 
@@ -27,17 +27,17 @@ DISTANCE = 0.01
 class Darts(Diverse):
     """DARTS's bilevel search.
 
-    unrolled: how the gradient with respect to alpha is taken:
+    unrolled: how the gradient with respect to alpha is computed:
 
-    - `none`: first order, at the present weights.
+    - `none`: first order, at the current weights.
     - `difference`: second order, at the weights after a virtual step (DARTS Eq. 6 to
-      8). The derivative of the step is a central difference, as published. Signs and
-      poolings jump, and the difference divides the jumps by a small number: on a binary
-      supernet it is a bad estimate.
-    - `exact`: second order with the exact derivative. It needs sums of signs as floats,
-      which are slower.
+      8), with a central difference for the derivative of the step, as published. On a
+      binary supernet that is a bad estimate: where a sign changes between the two
+      points, the gradient jumps, and the jump is divided by a small number.
+    - `exact`: second order with the exact derivative. It takes the plain arithmetic,
+      with float sums of signs, which is slower.
 
-    keep_zeroise: let the derivation take Zeroise, which DARTS leaves out.
+    keep_zeroise: whether a derived edge may be Zeroise; in DARTS it may not.
     diversity, tau, entropy: see `Diverse`.
     """
 
@@ -45,8 +45,7 @@ class Darts(Diverse):
     unrolled: str = "none"
     keep_zeroise: bool = dataclasses.field(default=False, metadata=DERIVATION)
 
-    # The alpha step takes the training batch for the virtual step; at first order it
-    # does not read it.
+    # The alpha step needs the training batch only for the virtual step of second order.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(VALID, TRAIN), moves=frozenset({ALPHAS})),
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
@@ -78,8 +77,9 @@ class Darts(Diverse):
 
         to_ahead, first_term = mean(gradients_ahead, VALID)
 
-        # The second term of DARTS Eq. 7. `vector` is the gradient with respect to the
-        # training gradient; with plain SGD, -rate times the gradient at w'.
+        # The second term of DARTS Eq. 7. `vector` is the gradient of the validation
+        # loss with respect to the training gradient: for plain SGD, -rate * gradient at
+        # w'.
         (vector,) = through_step(to_ahead)
         product = difference_product
         if self.unrolled == "exact":
@@ -88,7 +88,7 @@ class Darts(Diverse):
         return jax.tree.map(jnp.add, first_term, second_term)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
-        """The top two edges of each node by their strongest layer type, not Zeroise."""
+        """The two strongest edges of each node, by default without Zeroise."""
         return derivation.derive(
             weights,
             keep_zeroise=self.keep_zeroise,
@@ -120,8 +120,8 @@ def exact_product(mean, vector, params, alphas):
 def difference_product(mean, vector, params, alphas):
     """`exact_product` by a central difference (DARTS Eq. 8).
 
-    It is the difference of two training gradients with respect to alpha, with the
-    weights moved to both sides along the vector.
+    It is (g(w + epsilon * vector) - g(w - epsilon * vector)) / (2 * epsilon), where
+    g(w) is the gradient of the training loss with respect to alpha at the weights w.
     """
     # epsilon = 0.01 / |vector|; a vector of zeros has no length to divide by.
     size = optax.tree_utils.tree_norm(vector)

@@ -1,4 +1,4 @@
-"""The diversity regularizer of the paper (Eq. 5), for the searchers that have it."""
+"""`Diverse`: the base of the searchers with the diversity regularizer (Eq. 5)."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from bnas_jax.core.checks import choice
 from bnas_jax.core.errors import UserError
 from bnas_jax.search.searcher import Progress, Searcher
 
-# In epochs; far smaller ones are 0 in float32.
+# In epochs. Much smaller values are 0 in float32.
 LEAST_TAU = 1e-6
 
 
@@ -20,7 +20,7 @@ class Diverse(Searcher):
 
     diversity: lambda of Eq. (5); 0 is off.
     tau: tau of Eq. (5), in epochs.
-    entropy: the mean over `all` edges of both cells, or as `released`, see
+    entropy: the edges that the entropy averages over, `all` or `released`, see
         `alphas.entropy`.
     """
 
@@ -30,7 +30,7 @@ class Diverse(Searcher):
 
     def __post_init__(self):
         prefix = "config.searcher"
-        # Written so that NaN fails, too.
+        # In this form NaN fails, too.
         if not 0 <= self.diversity < float("inf"):
             raise UserError(
                 f"{prefix}.diversity must be a finite number at least 0, got "

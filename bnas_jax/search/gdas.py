@@ -1,7 +1,8 @@
 """GDAS (arXiv 1910.04465): each step draws one layer type for each edge.
 
-The draws are hard Gumbel samples with a soft gradient. Formulas and numbers are those
-of its authors' code for the search space of DARTS (docs/searchers.md).
+The samples are one-hot Gumbel-softmax samples with the gradient of the softmax.
+Formulas and numbers are those of the authors' code for the search space of DARTS
+(docs/searchers.md).
 """
 
 import dataclasses
@@ -32,21 +33,22 @@ from bnas_jax.search.searcher import (
 class Gdas(Searcher):
     """GDAS's search.
 
-    Each step draws one layer type for each edge, by a hard Gumbel softmax that has the
-    gradient of the soft one. The weight step comes first, then the alpha step.
+    Each step draws one layer type for each edge, as a one-hot Gumbel-softmax sample
+    with the gradient of the softmax (`gumbel.hard`). The weight step comes first, then
+    the alpha step.
 
-    Only the chosen layer of an edge runs where the supernet has edges="chosen"; else
-    all run, the others times 0. As in its authors' code, the weights of layers that
-    were never chosen should not decay: that needs an optimizer with decayed="moved",
-    which the command `search` uses.
+    In a supernet with edges="chosen", only the chosen layer of each edge runs;
+    otherwise all layers run, and the others are multiplied by 0. As in the authors'
+    code, the weights of layers that were never chosen should not decay: that needs an
+    optimizer with decayed="moved", which the command `search` uses.
 
     tau_max, tau_min: the temperature of the first and of the last epoch, linear between
         them.
-    clip_norm: the norm to which the gradients of weights and alpha, taken together, are
-        clipped before the weights move; None does not clip.
-    other_scalars: add the weights of the layer types that were not chosen to an edge's
-        output, as its authors' code for another search space does: they are 0, but give
-        all of alpha a gradient.
+    clip_norm: the largest joint norm of the gradients of weights and alpha in the
+        weight step; None does not clip.
+    other_scalars: True adds to each edge's output the mixture weights of the layer
+        types that were not chosen, as the authors' code for another search space does.
+        These weights are 0, but give all of alpha a gradient.
     """
 
     tau_max: float = 10.0
@@ -54,8 +56,8 @@ class Gdas(Searcher):
     clip_norm: float | None = 5.0
     other_scalars: bool = False
 
-    # Weights first, as in its authors' code. The gradient of alpha counts in the norm
-    # that their gradients are clipped to.
+    # Weights first, as in the authors' code. The weight step also computes the gradient
+    # of alpha, because it is part of the norm that `clip` limits.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
         Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
@@ -75,10 +77,10 @@ class Gdas(Searcher):
             check_rates(self, "clip_norm")
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """One-hot weights of the drawn layer types.
+        """The one-hot mixture weights of the drawn layer types.
 
-        The gradient is that of the softmax at the chosen layer type alone, as no other
-        runs.
+        Only the weight of the chosen layer type has a gradient, that of the softmax, as
+        no other layer runs.
         """
         # An evaluation takes the most probable layer type.
         if key is None or progress is None:
@@ -88,7 +90,7 @@ class Gdas(Searcher):
         return {name: hard * chosen for name, (hard, chosen) in drawn.items()}
 
     def scalars(self, alphas: Alphas, key, progress: Progress):
-        """For each edge, the sum of the weights of the types not chosen, which is 0."""
+        """For each edge the sum of the weights of the other layer types, which is 0."""
         if not self.other_scalars:
             return None
         drawn = self._draw(alphas, key=key, progress=progress)
@@ -101,29 +103,32 @@ class Gdas(Searcher):
     def _draw(
         self, alphas: Alphas, *, key, progress: Progress
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """(samples with a soft gradient, one-hot) of each cell, see `gumbel.hard`.
+        """(sample, one-hot) of each cell, see `gumbel.hard`.
 
-        The same key gives the same samples, so that `scalars` belong to `weights`.
+        The same key gives the same sample, so that `scalars` belongs to `weights`.
         """
         noise = gumbel.draw(key, alphas)
         tau = self.temperature(progress)
         drawn = {}
         for name, alpha in alphas.items():
-            # The weights keep alpha's type.
+            # The weights have the dtype of alpha.
             of_dtype = tau.astype(alpha.dtype)
             drawn[name] = gumbel.hard(alpha, noise[name], temperature=of_dtype)
         return drawn
 
     def temperature(self, progress: Progress) -> jax.Array:
-        """tau, linear from epoch to epoch."""
+        """tau: linear from tau_max in the first epoch to tau_min in the last."""
         # A search of a single epoch has tau_max.
         last = max(progress.num_epochs - 1, 1)
         share = jnp.minimum(progress.epoch / last, 1.0)
-        # This form gives exactly tau_min at the end.
+        # In this form the last epoch has exactly tau_min.
         return self.tau_min + (self.tau_max - self.tau_min) * (1 - share)
 
     def clip(self, gradients):
-        """Both gradients together in the weight step; the alpha step is not clipped."""
+        """The gradients, clipped to `clip_norm` in the weight step.
+
+        The norm is that of both gradients together. The alpha step is not clipped.
+        """
         if self.clip_norm is None or WEIGHTS not in gradients:
             return gradients
 
@@ -144,15 +149,15 @@ class Gdas(Searcher):
 
 
 def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
-    """A cell of each node's two largest entries, whatever their edge.
+    """The cell of each node's two largest weights, which may be on the same edge.
 
-    Of equal entries the first is taken, and Zeroise is left out.
+    Of equal weights the first is taken. Zeroise is never taken.
 
     weights: (14, layer types).
     """
     nodes = []
     for node in range(INPUTS, INPUTS + NODES):
-        # (strength, (layer type, input)) of all layers that lead into the node.
+        # (weight, (layer type, input)) of all layers that enter the node.
         candidates = []
         for edge in arriving(node):
             source, _ = EDGES[edge]
@@ -162,8 +167,7 @@ def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
                 strength = float(weights[edge, column])
                 candidates.append((strength, (name, source)))
 
-        # The two strongest. The sort is stable, so that the first of equals stays
-        # first.
+        # The two largest. The sort is stable: of equal weights the first stays first.
         candidates.sort(key=lambda candidate: -candidate[0])
         pairs = [pair for _, pair in candidates]
         nodes.append(tuple(pairs[:2]))

@@ -1,6 +1,6 @@
 """Random search with shared weights (arXiv 1902.07638).
 
-It takes the best of many random cells, scored with weights that all of them share.
+It takes the best of many random cells, which are evaluated with shared weights.
 """
 
 import dataclasses
@@ -27,21 +27,23 @@ from bnas_jax.search.searcher import (
 
 @dataclasses.dataclass(frozen=True)
 class Random(Searcher):
-    """Each step trains the layers of one random cell.
+    """Random search with shared weights: each step trains the layers of a random cell.
 
-    In a score, batch norm takes the statistics of the batch, as in training: the
-    running ones are averages over other cells.
+    At the end, random candidates are scored: evaluated with the shared weights. Batch
+    norm then takes the statistics of the batch, as in training, because the running
+    statistics are averages over other cells.
 
-    candidates: how many random cells are scored at the end with the shared weights.
-    score_batches: on how many validation batches each candidate is scored.
-    finalists: how many of the best candidates are scored on all validation batches.
+    candidates: the number of random cells that are scored.
+    score_batches: the number of validation batches that each candidate is scored on.
+    finalists: the number of best candidates that are scored again, on all validation
+        batches.
     """
 
     candidates: int = 1000
     score_batches: int = 10
     finalists: int = 10
 
-    # There is no alpha to move.
+    # There is no alpha step.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
     )
@@ -66,9 +68,10 @@ class Random(Searcher):
         return {}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """The weights of a cell that is drawn, see `sample`.
+        """The mixture weights of a random cell, see `sample`.
 
-        In a score (key None) `alphas` are the weights of the cell that is scored.
+        Without a key, `alphas` are already the mixture weights of the candidate that is
+        scored.
         """
         del progress
         if key is None:
@@ -90,14 +93,14 @@ class Random(Searcher):
     def finish(self, key, score: Score) -> Finished:
         """The best finalist, the first of equals.
 
-        Each candidate is listed with its genotype and its `top1` in %, finalists also
-        with `top1_of_all`, that of all batches.
+        Each candidate is listed with its genotype and its `top1` in %; a finalist also
+        has `top1_of_all`, the accuracy on all validation batches.
         """
         numbers = range(self.candidates)
         cells = [self._candidate(key, number) for number in numbers]
 
-        # Score each candidate on the next batches, from the first batch again where
-        # they run out.
+        # Score each candidate on the next batches. After the last batch follows the
+        # first one again.
         listed = []
         for number, cell in enumerate(cells):
             first = number * self.score_batches
@@ -121,7 +124,7 @@ class Random(Searcher):
         )
 
     def _candidate(self, key, number: int) -> dict[str, np.ndarray]:
-        """The weights of the candidate of that number; the same key gives the same."""
+        """The mixture weights of a candidate, determined by the key and its number."""
         drawn = self._sample(jax.random.fold_in(key, number))
         return {name: np.asarray(value) for name, value in drawn.items()}
 
@@ -134,10 +137,10 @@ class Random(Searcher):
 
 @functools.partial(jax.jit, static_argnums=1)
 def sample(key, num_types: int) -> dict[str, jax.Array]:
-    """The weights of a random cell, {"normal", "reduce"}, (14, layer types) each.
+    """The mixture weights of a random genotype, {"normal", "reduce"}.
 
-    They are 1 at the two edges of each node, else 0. A node takes two different inputs,
-    each through a layer type that is drawn for it. All are equally likely.
+    Each is (14, layer types): 1 at the layer type of a chosen edge, else 0. Each node
+    chooses two different edges and a layer type for each of them, all equally likely.
     """
     normal, reduce = jax.random.split(key)
     return {
@@ -147,7 +150,7 @@ def sample(key, num_types: int) -> dict[str, jax.Array]:
 
 
 def _sample_cell(key, num_types: int) -> jax.Array:
-    """The weights of a normal or a reduction cell, (14, layer types)."""
+    """The mixture weights of one random cell, (14, layer types)."""
     # A random order of the edges, and a layer type for each: (14,) both.
     of_inputs, of_types = jax.random.split(key)
     order = jax.random.permutation(of_inputs, len(EDGES))
@@ -158,7 +161,7 @@ def _sample_cell(key, num_types: int) -> jax.Array:
         maxval=num_types,
     )
 
-    # Of the edges into a node, the two that come first in the random order.
+    # Of the edges that enter a node, the first two in the random order.
     nodes = np.array([node for _, node in EDGES])
     same_node = nodes[:, None] == nodes  # (14, 14)
     earlier = same_node & (order[:, None] > order)

@@ -1,7 +1,7 @@
 """Random search by training: the best of a few random cells.
 
-Each is trained for a few epochs from fresh weights. It is the baseline of DARTS's
-comparison (arXiv 1806.09055, Table 1), which took 24 cells and 100 epochs each.
+Each cell is trained for a few epochs from fresh weights. It is the random baseline of
+DARTS (arXiv 1806.09055, Table 1), whose authors trained 24 cells for 100 epochs each.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from bnas_jax.search.searcher import TRAIN, WEIGHTS, Progress, Searcher, Stage
 
 @dataclasses.dataclass(frozen=True)
 class RandomTrained(Searcher):
-    """Trains one random cell after another, and validates each after its training.
+    """Trains random cells one after another, and validates each after its training.
 
-    alpha is the cell that is trained: its weights as `random.sample` draws them, 1 at
-    the two edges of each node and 0 elsewhere. No step moves alpha; after each training
-    the next cell takes its place.
+    alpha encodes the cell that is trained: the mixture weights that `random.sample`
+    draws, 1 at the layer types of the cell and 0 elsewhere. No step updates alpha; at
+    each restart it is drawn anew.
 
-    candidate_epochs: how long a cell is trained. A search of `num_epochs` trains
-        num_epochs / candidate_epochs cells, all from the same first weights, each with
-        the whole schedule of the learning rate.
+    candidate_epochs: the number of epochs that a cell is trained for. A search of
+        `num_epochs` trains num_epochs / candidate_epochs cells, all from the same first
+        weights, each with the whole schedule of the learning rate.
     """
 
     candidate_epochs: int = 5
@@ -51,14 +51,14 @@ class RandomTrained(Searcher):
         return self.candidate_epochs
 
     def init(self, key, dtype=jnp.float32) -> dict[str, jax.Array]:
-        """The weights of a random cell, in the shapes of alpha."""
+        """The mixture weights of a random cell, in the shapes of alpha."""
         drawn = sample(key, len(self.layer_types))
         return {name: drawn[name].astype(dtype) for name in self.searched}
 
     def weights(
         self, alphas: Alphas, key, progress: Progress | None
     ) -> dict[str, jax.Array]:
-        """The weights of the cell that is trained: nothing is relaxed."""
+        """The mixture weights of the cell: alpha itself, without a softmax."""
         del key, progress
         return dict(alphas)
 

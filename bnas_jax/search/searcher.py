@@ -1,9 +1,9 @@
-"""What a searcher is: one subclass of `Searcher`, one entry of `search.SEARCHERS`.
+"""`Searcher`: the base of all search algorithms, the entries of `search.SEARCHERS`.
 
-A searcher defines its step: which batches each stage takes and what it moves, the
-weights of the mixtures, and what its objective adds to the cross-entropy. It may have a
-custom gradient. It also defines how a genotype is derived from alpha. The training loop
-knows none of it.
+A searcher defines the stages of its step (an alpha step, a weight step, or both in
+one), the mixture weights, the terms that its objective adds to the cross-entropy, and
+how a genotype is derived from alpha. It may define the gradient with respect to alpha.
+The training loop is the same for all searchers.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ from bnas_jax.core.layers import learnable_share
 
 WEIGHTS, ALPHAS = "weights", "alphas"
 TRAIN, VALID = "train", "valid"
-# Metadata of a field that is no setting.
+# Metadata of a field that is not a setting.
 NO_SETTING = {"setting": False}
-# Metadata of a setting that only `derive_cell` reads, which may change when a run goes
-# on.
+# Metadata of a setting that only `derive_cell` reads, and that may therefore change
+# when a run is resumed.
 DERIVATION = {"derivation": True}
 
 
 class Stage(NamedTuple):
     """A part of a step, such as the alpha step or the weight step.
 
-    batches: the batches that it takes, of `TRAIN` and `VALID`; the objective is the
-        loss of the first.
-    moves: what it updates, of `WEIGHTS` and `ALPHAS`.
+    batches: the batches that the stage takes, `TRAIN` or `VALID` or both. The objective
+        is the loss on the first one.
+    moves: the parameters that the stage updates, `WEIGHTS` or `ALPHAS` or both.
     beside: parameters whose gradient is computed but not applied, because `clip` needs
         its norm (GDAS).
     """
@@ -48,9 +48,9 @@ class Stage(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a search is.
+    """The progress of a search, in epochs.
 
-    epoch: the number of finished epochs, an integer array ().
+    epoch: the number of finished epochs, a scalar integer array.
     num_epochs: the number of epochs of the whole search.
     """
 
@@ -58,22 +58,22 @@ class Progress(NamedTuple):
     num_epochs: int
 
 
-# (params, alphas) -> the mean cross-entropy of a part of a batch.
+# (params, alphas) -> the mean cross-entropy on a part of a batch.
 Loss = Callable[[Any, Alphas], jax.Array]
 # (function, name of a batch) -> the mean of `function(loss)` over the parts of that
 # batch: microbatches and devices.
 Mean = Callable[[Callable[[Loss], Any], str], Any]
-# (params, their gradients) -> params after one update of the weights' optimizer,
-# without clipping; its state stays as it is.
+# (params, their gradients) -> params after one update by the weights' optimizer,
+# without clipping. The state of the optimizer is not updated.
 Virtual = Callable[[Any, Any], Any]
 
 
 class Finished(NamedTuple):
-    """What a searcher that scores candidates ends with.
+    """The result of a searcher that scores candidates at the end.
 
-    genotype: that of the best candidate.
-    top1: its score in %.
-    candidates: all candidates, as candidates.json lists them.
+    genotype: the best candidate.
+    top1: the score of the best candidate, in %.
+    candidates: all candidates, in the form of candidates.json.
     """
 
     genotype: Genotype
@@ -81,8 +81,7 @@ class Finished(NamedTuple):
     candidates: list[dict]
 
 
-# (weights of the layer types, numbers of validation batches or None for all) -> top-1
-# in %.
+# (mixture weights, numbers of the validation batches or None for all) -> top-1 in %.
 Score = Callable[[Mapping[str, Any], range | None], float]
 
 
@@ -90,15 +89,15 @@ Score = Callable[[Mapping[str, Any], range | None], float]
 class Searcher:
     """The base of all searchers, with the stages of first-order DARTS.
 
-    They are an alpha step on validation data, then a weight step on training data, both
-    with softmax mixtures. Fields of a subclass are its settings, `config.searcher.*`,
-    but for those with the metadata `NO_SETTING`.
+    These are an alpha step on validation data, then a weight step on training data,
+    both with softmax mixtures. The fields of a subclass are its settings,
+    `config.searcher.*`, except those with the metadata `NO_SETTING`.
 
-    layer_types: the columns of alpha, those of the supernet, see `of`.
-    fixed_reduction: whether the reduction cell is hand-made and has no alpha, as in the
-        supernet, see `of`.
-    train_share: the part of the training set that the weights are trained on; the rest
-        is validation data, none where it is 1.
+    layer_types: the layer types of alpha's columns; `of` takes them from the supernet.
+    fixed_reduction: whether the reduction cell is hand-made and has no alpha; `of`
+        takes it from the supernet.
+    train_share: the share of the training set that the weights are trained on. The rest
+        is validation data; with 1 there is none.
 
     >>> searcher = bnas.SEARCHERS["darts"]()
     >>> alphas = searcher.init(jax.random.key(0))
@@ -121,26 +120,27 @@ class Searcher:
         Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
     )
-    # Whether there is an alpha, which a genotype is derived from and an epoch is
-    # evaluated with.
+    # Whether there is an alpha, from which genotypes are derived and with which epochs
+    # are evaluated.
     has_alphas: ClassVar[bool] = True
-    # Which weights decay: `all`, or `moved`, those that had a gradient at least once.
+    # Which weights decay: `all`, or `moved`, those that have had a gradient so far.
     decayed: ClassVar[str] = "all"
-    # Whether all weights of an edge but one are 0, so that only one layer needs to run
-    # (`edges="chosen"`).
+    # Whether only one mixture weight of each edge is not 0, so that only one layer
+    # needs to run (`edges="chosen"`).
     one_layer: ClassVar[bool] = False
 
     @property
     def drop_path_rate(self) -> float:
-        """Rate at which edges of the supernet are dropped in each step."""
+        """The probability with which an edge of the supernet is dropped in a step."""
         return 0.0
 
     @property
     def restart_epochs(self) -> int | None:
-        """The epochs after which weights begin anew, again and again; None is never.
+        """The number of epochs after which the search restarts; None is never.
 
-        `init` then draws another alpha. Such a search is validated at the end of each
-        of these periods, and the learning rate falls within each.
+        At each restart the weights are those of the first step again, and `init` draws
+        a new alpha. The learning rate follows its schedule in each period, and the
+        supernet is validated at the end of each period.
         """
         return None
 
@@ -148,12 +148,12 @@ class Searcher:
     def second_order(self) -> bool:
         """Whether `gradient` takes second derivatives.
 
-        It then needs the losses of the plain arithmetic.
+        If so, it is given losses in the plain arithmetic (`Arithmetic.plain`).
         """
         return False
 
     def of(self, supernet: Any) -> Self:
-        """This searcher with the columns and cells of alpha that a supernet has.
+        """This searcher, with alpha for the layer types and cells of a supernet.
 
         supernet: a supernet, or the settings of one.
         """
@@ -165,20 +165,20 @@ class Searcher:
     def for_supernet(
         self, supernet: nn.Module, image_shape: tuple[int, int, int]
     ) -> Self:
-        """This searcher with what it needs to know of the supernet and its images.
+        """This searcher, with what it computes from the supernet, such as costs (SNAS).
 
         image_shape: (H, W, C).
         """
-        # Only a searcher with costs needs to know them (SNAS).
+        # Most searchers compute nothing from it.
         del supernet, image_shape
         return self
 
     def init(self, key, dtype=jnp.float32) -> dict[str, jax.Array]:
-        """alpha at the start: {"normal", "reduce"}, each (14, layer types).
+        """The initial alpha: {"normal", "reduce"}, each (14, layer types).
 
-        It is {"normal"} alone beside a fixed reduction cell, and {} for a searcher
-        without alpha (`has_alphas`), which overrides `weights`, `derive` and `record`,
-        too.
+        With a fixed reduction cell it is only {"normal"}. For a searcher without alpha
+        (`has_alphas`) it is {}; such a searcher also overrides `weights`, `derive` and
+        `record`.
         """
         drawn = alphas_lib.init(key, len(self.layer_types), dtype)
         return {name: drawn[name] for name in self.searched}
@@ -193,10 +193,10 @@ class Searcher:
     def weights(
         self, alphas: Alphas, key, progress: Progress | None
     ) -> dict[str, jax.Array]:
-        """The weights of the layer types in the mixtures, in the shapes of alpha.
+        """The mixture weights of the layer types, in the shapes of alpha.
 
-        key: for random numbers, one key a step; None in an evaluation, which draws
-            none.
+        key: a key for random numbers, another one in each stage of each step; None in
+            an evaluation, in which nothing is drawn.
         progress: None in an evaluation.
         """
         del key, progress
@@ -205,30 +205,32 @@ class Searcher:
     def scalars(
         self, alphas: Alphas, key, progress: Progress
     ) -> dict[str, jax.Array] | None:
-        """What a step adds to all outputs of an edge; None is nothing.
+        """A number for each edge, which is added to all of its outputs; None is 0.
 
-        Returns {"normal", "reduce"}, (14,) each. key: the same as in `weights`.
+        Returns {"normal", "reduce"}, (14,) each.
+
+        key: the same key as in `weights`.
         """
         del alphas, key, progress
         return None
 
     def temperature(self, progress: Progress) -> jax.Array | None:
-        """The temperature that `weights` draws with, a scalar, to be logged.
+        """The temperature of the draws in `weights`, a scalar, which is logged.
 
-        None for a searcher without one.
+        None for a searcher without a temperature.
         """
         del progress
         return None
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
-        """A scalar added to the loss of a stage that moves alpha, such as Eq. (5)."""
+        """A scalar added to the loss of a stage that updates alpha, as in Eq. (5)."""
         del alphas, progress
         return jnp.zeros(())
 
     def resources(self, weights: Mapping[str, jax.Array]) -> jax.Array:
         """A scalar cost of the mixtures, such as SNAS's, added like `regularizer`.
 
-        weights: the weights that the step has drawn, see `weights`.
+        weights: the mixture weights of the step, see `weights`.
         """
         del weights
         return jnp.zeros(())
@@ -236,29 +238,32 @@ class Searcher:
     def gradient(
         self, mean: Mean, virtual: Virtual, params, alphas: Alphas
     ) -> Any | None:
-        """A custom gradient with respect to alpha; None is the ordinary one.
+        """A custom gradient with respect to alpha; None takes the ordinary gradient.
 
         Example: `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the
         gradient of the training loss with respect to the weights, averaged over all
         microbatches and devices. Any function that is linear in the loss can be
         averaged like that.
 
-        Running statistics stay as they are. The gradient of `regularizer` and
-        `resources` is added to what this returns.
+        The running statistics are not updated. The gradient of `regularizer` and
+        `resources` is added to the result.
+
+        mean: see `Mean`.
+        virtual: a virtual update of the weights, see `Virtual`.
         """
         del mean, virtual, params, alphas
         return None
 
     def clip(self, gradients: dict[str, Any]) -> dict[str, Any]:
-        """The gradients of a stage as the optimizers get them: clipped, or as they are.
+        """The gradients of a stage, clipped before the optimizers see them.
 
-        gradients: {"weights", "alphas"}, or one of them if the stage takes only one.
+        gradients: {"weights", "alphas"}, or only the one that the stage computes.
         """
         return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
-        """The genotype of alpha."""
-        # From the probabilities, without noise.
+        """The genotype derived from alpha."""
+        # From the softmax of alpha, without noise.
         weights = alphas_lib.relax(alphas)
         cells = {}
         for name, value in weights.items():
@@ -266,14 +271,14 @@ class Searcher:
         return genotype_lib.of_cells(cells)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
-        """A cell of each node's two strongest edges.
+        """The cell of each node's two strongest edges.
 
         weights: the softmax of alpha, (14, layer types).
         """
         return derivation.derive(weights, layer_types=self.layer_types)
 
     def record(self, alphas: Alphas) -> dict[str, Any]:
-        """The fields about alpha in an epoch's line of metrics.jsonl."""
+        """The entries about alpha in an epoch's line of metrics.jsonl."""
         genotype = self.derive(alphas)
         return {
             "alpha_entropy": float(alphas_lib.entropy(alphas)),
@@ -282,9 +287,12 @@ class Searcher:
         }
 
     def finish(self, key, score: Score) -> Finished | None:
-        """The candidate that scores best, at the end of a search without alpha.
+        """The best candidate, at the end of a search that scores candidates.
 
         None for all other searches.
+
+        key: for drawing candidates.
+        score: see `Score`.
         """
         del key, score
         return None
@@ -293,8 +301,8 @@ class Searcher:
 def check_rates(searcher: Searcher, *names: str, least: float | None = None) -> None:
     """Raises `UserError` for the first of these settings that is out of range.
 
-    least: the smallest allowed value; without it settings are to be above 0. All have
-        to be finite.
+    least: the smallest allowed value; None requires values above 0. All values must be
+        finite.
     """
     for name in names:
         value = getattr(searcher, name)
@@ -302,7 +310,7 @@ def check_rates(searcher: Searcher, *names: str, least: float | None = None) -> 
             fits, wanted = value > 0, "greater than 0"
         else:
             fits, wanted = value >= least, f"at least {least:g}"
-        # Written so that NaN fails, too.
+        # In this form NaN fails, too.
         if not (fits and value < float("inf")):
             raise UserError(
                 f"config.searcher.{name} must be a finite number {wanted}, got {value}"

@@ -1,7 +1,7 @@
-"""SNAS (arXiv 1812.09926): alpha and weights by the gradient of one loss.
+"""SNAS (arXiv 1812.09926): one loss updates alpha and the weights together.
 
-The mixtures of the loss are drawn, at a falling temperature. Formulas and numbers are
-those of its authors' code (docs/searchers.md).
+The mixture weights are drawn by a Gumbel softmax with a falling temperature. Formulas
+and numbers are those of the authors' code (docs/searchers.md).
 """
 
 import dataclasses
@@ -36,16 +36,16 @@ from bnas_jax.search.searcher import (
 class Snas(Searcher):
     """SNAS's search.
 
-    Each step draws the mixtures by a Gumbel softmax whose logits are alpha, and moves
-    alpha and weights by the gradient of the loss.
+    Each step draws the mixture weights by a Gumbel softmax with the logits alpha, and
+    updates alpha and the weights by the gradient of the training loss.
 
-    temperature_start, temperature_end: of the Gumbel softmax. The temperature falls
+    temperature_start, temperature_end: the temperature of the Gumbel softmax. It falls
         linearly, and reaches its end in the last of the annealing_epochs.
     annealing_epochs: None is all epochs of the search.
-    drop_path: the rate at which the edges of an example are left out.
+    drop_path: the probability with which an edge is dropped for an example.
     resource_weight: eta of the resource loss, see `costs.resource_loss`; 0 is off.
-    train_share: 1 as in SNAS, which keeps no validation data: the genotype is that of
-        the last epoch. Below 1, epochs are validated on the rest.
+    train_share: 1 as in SNAS, which has no validation data: the genotype is that of the
+        last epoch. Below 1, epochs are validated on the rest of the training set.
     costs: the costs of the supernet, which `for_supernet` fills in.
     """
 
@@ -59,7 +59,7 @@ class Snas(Searcher):
         default=None, kw_only=True, metadata=NO_SETTING
     )
 
-    # Weights and alpha at once, by the gradient of one loss.
+    # A single stage updates the weights and alpha.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS, ALPHAS})),
     )
@@ -106,15 +106,15 @@ class Snas(Searcher):
         return dataclasses.replace(self, costs=costs_lib.costs(supernet, image_shape))
 
     def init(self, key, dtype=jnp.float32):
-        """alpha at the start, from N(1, 0.01^2), as in SNAS's code."""
-        # DARTS's 1e-3 * N(0, 1), ten times as wide, around 1.
+        """The initial alpha, drawn from N(1, 0.01^2) as in SNAS's code."""
+        # `super().init` draws from N(0, 0.001^2).
         drawn = super().init(key, dtype=dtype)
         return {name: 1 + 10 * value for name, value in drawn.items()}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """One Gumbel softmax a step, the same for all cells of a kind.
+        """One Gumbel-softmax sample per step, shared by all cells of a kind.
 
-        An evaluation has no noise and the temperature 1.
+        An evaluation takes the softmax of alpha: no noise, temperature 1.
         """
         if key is None or progress is None:
             return alphas_lib.relax(alphas)
@@ -124,14 +124,14 @@ class Snas(Searcher):
         temperature = self.temperature(progress)
         drawn = {}
         for name, alpha in alphas.items():
-            # The weights keep alpha's type.
+            # The weights have the dtype of alpha.
             of_dtype = temperature.astype(alpha.dtype)
             drawn[name] = gumbel.soft(alpha, noise[name], temperature=of_dtype)
         return drawn
 
     def temperature(self, progress: Progress) -> jax.Array:
         """Linear in the epoch; the first epoch is already one step below the start."""
-        # The end is reached in the last of the annealing epochs, and stays.
+        # After the last of the annealing epochs it stays at its end.
         epochs = self.annealing_epochs or progress.num_epochs
         share = jnp.minimum((progress.epoch + 1) / epochs, 1.0)
         fall = self.temperature_start - self.temperature_end

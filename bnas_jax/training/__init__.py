@@ -1,1 +1,1 @@
-"""Pure steps, their optimizers and state, the loops around them, checkpoints."""
+"""The steps of search and training, optimizers, states, the loop, and checkpoints."""

@@ -1,4 +1,4 @@
-"""The optimizers of the architecture parameters, alpha."""
+"""Optimizers of the architecture parameters alpha."""
 
 import optax
 
@@ -11,9 +11,9 @@ def alphas_adam(
     weight_decay: float = 1e-3,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with L2 regularisation, as DARTS optimizes alpha.
+    """Adam with L2 regularisation, the optimizer of alpha in DARTS.
 
-    clip_norm: the norm to which alpha's gradient is clipped, None for no clipping.
+    clip_norm: the largest norm of alpha's gradient; None does not clip.
     """
     rule = optax.adam(learning_rate, b1=beta1, b2=beta2, eps=1e-8)
     return _regularized(rule, weight_decay=weight_decay, clip_norm=clip_norm)
@@ -24,9 +24,9 @@ def alphas_sgd(
 ) -> optax.GradientTransformation:
     """Gradient descent without momentum.
 
-    SNAS's code moves alpha so on one GPU, there without decay.
+    SNAS's code updates alpha in this way on one GPU, without weight decay.
 
-    weight_decay: of L2 regularisation.
+    weight_decay: the factor of the L2 regularisation.
     clip_norm: see `alphas_adam`.
     """
     rule = optax.sgd(learning_rate)
@@ -36,12 +36,12 @@ def alphas_sgd(
 def _regularized(
     rule: optax.GradientTransformation, *, weight_decay: float, clip_norm: float | None
 ) -> optax.GradientTransformation:
-    """A rule with clipping and L2 regularisation before it."""
+    """Clipping, then L2 regularisation, then the rule."""
     links = []
     if clip_norm is not None:
         links.append(optax.clip_by_global_norm(clip_norm))
-    # Before the rule, so that the decay is part of the gradient that it sees. AdamW
-    # would add it behind the rule.
+    # Before the rule, so that the decay is part of the gradient. AdamW adds it after
+    # the rule.
     links.append(optax.add_decayed_weights(weight_decay))
     links.append(rule)
     return optax.chain(*links)

@@ -1,6 +1,7 @@
-"""From settings to the objects of a run: model, optimizers, step, sources of batches.
+"""Builds the objects of a run from its settings, as a `Program`.
 
-`training` and `search` make them once, at the start, and return them as a `Program`.
+These are the model, the optimizers, the step and the sources of batches. `training` and
+`search` build them once, at the start of a run.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,26 +28,26 @@ from bnas_jax.training.train_step import TrainStep
 if TYPE_CHECKING:
     from bnas_jax.training.teacher import Teacher
 
-# The streams of images of a run: those for the weights, those for alpha, and those that
-# an epoch is validated on. Each has its own random numbers, see `image_seed`.
+# The streams of images of a run: for the weights, for alpha, and for the validation of
+# an epoch. Each has its own random numbers, see `image_seed`.
 TRAINING, ALPHA, VALIDATION = range(3)
 
 
 class Program(NamedTuple):
-    """A run as the loop, the benchmarks and the plan see it.
+    """The compiled parts of a run, for the loop, the benchmarks and `plan`.
 
-    A stage makes its batch inside the compiled program, from a feed: the arrays of
-    `source.feed`, such as the images on the device, their order, and the step's place
-    in it.
+    A stage makes its batch inside the compiled program, from a feed: the arrays that
+    `source.feed` returns, such as the images on the device, their order, and the
+    position of the step in that order.
 
     model: the network or the supernet.
     step: a `TrainStep` or `SearchStep`.
     create: (seed) -> the first state.
-    stages: the parts of a step, (state, feed) -> state each, compiled one by one.
+    stages: the parts of a step, (state, feed) -> state each, compiled separately.
     feeds: (number of the step) -> a tuple with the feed of each stage.
     steps_per_epoch: the number of steps in an epoch.
-    held_out: the examples that an epoch is evaluated on, None in a search that holds
-        nothing out.
+    held_out: the examples that each epoch is evaluated on; None in a search without
+        validation data.
     """
 
     model: nn.Module
@@ -59,9 +60,9 @@ class Program(NamedTuple):
 
 
 def network(run: TrainSettings, num_classes: int, axis: str | None = None) -> nn.Module:
-    """The network of a training.
+    """The final network that the settings describe.
 
-    axis: the mapped axis of its devices, None for one device.
+    axis: the mapped axis of the devices; None for one device.
     """
     return run.network.build(
         num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis)
@@ -71,9 +72,9 @@ def network(run: TrainSettings, num_classes: int, axis: str | None = None) -> nn
 def supernet(
     run: SearchSettings, num_classes: int, axis: str | None = None
 ) -> Supernet:
-    """The network of a search.
+    """The supernet that the settings describe.
 
-    axis: the mapped axis of its devices, None for one device.
+    axis: the mapped axis of the devices; None for one device.
     """
     return run.network.build(
         num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis)
@@ -81,10 +82,10 @@ def supernet(
 
 
 def image_seed(run: Settings, use: int) -> int:
-    """The seed of a stream of images.
+    """The seed for the order and the augmentation of a stream of images.
 
-    Each use has another seed, so that the batches for alpha are not augmented like
-    those for the weights.
+    Each use has a seed of its own, so that the batches for alpha and for the weights
+    are augmented independently.
 
     use: `TRAINING`, `ALPHA` or `VALIDATION`.
     """
@@ -99,9 +100,9 @@ def training(
     model: nn.Module | None = None,
     teacher: "Teacher | None" = None,
 ) -> Program:
-    """The training of a final network.
+    """The program that trains a final network.
 
-    model: by default that of the settings, which `network` builds.
+    model: None builds the network of the settings.
     teacher: the network to learn from, see `teacher.load`.
     """
     # The network.
@@ -144,8 +145,8 @@ def training(
     # What is compiled.
     train_stage = _train_stage(step, where=where, source=source, teacher=teacher)
 
-    # The teacher's variables are part of each feed: as constants of the step they would
-    # become part of the compiled program.
+    # The teacher's variables are part of each feed: as constants they would be stored
+    # in the compiled program.
     of_teacher: dict[str, Any] = {}
     if teacher is not None:
         of_teacher = {"teacher": teacher.variables}
@@ -164,11 +165,10 @@ def training(
 def _train_stage(
     step: TrainStep, *, where: Devices, source: Any, teacher: "Teacher | None"
 ) -> Callable:
-    """The whole of a training's step as a function: (state, feed) -> the next state."""
+    """The training step as a function: (state, feed) -> the next state."""
     parts = step.microbatches
 
-    # The batch is made from its feed, gets the teacher's probabilities, and goes
-    # through the step.
+    # Make the batch from its feed, add the teacher's probabilities, and take the step.
     def train_stage(state, feed):
         batch = where.batch(source, feed, microbatches=parts)
         if teacher is not None:
@@ -181,23 +181,23 @@ def _train_stage(
 def search(
     run: SearchSettings, data: Dataset, where: Devices, *, model: Supernet | None = None
 ) -> Program:
-    """The search of a cell.
+    """The program that searches a cell.
 
-    A part of the training set is for the weights, the rest, if any, is held out. The
-    test set stays unseen.
+    The weights are trained on a share of the training set; the rest is held out for
+    alpha or for validation. The test set is not used.
 
-    model: by default that of the settings, which `supernet` builds.
+    model: None builds the supernet of the settings.
 
-    Raises `UserError` for a searcher with a stage on held-out images that holds none
-    out.
+    Raises `UserError` for a searcher with a stage on held-out images whose
+    `train_share` is 1.
     """
-    # The supernet, and the search algorithm for it.
+    # The supernet and the searcher.
     if model is None:
         model = supernet(run, num_classes=data.train.num_classes, axis=where.axis)
     searcher = run.searcher.for_supernet(model, data.train.image_shape)
 
-    # The images for the weights and for alpha in augmented batches. An epoch is one
-    # pass over those for the weights.
+    # The sources of augmented batches. An epoch is one pass over the images for the
+    # weights.
     sources, held_out = _search_sources(
         run, data, where, searcher=searcher, dtype=model.arithmetic.dtype
     )
@@ -215,8 +215,8 @@ def search(
         axis=where.axis,
     )
 
-    # What is compiled: one function a stage, each by itself, as XLA's work grows faster
-    # than the size of a program.
+    # One function for each stage, compiled separately, because XLA's compile time grows
+    # faster than the size of a program.
     stages = []
     for index in range(len(searcher.stages)):
         stages.append(_search_stage(step, index, where=where, sources=sources))
@@ -282,8 +282,8 @@ def _search_sources(
 ) -> tuple[dict[str, TrainSource | StreamTrainSource], Arrays | Encoded | None]:
     """({"train": source, perhaps "valid": source}, the held-out images or None).
 
-    A source gives batches of one part of the training set. There is one for each part
-    that the search takes images of.
+    A source gives the batches of one part of the training set. "valid" is left out if
+    the search takes no batches of held-out images.
     """
     # The parts: images for the weights, and images held out for alpha.
     parts = {TRAIN: data.train}
@@ -294,8 +294,8 @@ def _search_sources(
 
     def source_of(name: str, use: int, *, fresh: bool):
         if name not in parts:
-            # Only a user's searcher can do this. The searchers of the package hold
-            # images out where a stage takes some.
+            # Only a user's searcher can do this: the searchers of the package hold
+            # images out if one of their stages takes them.
             raise UserError(
                 "a stage of the searcher takes held-out images: its train_share must "
                 "be below 1"
@@ -311,7 +311,7 @@ def _search_sources(
         )
 
     sources = {TRAIN: source_of(TRAIN, TRAINING, fresh=False)}
-    # Held-out images are for alpha's stage. A searcher without alphas scores its
+    # Held-out images are for the alpha step. A searcher without alphas scores its
     # candidates on them at the end of the search.
     takes_valid = any(VALID in stage.batches for stage in searcher.stages)
     if takes_valid or not searcher.has_alphas:

@@ -1,4 +1,4 @@
-"""The optimizers and schedules that the settings of a run ask for."""
+"""Builds optimizers and schedules from the settings of a run."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def training_optimizer(
     rate, momentum = training_schedules(
         settings, num_epochs=run.num_epochs, steps_per_epoch=steps_per_epoch
     )
-    # What both optimizers take.
+    # The arguments that both optimizers have.
     shared: dict[str, Any] = {
         "weight_decay": settings.weight_decay,
         "decayed": settings.decayed,
@@ -25,7 +25,7 @@ def training_optimizer(
         "scheme": run.scheme,
     }
 
-    # One of the two.
+    # Adam or SGD.
     if settings.name == "adam":
         return optimizers.latent_adam(
             rate,
@@ -57,7 +57,7 @@ def supernet_optimizer(
 
 def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
     """Adam or gradient descent on alpha."""
-    # Alpha is no latent weight, so that no scheme treats it.
+    # No scheme applies to alpha: it has no latent weights.
     if run.alphas.optimizer == "sgd":
         return alpha_optimizers.alphas_sgd(
             run.alphas.learning_rate,
@@ -96,7 +96,7 @@ def training_schedules(
     else:
         rate = schedules.cosine(high=highest, low=lowest, steps=steps)
 
-    # Perhaps constant within each epoch.
+    # The rate may be constant within each epoch.
     if settings.schedule_by == "epoch":
         rate = schedules.by_epoch(
             rate, steps_per_epoch, first_epoch=settings.first_epoch
@@ -105,7 +105,7 @@ def training_schedules(
 
 
 def _one_cycle(settings: OptimizerSettings, steps: int) -> tuple[Schedule, Schedule]:
-    """(learning rate, momentum) of one cycle, which moves them against each other."""
+    """(learning rate, momentum) of one cycle: one rises while the other falls."""
     rate = schedules.one_cycle(
         low=settings.low_learning_rate,
         high=settings.learning_rate,
@@ -130,10 +130,10 @@ def _one_cycle(settings: OptimizerSettings, steps: int) -> tuple[Schedule, Sched
 
 
 def higher_rates(run: Settings) -> list[str]:
-    """The settings by which a schedule rises above its `learning_rate`.
+    """The rates of a schedule that exceed its `learning_rate`, as `config.KEY=VALUE`.
 
-    That one should be the highest. For instance, a smaller learning rate alone turns
-    the cycle of a preset upside down. Each setting is given as `config.KEY=VALUE`.
+    `learning_rate` should be the highest rate. For instance, the cycle of a preset is
+    turned upside down if only its learning rate is changed to a smaller one.
     """
     if isinstance(run, SearchSettings):
         return _above(run.weights, "config.weights", "min_learning_rate")
@@ -156,7 +156,7 @@ def _above(settings: Any, prefix: str, *names: str) -> list[str]:
 def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
     """The learning rate of the weights as a function of the step.
 
-    run: of a search or a training.
+    run: the settings of a search or a training.
     """
     if isinstance(run, TrainSettings):
         rate, _ = training_schedules(
@@ -176,7 +176,7 @@ def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
     if run.searcher.restart_epochs is None:
         return of_step
 
-    # A restart begins the schedule anew. The optimizer's count of steps is reset with
-    # its state. The run's steps, by which rates are looked up as well, go on.
+    # The schedule restarts with the searcher. The optimizer's own count of steps is
+    # reset with its state, but the number of the run's step is not, hence the modulo.
     period = num_epochs * steps_per_epoch
     return lambda step: of_step(step % period)

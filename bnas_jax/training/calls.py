@@ -1,6 +1,6 @@
-"""Which steps one call of a compiled program makes, and what is due after them.
+"""The steps that one call of a compiled program makes, and what is due after them.
 
-`crossed` says whether a line of the log is due, `Saves` whether a checkpoint is.
+`crossed` says whether the loss is to be checked, `Saves` whether to save a checkpoint.
 """
 
 import time
@@ -12,9 +12,9 @@ from bnas_jax.settings import Settings
 def next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
     """The steps of the call that begins at `step`.
 
-    Calls end at the same steps wherever a run was stopped, and none goes beyond an
-    epoch's end: a resumed run makes the same calls as an uninterrupted one, and its
-    results have the same bits.
+    Within an epoch, calls end at the multiples of `steps_per_call`, and the last one at
+    the end of the epoch. So a resumed run makes the same calls as an uninterrupted one,
+    and its results have the same bits.
     """
     # Positions within the epoch: where the call begins and ends.
     index = step % steps_per_epoch
@@ -26,16 +26,15 @@ def next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
 def calls_of(
     step: int, last: int, steps_per_epoch: int, steps_per_call: int
 ) -> list[range]:
-    """A call of each length that the run has still to make.
+    """A call of each length, in steps, that the run still has to make.
 
-    Calls of each length, in steps, are a program to compile.
+    Each length is a program of its own to compile.
 
-    step: where the run stands.
-    last: where it ends.
+    step: the current step of the run.
+    last: the last step of the run.
     """
     calls: dict[int, range] = {}  # {length: a call}
-    # Two epochs are enough: the rest of this one, and a whole one, which has all
-    # lengths that there are.
+    # Two epochs have all lengths: the rest of the current one, and a whole one.
     end = min(last, step + 2 * steps_per_epoch)
     while step < end:
         steps = next_call(
@@ -80,6 +79,6 @@ class Saves:
         due = time.monotonic() - self._last >= self._seconds
         if hosts.count() == 1:
             return due
-        # The clocks of processes differ: that of the first one decides. Sending its
-        # answer costs time, so that it is sent every few steps only.
+        # The clocks of processes differ, so that the first process decides.
+        # Broadcasting its answer costs time, and is done only every few steps.
         return crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(due)

@@ -1,6 +1,7 @@
-"""Settings that `--change` changes in the middle of a run.
+"""Changes of settings in the middle of a run (`--change`).
 
-`check` says which may change, `records` how config.json notes them.
+`check` finds them and refuses those that are not allowed; `records` are their entries
+in config.json.
 """
 
 import pathlib
@@ -15,17 +16,17 @@ from bnas_jax.training.build_optimizers import learning_rate
 def check(
     now: Mapping, then: Mapping, path: pathlib.Path, *, change: bool, step: int
 ) -> list[Difference]:
-    """The settings that change in the run at `path`.
+    """The differences between the command's settings and those of the run at `path`.
 
     now: the settings of the command.
     then: the settings of the run so far.
-    change: whether changes are wanted (`--change`).
-    step: that of the newest checkpoint.
+    change: whether changes are allowed (`--change`).
+    step: the step of the newest checkpoint.
 
-    Raises `UserError` for the first difference that is not allowed, or not without
-    `--change`.
+    Raises `UserError` for the first difference that is never allowed, or not allowed
+    without `--change`.
     """
-    # A search cannot go on as a training.
+    # A search cannot be continued as a training.
     if now["task"] != then.get("task", now["task"]):
         kinds = {"search": "a search", "train": "a training"}
         raise UserError(
@@ -33,7 +34,7 @@ def check(
             "--workdir"
         )
 
-    # Free settings, such as those of the log, may always differ.
+    # Free settings may always differ, such as `log_every_steps`.
     found = list(settings.differences(now, then))
     differing = [difference for difference in found if not difference.is_free]
 
@@ -80,9 +81,9 @@ def records(differences: list[Difference], step: int) -> list[dict]:
 def describe(changed: list[dict], rates: tuple[float, float] | None) -> str:
     """Changes in one line of text.
 
-    changed: the entries that `records` gives.
-    rates: the learning rate at the step of the change, before and after it; None where
-        no step is to come.
+    changed: the entries that `records` returns.
+    rates: the learning rate at the step of the change, before and after it; None if the
+        run has no further step.
     """
     parts = []
     for record in changed:
@@ -101,7 +102,7 @@ def rates(
     before: Settings, after: Settings, step: int, steps_per_epoch: int
 ) -> tuple[float, float]:
     """The learning rate at `step`, by the settings before and after a change."""
-    # Settings with fewer epochs may have no rate there. Their last one is taken.
+    # With fewer epochs, the schedule may have ended before: take its last rate.
     last = before.num_epochs * steps_per_epoch - 1
     rate_before = learning_rate(before, steps_per_epoch)
     rate_after = learning_rate(after, steps_per_epoch)

@@ -1,6 +1,6 @@
-"""The folder of a run's checkpoints as files.
+"""`CheckpointFolder`: a run's checkpoints as files and folders.
 
-It says which steps there are and which is best, and moves checkpoints out of the way.
+It lists their steps, finds the best one, and moves damaged checkpoints away.
 """
 
 import json
@@ -15,10 +15,10 @@ METRIC = "top1"
 
 
 class CheckpointFolder:
-    """DIRECTORY/STEP for each finished checkpoint, as Orbax lays them out.
+    """The folders DIRECTORY/STEP of finished checkpoints, in Orbax's layout.
 
-    Nothing here reads their arrays. Damaged checkpoints go to `checkpoints_damaged`
-    beside the directory. A checkpoint that is being replaced waits in
+    No arrays are read here. Damaged checkpoints are moved to `checkpoints_damaged`,
+    next to the directory. A checkpoint that is being replaced is kept in
     `checkpoints_replaced` until the new one is complete.
     """
 
@@ -27,14 +27,14 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps of all finished checkpoints, in rising order."""
-        # Until a save has ended, its folder has another name.
+        # A checkpoint that is still being written has another name.
         names = [path.name for path in self.directory.glob("*")]
         return sorted(int(name) for name in names if name.isdigit())
 
     def find(self, which: str) -> int:
-        """The step of the checkpoint that `which` names: `last`, `best` or a step.
+        """The step of the checkpoint `which`: `last`, `best` or a step.
 
-        Raises `UserError` where there is none.
+        Raises `UserError` if there is no such checkpoint.
         """
         steps = self.steps()  # in rising order
         if not steps:
@@ -56,7 +56,7 @@ class CheckpointFolder:
         return int(which)
 
     def _best(self, steps: list[int]) -> int:
-        """The step of the highest accuracy, the last of equals."""
+        """The step with the highest accuracy, the last of equals."""
         scored = []
         for step in steps:
             score = self._score(step)
@@ -72,7 +72,7 @@ class CheckpointFolder:
         return best
 
     def _score(self, step: int) -> float | None:
-        """The accuracy of a checkpoint, None where it has none that can be read."""
+        """The accuracy of a checkpoint; None if it has none or it cannot be read."""
         try:
             metrics = json.loads(self._score_file(step).read_text())
             return float(metrics[METRIC])
@@ -84,7 +84,7 @@ class CheckpointFolder:
 
     @property
     def _replaced(self) -> pathlib.Path:
-        """Where a checkpoint waits until the one that replaces it is on disk."""
+        """The folder for checkpoints whose replacement is still being written."""
         return self.directory.with_name("checkpoints_replaced")
 
     def _put_by(self, step: int) -> None:
@@ -96,14 +96,14 @@ class CheckpointFolder:
     def _put_back(self) -> None:
         """Ends every replacement of a checkpoint.
 
-        The old checkpoint is deleted, or put back where the new one was not finished.
+        The old checkpoint is deleted if the new one is complete, else put back.
         """
         if not self._replaced.is_dir():
             return
         for path in self._replaced.iterdir():
             replacement = self.directory / path.name
-            # The old one is deleted after the new one is complete: a crash at any point
-            # leaves one of the two.
+            # The old one is deleted only when the new one is complete, so that a crash
+            # at any point leaves one of the two.
             if replacement.exists():
                 shutil.rmtree(path)
             else:
@@ -111,16 +111,16 @@ class CheckpointFolder:
         self._replaced.rmdir()
 
     def _set_aside(self, steps: list[int], kind: str = "damaged") -> None:
-        """Moves checkpoints out of the way of those to come, deleting nothing."""
+        """Moves checkpoints into `checkpoints_damaged`; deletes nothing."""
         for step in steps:
             checkpoint = self.directory / str(step)
             target = self._move_aside(checkpoint, name=str(step))
             say(f"moved the {kind} checkpoint of step {step} to {target}")
 
     def _set_scores_aside(self) -> None:
-        """Moves away accuracies that cannot be read; the checkpoints themselves stay.
+        """Moves away files of accuracies that cannot be read, where Orbax would fail.
 
-        Orbax would fail on such a file.
+        The checkpoints themselves stay.
         """
         for step in self.steps():
             if self._score_file(step).is_file() and self._score(step) is None:
@@ -131,14 +131,14 @@ class CheckpointFolder:
                 )
 
     def _move_aside(self, path: pathlib.Path, name: str) -> pathlib.Path:
-        """Moves a file or folder into `checkpoints_damaged`; returns where it is then.
+        """Moves a file or folder into `checkpoints_damaged`; returns its new path.
 
-        It gets the name `name`, with a number behind it where that is taken.
+        Its name there is `name`, followed by a number if that is taken.
         """
         folder = self.directory.with_name("checkpoints_damaged")
         folder.mkdir(exist_ok=True)
         target = folder / name
-        # The name is taken if the same step was damaged before.
+        # The same step may have been damaged before.
         number = 0
         while target.exists():
             number += 1

@@ -1,4 +1,4 @@
-"""Reading a run's checkpoints by Orbax: the newest whole one, or a named one."""
+"""`CheckpointReader`: restores a run's newest undamaged checkpoint, or a given one."""
 
 import json
 import logging
@@ -16,8 +16,8 @@ from bnas_jax.runtime.devices import Devices
 from bnas_jax.training import refit
 from bnas_jax.training.checkpoint_folder import CheckpointFolder, say
 
-# The fields of a state that evaluation needs. They are a separate item of a checkpoint,
-# so that they can be restored alone.
+# The fields of a state that an evaluation needs. They are a separate item of a
+# checkpoint, so that they can be restored without the rest.
 VARIABLES = ("params", "batch_stats", "alphas")
 
 
@@ -36,7 +36,7 @@ def split(state) -> tuple[dict, dict]:
 
 
 class CheckpointReader(CheckpointFolder):
-    """The checkpoints of a work directory, for reading: nothing is moved or deleted.
+    """Reads the checkpoints of a work directory; moves and deletes nothing.
 
     where: the devices to restore to.
     """
@@ -56,8 +56,8 @@ class CheckpointReader(CheckpointFolder):
         Raises `UserError` where there is no such checkpoint.
         """
         found = int(hosts.from_first(str(self.find(which))))
-        # Where the last checkpoint is damaged, one before it will do. A checkpoint that
-        # was named must be that one.
+        # `last` may fall back to an earlier checkpoint if the last one is damaged. A
+        # given checkpoint has no substitute.
         steps = [found]
         if which == "last":
             steps = self._steps_of_first()
@@ -69,20 +69,20 @@ class CheckpointReader(CheckpointFolder):
         return step, self._where.restored(saved["variables"])
 
     def _steps_of_first(self) -> list[int]:
-        """The steps that the first process sees, on every process.
+        """The steps that the first process finds, on every process.
 
-        On a file system across a network another one may not see the newest yet.
+        On a network file system, another process may not see the newest one yet.
         """
         return json.loads(hosts.from_first(json.dumps(self.steps())))
 
     def _check_same(
         self, step: int, items: dict, dtypes: bool = True, changed: bool = False
     ) -> None:
-        """Raises `UserError` for the first leaf that differs in a checkpoint.
+        """Raises `UserError` for the first leaf of another shape or number type.
 
-        Leaves differ by shape or number type, which Orbax would cast silently.
+        Orbax would cast such a leaf silently.
 
-        step: of the checkpoint.
+        step: the step of the checkpoint.
         items: {name of an item: tree of `ShapeDtypeStruct`s}.
         dtypes: whether number types are compared.
         changed: see `Checkpoints.restore_state`.
@@ -95,15 +95,15 @@ class CheckpointReader(CheckpointFolder):
                     folder = self.directory / str(step) / name
                     saved[name] = reader.metadata(folder).item_metadata.tree
         except Exception:
-            # The checkpoint is damaged, which is dealt with when it is restored.
+            # The checkpoint is damaged: restoring it will say so.
             return
 
-        # Leaf by leaf, beginning with those of this run.
+        # Compare leaf by leaf, first those of this run.
         ours = _by_name(items, links=not changed)
         theirs = _by_name(saved, links=not changed)
         theirs = refit.in_leaves(theirs, ours, cut=_shape_of_part)
         for name in [*ours, *sorted(theirs.keys() - ours.keys())]:
-            # There may be more or fewer rows for epochs after a change.
+            # A change of `num_epochs` changes the number of rows for epochs.
             if changed and name.split("/")[0] in refit.PER_EPOCH:
                 continue
             here = _kind(ours.get(name), dtypes)
@@ -118,16 +118,16 @@ class CheckpointReader(CheckpointFolder):
     def _newest(
         self, shapes: dict, steps: list[int], changed: bool = False
     ) -> tuple[int, dict, list[int]] | None:
-        """The newest of these checkpoints that can be read.
+        """(step, items, steps of the damaged checkpoints after it) of the newest one.
 
-        It is (step, items, steps of the damaged checkpoints after it), or None where
-        there are no checkpoints.
+        It is the newest of the given checkpoints that can be read, or None if `steps`
+        is empty.
 
         shapes: {name of an item: tree of `ShapeDtypeStruct`s}.
-        steps: of the checkpoints to try, in rising order.
+        steps: the steps of the checkpoints to try, in rising order.
         changed: see `Checkpoints.restore_state`.
 
-        Raises `UserError` where all are damaged.
+        Raises `UserError` if all of them are damaged.
         """
         damaged: list[int] = []
         for step in reversed(steps):
@@ -139,14 +139,14 @@ class CheckpointReader(CheckpointFolder):
         if not damaged:
             return None
 
-        # Only the checkpoint that was named has been tried.
+        # Only a given checkpoint was tried.
         if len(damaged) < len(self.steps()):
             raise UserError(
                 f"the checkpoint of step {damaged[0]} in {self.directory} is damaged; "
                 "take another step, `last` is the newest whole one"
             )
 
-        # All are damaged. To begin anew would lose a run that can perhaps be mended.
+        # All are damaged. To start from scratch could lose a run that can be repaired.
         numbers = ", ".join(map(str, reversed(damaged)))
         raise UserError(
             f"no whole checkpoint in {self.directory}: damaged are steps {numbers}; "
@@ -157,7 +157,7 @@ class CheckpointReader(CheckpointFolder):
     def _restore(
         self, step: int, shapes: dict, changed: bool
     ) -> tuple[dict | None, str]:
-        """(items, "") of a checkpoint, or (None, what is wrong with it)."""
+        """(items, "") of a checkpoint, or (None, the reason why it cannot be read)."""
         folder = self.directory / str(step)
         restored, why = {}, ""
         try:
@@ -168,14 +168,13 @@ class CheckpointReader(CheckpointFolder):
                     )
         # The errors that Orbax raises for damaged files have no class in common.
         except Exception as error:
-            # Without enough memory, XLA's included, even a good checkpoint cannot be
-            # read.
+            # Out of memory, on the host or in XLA: the checkpoint may be undamaged.
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise
             why = reason_of(error)
 
-        # If one process cannot read it, none takes it, or they would go on from
-        # different steps.
+        # If one process cannot read it, no process may take it, or they would continue
+        # from different steps.
         reasons = [reason for reason in hosts.from_all(why) if reason]
         why = next(iter(reasons), "")
         if why:
@@ -191,16 +190,15 @@ class CheckpointReader(CheckpointFolder):
     ):
         """One item of a checkpoint, in the structure of `shapes`.
 
-        changed: see `Checkpoints.restore_state`; all rows for epochs that were saved
-            are kept.
+        changed: see `Checkpoints.restore_state`. Arrays with rows for epochs keep the
+            number of rows that was saved.
         """
         metadata = reader.metadata(folder).item_metadata.tree
         same = refit.by_name(metadata).keys() == refit.by_name(shapes).keys()
         if same and not changed:
             return reader.restore(folder, self._where.restorable(shapes))
 
-        # Orbax restores the structure that was saved. It is brought into ours
-        # afterwards.
+        # Orbax restores the structure that was saved; then convert it to ours.
         saved = refit.as_saved(wanted=shapes, saved=metadata)
         restored = reader.restore(folder, self._where.restorable(saved))
         return refit.restructured(restored, wanted=shapes)
@@ -209,15 +207,15 @@ class CheckpointReader(CheckpointFolder):
 def _expect_late_answers() -> None:
     """Silences the tracebacks that a failed restore leaves behind.
 
-    Orbax gives up its event loop while other reads still run; for each of them Python
-    would print a traceback.
+    After a failure Orbax closes its event loop while other reads are still running, and
+    Python would print a traceback for each of them.
     """
     previous = sys.unraisablehook
     if getattr(previous, "expects_late_answers", False):
         return
 
     def hook(unraisable) -> None:
-        # A coroutine has its code. Other objects have none.
+        # Only a coroutine has `cr_code`.
         code = getattr(unraisable.object, "cr_code", None)
         from_orbax = code is not None and "orbax" in code.co_filename
         if not from_orbax and str(unraisable.exc_value) != "Event loop is closed":
@@ -239,13 +237,13 @@ def _by_name(items: dict, links: bool) -> dict[str, Any]:
 
 
 def _shape_of_part(vector, position: int, leaf) -> jax.ShapeDtypeStruct:
-    """The shape of a leaf that is part of a saved vector, in the type of the vector."""
+    """The shape of a leaf cut from a saved vector, with the vector's number type."""
     del position
     return jax.ShapeDtypeStruct(leaf.shape, vector.dtype)
 
 
 def _kind(leaf, dtypes: bool) -> str:
-    """The number type and the shape of a leaf, as an error names them."""
+    """The number type and the shape of a leaf, for an error."""
     if leaf is None:
         return "missing"
     kind = "an array"
@@ -255,10 +253,9 @@ def _kind(leaf, dtypes: bool) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """The reason of an error of Orbax, in words for the user.
+    """The reason of an error from Orbax, in words for the user.
 
-    It is the first line of the error, where that is a sentence and not the text of a
-    Python object.
+    It is the first line of the error, unless that is the text of a Python object.
     """
     if isinstance(error, (UnicodeError, json.JSONDecodeError)):
         return "what describes it cannot be read"

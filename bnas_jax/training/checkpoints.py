@@ -1,6 +1,6 @@
-"""Saving a run's whole state by Orbax.
+"""`Checkpoints`: saves the whole state of a run by Orbax, in the background.
 
-It is saved in the background. The last few and the best few checkpoints are kept.
+The last few and the best few checkpoints are kept.
 """
 
 import concurrent.futures
@@ -28,8 +28,8 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
     metric = lambda metrics: metrics[METRIC]
     kept = [policies.LatestN(n=keep.keep_last)]
     if keep.keep_best:
-        # Checkpoints within an epoch have no accuracy. They are kept only as long as
-        # they are among the last ones.
+        # Checkpoints within an epoch have no accuracy, and are kept only while they are
+        # among the last ones.
         best = policies.BestN(
             get_metric_fn=metric,
             n=keep.keep_best,
@@ -45,18 +45,18 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        """Never.
+        """False.
 
-        Orbax would ask JAX's preemption service by the number of the step, and mix up
-        the questions that `Stops` asks it.
+        Orbax would ask JAX's preemption service, and interfere with the questions that
+        `Stops` asks it.
         """
         return False
 
 
 class Checkpoints(CheckpointReader):
-    """The checkpoints of a run that goes on.
+    """The checkpoints of a run in progress.
 
-    They are read at its start, and saved from then on.
+    The run restores the newest one at its start, and saves further ones.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Checkpoints(CheckpointReader):
         )
         self._saving: concurrent.futures.Future | None = None
 
-        # What a crash has left behind is mended before Orbax reads the directory.
+        # Repair what a crash has left, before Orbax reads the directory.
         hosts.on_first(self._put_back)
         hosts.on_first(self._set_scores_aside)
         with self._room():
@@ -82,38 +82,38 @@ class Checkpoints(CheckpointReader):
             )
 
     def save(self, step: int, state, top1: float | None = None) -> None:
-        """Starts to save, after the save before it has ended.
+        """Starts to save a state, once the previous save has finished.
 
         A checkpoint of the same step is replaced.
 
-        top1: the accuracy in % by which the best checkpoints are kept, None between two
-            epochs; NaN is never the best.
+        top1: the accuracy in %, by which the best checkpoints are kept; None within an
+            epoch. NaN is never the best.
 
-        Raises `UserError` where the save before it failed.
+        Raises `UserError` if the previous save failed.
         """
         manager = self._manager
         self.finish()
 
-        # Orbax refuses to save a step twice. To delete the old checkpoint first would
-        # leave nothing after a crash, so that it is moved.
+        # Orbax refuses to save a step twice. The old checkpoint is moved, not deleted,
+        # so that a crash does not lose it.
         if step in manager.all_steps():
             hosts.on_first(lambda: self._make_way(step))
             manager.reload()
 
-        # What is saved: a copy, as the next step reuses the state's buffers.
+        # Save a copy, because the next step reuses the state's buffers.
         variables, rest = split(self._where.saveable(state))
         items = ocp.args.Composite(
             variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest)
         )
 
-        # The accuracy beside it. NaN has no place in an order.
+        # The accuracy. NaN cannot be ordered.
         metrics = None
         if top1 is not None:
             if not math.isfinite(top1):
                 top1 = -math.inf
             metrics = {METRIC: top1}
 
-        # One process saves in a thread.
+        # A single process saves in a thread.
         def write() -> None:
             manager.save(step, args=items, metrics=metrics)
             manager.wait_until_finished()
@@ -122,16 +122,16 @@ class Checkpoints(CheckpointReader):
             self._saving = self._worker.submit(write)
             return
 
-        # Orbax makes several processes wait for each other, by a program on their
-        # devices. Sent off by a thread, it would get between the programs of the steps,
-        # at another place on each process, and all would hang.
+        # Several processes wait for each other by a program that Orbax runs on their
+        # devices. If a thread dispatched it, it would come between the steps at another
+        # place on each process, and all would hang.
         with self._room():
             manager.save(step, args=items, metrics=metrics)
 
     def finish(self) -> None:
-        """Waits until what is being saved is on disk.
+        """Waits until the current save is on disk.
 
-        Raises `UserError` where saving failed.
+        Raises `UserError` if saving failed.
         """
         saving, self._saving = self._saving, None
         with self._room():
@@ -139,7 +139,7 @@ class Checkpoints(CheckpointReader):
                 saving.result()
             else:
                 self._manager.wait_until_finished()
-            # The new checkpoint is complete, so that the one that it replaces can go.
+            # The new checkpoint is complete: delete the one that it replaces.
             if hosts.is_first():
                 self._put_back()
 
@@ -148,9 +148,9 @@ class Checkpoints(CheckpointReader):
             self._put_by(step)
 
     def last_before(self, step: int) -> int | None:
-        """The newest checkpoint before a step, or None, for a run that has diverged.
+        """The newest checkpoint before the step where a run diverged, or None.
 
-        Checkpoints from that step on are set aside.
+        Checkpoints from that step on are moved to `checkpoints_damaged`.
         """
         # A save that fails now must not hide the divergence.
         with contextlib.suppress(UserError):
@@ -160,7 +160,7 @@ class Checkpoints(CheckpointReader):
         return max(self.steps(), default=None)
 
     def close(self) -> None:
-        """Waits for what is being saved, and ends Orbax's threads."""
+        """Waits for the current save, and ends Orbax's threads."""
         try:
             self.finish()
         finally:
@@ -172,8 +172,8 @@ class Checkpoints(CheckpointReader):
     def _room(self):
         """Turns errors of saving into a `UserError`.
 
-        They may come from a save that was begun before. What was saved before that
-        stays.
+        They may come from a save that was started earlier. Older checkpoints are not
+        affected.
         """
         try:
             yield
@@ -185,20 +185,20 @@ class Checkpoints(CheckpointReader):
             ) from error
 
     def restore_state(self, shapes, changed: bool = False) -> Any | None:
-        """The newest whole state, None where there is no checkpoint.
+        """The newest undamaged state; None if there is no checkpoint.
 
         shapes: a state of `ShapeDtypeStruct`s.
-        changed: whether the saved state may be of other precision, number of epochs, or
-            clipping; it is then brought into the form of `shapes`.
+        changed: whether the saved state may have another precision, number of epochs or
+            clipping; it is then converted to the form of `shapes`.
 
-        Raises `UserError` for a state of another network or arithmetic, and where there
-        is no room for the checkpoints to come.
+        Raises `UserError` for a state of another network or arithmetic, and if the disk
+        has no room for further checkpoints.
         """
         self._check_disk(shapes)
         variables, rest = split(shapes)
         items = {"variables": variables, "rest": rest}
-        # The newest checkpoint, if there is one, must be of this run's settings. Older
-        # ones are of the same settings.
+        # The newest checkpoint, if there is one, must fit this run's settings. Older
+        # ones have the settings of the newest.
         steps = self._steps_of_first()
         for step in steps[-1:]:
             self._check_same(step, items, dtypes=not changed, changed=changed)
@@ -209,13 +209,12 @@ class Checkpoints(CheckpointReader):
             return None
         _, saved, damaged = restored
 
-        # As there is a good one, the run goes on. New checkpoints will need the steps
-        # of the damaged ones.
+        # Move the damaged ones away: the run will save new checkpoints of these steps.
         hosts.on_first(lambda: self._set_aside(damaged))
         if damaged:
             self._manager.reload()
 
-        # The state of its two items.
+        # Put the state together from its two items.
         state = type(shapes)(**saved["variables"], **saved["rest"])
         state = self._where.restored(state)
         if changed:
@@ -223,11 +222,11 @@ class Checkpoints(CheckpointReader):
         return state
 
     def _check_disk(self, shapes) -> None:
-        """Raises `UserError` where the run's checkpoints will not fit on the disk."""
+        """Raises `UserError` if the run's checkpoints will not fit on the disk."""
         leaves = jax.tree.leaves(shapes)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)  # bytes
 
-        # There will be all that are kept, and one that is being written.
+        # The disk has to hold all checkpoints that are kept, and one being written.
         kept = self._keep.keep_last + self._keep.keep_best
         more = kept + 1 - len(self.steps())
         free = shutil.disk_usage(self.directory).free  # bytes

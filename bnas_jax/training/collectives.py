@@ -1,4 +1,4 @@
-"""Means and sums over devices, for the inside of a step."""
+"""Means and sums over devices, to be called inside a step."""
 
 from collections import defaultdict
 
@@ -10,17 +10,17 @@ import numpy as np
 def average(tree, axis: str | None):
     """The mean of each leaf over devices; the tree itself without an axis.
 
-    axis: the mapped axis of the devices, None for one device.
+    All leaves of a number type are concatenated and sent in one collective, because
+    many small collectives are slow (300 leaves of 9 numbers on 4 CPU devices: 34 ms one
+    by one, 3 ms as one).
 
-    Leaves of one type are sent as one vector: a collective costs far more than its
-    bytes where leaves are small and many (300 leaves of 9 numbers on 4 CPU devices: 34
-    ms one by one, 3 ms as one).
+    axis: the mapped axis of the devices; None for one device.
     """
     if axis is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)
 
-    # Positions of the leaves of each number type, as one vector has one type.
+    # {number type: positions of its leaves}.
     groups = defaultdict(list)
     for position, leaf in enumerate(leaves):
         groups[jnp.result_type(leaf)].append(position)
@@ -28,7 +28,7 @@ def average(tree, axis: str | None):
     for positions in groups.values():
         # The mean of all leaves of the type, as one vector.
         vectors = [jnp.ravel(leaves[position]) for position in positions]
-        flat = jnp.concatenate(vectors)  # [elements of all leaves of the type]
+        flat = jnp.concatenate(vectors)  # (elements of all leaves of the type,)
         means = jax.lax.pmean(flat, axis)
 
         # Back from the vector to the leaves and their shapes.

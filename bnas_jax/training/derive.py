@@ -1,4 +1,4 @@
-"""Genotypes from the history of alpha that a search writes to alphas.npz.
+"""Derives genotypes from alphas.npz, the history of alpha that a search writes.
 
 A genotype can be derived from alpha before or after any epoch.
 """
@@ -19,11 +19,11 @@ from bnas_jax.workdir.history import read_history
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Which alpha of a search a genotype is derived from.
+    """Which alpha of a search's history a genotype is derived from.
 
-    epoch: a number from 0 on, as in metrics.jsonl; `best`, the epoch of the best
+    epoch: a number from 0 on, as in metrics.jsonl; `best`, the epoch with the best
         validation accuracy (the first of equals); or `last`.
-    as_of: alpha `after` that epoch, or `before` it, as in the release.
+    as_of: `after` or `before`: alpha after that epoch, or before it as in the release.
     """
 
     epoch: int | str
@@ -31,26 +31,23 @@ class Rule:
 
 
 def rule_of(run: SearchSettings) -> Rule:
-    """The rule of a search's settings."""
+    """The rule that a search's settings ask for."""
     return Rule(epoch=run.select, as_of=run.alphas_as_of)
 
 
 def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
-    """The contents of genotype.json: the genotype that a rule takes from a history.
+    """The contents of genotype.json: the genotype, and how it was derived.
 
-    They also say how it was taken.
+    history: the result of `read_history`.
 
-    history: as `read_history` gives it.
-
-    Raises `UserError` for an epoch that is not there, and for the best of epochs that
-    were not validated.
+    Raises `UserError` for an epoch that does not exist, and for `best` if no epoch was
+    validated.
     """
     valid_top1 = np.asarray(history["valid_top1"])  # (epochs,)
     epoch = _epoch(rule.epoch, valid_top1)
 
-    # The row of alpha: row 0 is alpha before the first epoch. After a restart, the row
-    # before an epoch belongs to the candidate before it, so that only alpha after the
-    # epoch can be taken.
+    # Row 0 is alpha before the first epoch. With restarts, the row before an epoch may
+    # belong to the previous candidate, so that only alpha after the epoch can be taken.
     row, as_of = epoch, rule.as_of
     if searcher.restart_epochs is not None:
         as_of = "after"
@@ -64,14 +61,14 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
             alphas[name] = np.asarray(rows)[row]  # (14, types)
     genotype = searcher.derive(alphas)
 
-    # How it was taken.
+    # How it was derived.
     record = {
         **genotype.to_dict(),
         "select": rule.epoch,
         "alphas_as_of": as_of,
         "epoch": epoch,
     }
-    # The settings that this searcher derives by have a mark in their metadata.
+    # The searcher's settings of the derivation are marked in their metadata.
     derivation = {}
     for field in dataclasses.fields(searcher):
         if field.metadata.get("derivation"):
@@ -82,7 +79,7 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
 
 
 def number_or_none(accuracy) -> float | None:
-    """An accuracy in %; None for an epoch that was not validated (NaN or infinite)."""
+    """The accuracy in %; None for an epoch without validation (NaN or infinite)."""
     if not np.isfinite(accuracy):
         return None
     return float(accuracy)
@@ -99,7 +96,7 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
             raise UserError(
                 "no epoch of this search was validated: write last, or a number"
             )
-        # The first of equals; -inf, of epochs without validation, is never the best.
+        # The first of equals. Epochs without validation have -inf.
         return int(np.nanargmax(valid_top1))
     if wanted == "last":
         return count - 1
@@ -117,12 +114,12 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
 def derive(
     searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: pathlib.Path
 ) -> dict:
-    """Writes the genotype that a rule takes from a search; returns what is printed.
+    """Writes a genotype derived by a rule; returns the object for the user to see.
 
-    workdir: of the search.
+    workdir: the work directory of the search.
     out: the file to write.
 
-    Raises `UserError` for a search without alphas, an epoch that is not there, and a
+    Raises `UserError` for a search without alphas, an epoch that does not exist, and a
     file that cannot be written.
     """
     if not searcher.has_alphas:
@@ -133,8 +130,8 @@ def derive(
     record = taken(searcher, rule=rule, history=read_history(workdir))
     write_whole(out, record)
 
-    # What is printed has the contents of the file in another form: the two cells are
-    # one entry, and each setting of the derivation has an entry of its own.
+    # The printed object has the contents of the file, but the cells are a single entry,
+    # and each setting of the derivation is an entry of its own.
     cells = {name: record[name] for name in ("normal", "reduce")}
     printed = {"genotype": cells, **record["derivation"]}
     for name in ("alphas_as_of", "epoch", "valid_top1"):

@@ -1,6 +1,6 @@
-"""The links of an optimizer for all weights, which know nothing of latent ones.
+"""SGD with a scheduled momentum, and weight decay of selected parameters.
 
-They are SGD with a scheduled momentum, and weight decay of some parameters.
+These treat latent weights like all others; `latents` has the rest.
 """
 
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ from bnas_jax.training.schedules import Schedule
 class MomentumState(NamedTuple):
     """The state of `sgd`.
 
-    step: the number of updates.
-    trace: the momentum, a tree like the parameters.
+    step: the number of updates so far, a scalar.
+    trace: the momentum v, a tree like the parameters.
     """
 
     step: jax.Array
@@ -40,8 +40,7 @@ def sgd(
         del params
         rate, decay = learning_rate(state.step), momentum(state.step)
 
-        # v = m v + g. Schedules are float32, which must not widen weights of fewer
-        # bits.
+        # v = m v + g. Schedules are float32: keep the number type of the weights.
         moved = lambda g, v: (decay * v + g).astype(v.dtype)
         trace = jax.tree.map(moved, grads, state.trace)
 
@@ -62,10 +61,9 @@ def sgd(
 def with_decay(
     descent: optax.GradientTransformation, weight_decay: float, decayed: str = "all"
 ) -> optax.GradientTransformation:
-    """An optimizer, with weight decay added to the gradient before it.
+    """The optimizer `descent`, with weight decay added to the gradient before it.
 
-    decayed: which parameters decay: `all`; the `kernels` of convolutions and what is
-        learned beside them, see `decays`; or those that have `moved`, see
+    decayed: which parameters decay: `all`; `kernels`, see `decays`; or `moved`, see
         `decay_of_moved`.
     """
     if decayed == "kernels":
@@ -79,17 +77,16 @@ def with_decay(
 
 
 def decays(path: tuple, leaf: jax.Array) -> bool:
-    """Whether weight decay of `kernels` includes a parameter.
+    """Whether a parameter decays with `decayed="kernels"`.
 
-    It leaves out batch norm, biases, the slopes of PReLUs, and dense layers. This is
-    ReActNet's choice: in its code the learned shifts have four axes, as kernels have,
-    and decay with them (docs/recipes.md).
+    Batch norm, biases, the slopes of PReLUs, and dense layers do not. The learned
+    shifts of ReActNet do, as in its code, where they have four axes like kernels
+    (docs/recipes.md).
 
-    path: of the parameter in the tree.
+    path: the path of the parameter in the tree.
     """
     name = path[-1].key
-    # The number of axes alone does not tell: a factor of XNOR-Net++'s Gamma has two as
-    # well.
+    # The number of axes is not enough: a factor of XNOR-Net++'s Gamma also has two.
     dense = name == "kernel" and leaf.ndim == 2
     return name not in ("scale", "bias", "slope") and not dense
 
@@ -105,16 +102,16 @@ class MovedState(NamedTuple):
 
 
 def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:
-    """Weight decay of the weights that have had a gradient (GDAS).
+    """Weight decay of those weights that have had a gradient so far (GDAS).
 
-    The weights of layers that never ran have had none, and stay as they are.
+    The weights of layers that have never run have had no gradient, and do not decay.
     """
 
     def init(params):
         never = lambda p: jnp.zeros(p.shape, bool)
         return MovedState(jax.tree.map(never, params))
 
-    # g: gradients, p: parameters, m: whether they have moved.
+    # g: gradients, p: parameters, m: whether they have had a gradient.
     def update(grads, state, params):
         has_moved = lambda m, g: m | (g != 0)
         moved = jax.tree.map(has_moved, state.moved, grads)

@@ -1,6 +1,6 @@
-"""Notes in each step how large the gradients are.
+"""`Guard`: records the size of all gradients in each step.
 
-By these notes a run that diverges can name the layer where the divergence began.
+From it, a run that diverges can name the layer where the divergence began.
 """
 
 import math
@@ -12,14 +12,14 @@ from flax import struct
 
 
 class Guard(struct.PyTreeNode):
-    """What is known of the gradients of a run.
+    """The sizes of a run's gradients, and the first one that was not finite.
 
     Parameters are numbered as in the flattened tree.
 
     step: the first step with a gradient that is not finite, -1 while there is none.
-    leaf: the number of the parameter where this began, -1 while there is none.
-    sizes: (parameters,), float32, the largest magnitude in each parameter's gradient in
-        the last step.
+    leaf: the number of the parameter where it began, -1 while there is none.
+    sizes: (parameters,), float32, the largest magnitude in the gradient of each
+        parameter in the last step.
     """
 
     step: jax.Array
@@ -38,12 +38,12 @@ class Guard(struct.PyTreeNode):
 def watch(guard: Guard, grads, step) -> Guard:
     """The guard after a step.
 
-    Where some gradients are not finite, that of the parameter nearest to the loss broke
-    first, as gradients flow from there. Where none is finite, the forward pass broke:
-    then the parameter with the largest gradient of the step before is named.
+    Gradients flow from the loss backwards. If some are not finite, the one nearest to
+    the loss was the first. If none is finite, the forward pass was not finite either,
+    and the parameter with the largest gradient in the previous step is the best guess.
 
     grads: the gradients of the step, a tree like the parameters.
-    step: its number.
+    step: the number of the step.
     """
     # The size of each gradient, and whether it is not finite.
     largest = []
@@ -53,15 +53,15 @@ def watch(guard: Guard, grads, step) -> Guard:
     sizes = jnp.stack(largest)  # (parameters,)
     broken = jnp.logical_not(jnp.isfinite(sizes))  # (parameters,)
 
-    # The parameter where it began: the deepest of the broken ones (-2 is less than any
-    # depth), or that with the largest gradient of the step before.
+    # The parameter where it began: the deepest one that is not finite (-2 is less than
+    # any depth), or the one with the largest gradient in the previous step.
     depths = jnp.array(_depths(grads))  # (parameters,)
     nearest = jnp.argmax(jnp.where(broken, depths, -2))
     all_broken = jnp.all(broken)
     leaf = jnp.where(all_broken, jnp.argmax(guard.sizes), nearest)
     leaf = leaf.astype(jnp.int32)
 
-    # Only the first time is noted: what breaks later is a consequence.
+    # Record only the first time: later ones are a consequence.
     first = jnp.any(broken) & (guard.step < 0)
     return Guard(
         step=jnp.where(first, step, guard.step),
@@ -71,14 +71,14 @@ def watch(guard: Guard, grads, step) -> Guard:
 
 
 def first_step(guard: Guard | None) -> int | None:
-    """The first step whose gradient was not finite, None if there is none known."""
+    """The first step with a gradient that was not finite; None if not known."""
     if guard is None or int(guard.step) < 0:
         return None
     return int(guard.step)
 
 
 def describe(guard: Guard | None, params) -> str:
-    """Where the divergence began, as part of a sentence; "" where nothing is known.
+    """Where the divergence began, as part of a sentence; "" if not known.
 
     params: the tree of parameters, for their names.
     """
@@ -104,11 +104,11 @@ def describe(guard: Guard | None, params) -> str:
 
 
 def _depths(params) -> list[float]:
-    """How late in the network each parameter comes, by the name of its part.
+    """The depth of each parameter in the network, by the name of its top module.
 
-    First comes the stem (-1), then parts with numbers in their order (cell2 before
-    cell10, stage0_block1 before stage1_block0), then the rest (infinity), such as the
-    classifier.
+    The stem has -1. Modules with numbers come next, in the order of their numbers
+    (cell2 before cell10, stage0_block1 before stage1_block0). All others, such as the
+    classifier, have infinity.
     """
     # The top module of each parameter, and the numbers in its name.
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -119,7 +119,7 @@ def _depths(params) -> list[float]:
         numbers.append(tuple(int(number) for number in digits))
     order = sorted(set(numbers))
 
-    # The position of these numbers among all. A part without numbers comes last.
+    # The rank of these numbers.
     depths: list[float] = []
     for part, number in zip(parts, numbers, strict=True):
         depth = math.inf

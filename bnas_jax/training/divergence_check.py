@@ -1,4 +1,4 @@
-"""Checks that a run has not diverged, and says how to go on where it has."""
+"""`DivergenceCheck`: stops a run that has diverged, and says how to continue it."""
 
 import dataclasses
 import math
@@ -13,21 +13,21 @@ from bnas_jax.training.checkpoint_reader import VARIABLES
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.workdir import WorkDir
 
-# A mean cross-entropy from which no training comes back: the right class has a
-# probability of exp(-10000).
+# No training recovers from this mean cross-entropy: the right class has the probability
+# exp(-10000).
 EXPLODED = 1e4
 
 
 @dataclasses.dataclass(frozen=True)
 class DivergenceCheck:
-    """The check of a run's states."""
+    """Checks the states of a run for a loss or weights that are not finite."""
 
     settings: Settings
     workdir: WorkDir
     checkpoints: Checkpoints
 
     def check_loss(self, state) -> None:
-        """Raises `UserError` if the epoch's loss so far shows a divergence."""
+        """Raises `UserError` if the epoch's loss so far is too large or not finite."""
         loss = float(state.sums.loss)  # a sum over the examples
         examples = float(state.sums.examples)
         if not math.isfinite(loss):
@@ -39,10 +39,10 @@ class DivergenceCheck:
             )
 
     def check_whole(self, state) -> None:
-        """Raises `UserError` if the loss or the weights show a divergence.
+        """`check_loss`, and raises `UserError` if any weight is not finite.
 
-        It is called before a checkpoint: the last step may have spoiled the weights,
-        which the loss does not show yet.
+        It is called before a checkpoint: the weights may have diverged in the last
+        step, which the loss does not show yet.
         """
         self.check_loss(state)
         # A search has alphas, a training has none.
@@ -51,10 +51,10 @@ class DivergenceCheck:
             raise self._diverged(state, "the weights are no longer finite")
 
     def _diverged(self, state, what: str) -> UserError:
-        """The error of a run that has diverged.
+        """The error for a run that has diverged.
 
-        It says where the divergence began, and how to go on from the last good
-        checkpoint. Checkpoints from the divergence on are set aside.
+        It says where the divergence began, and how to continue from the last good
+        checkpoint. Later checkpoints are moved to `checkpoints_damaged`.
         """
         step = int(state.step)
         began = divergence.describe(state.guard, state.params)
@@ -62,8 +62,8 @@ class DivergenceCheck:
         if isinstance(self.settings, SearchSettings):
             section = "weights"
 
-        # The last good checkpoint is that before the first gradient that was not
-        # finite: later weights are no good, even where they are finite themselves.
+        # The last good checkpoint is the last one before the first gradient that was
+        # not finite. Later ones are not good, even if their weights are finite.
         broken = divergence.first_step(state.guard)
         if broken is None:
             broken = step

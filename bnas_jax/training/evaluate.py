@@ -1,6 +1,6 @@
-"""Accuracy of a network on a data set, every example once.
+"""Evaluates a network on a data set, every example once.
 
-`Evaluator` is the evaluation itself, `evaluate` that of a checkpoint in a work
+`Evaluator` does this for given variables, `evaluate` for a checkpoint of a work
 directory.
 """
 
@@ -33,11 +33,11 @@ class Evaluator:
 
     model: a network or a supernet.
     examples: the data set.
-    augmentation: the normalisation of the images, and what `augment_seed` asks for.
-    searcher: for a supernet, which makes its mixture of alpha; None for a network.
-    augment_seed: of the augmentation, where images are augmented as in training; else
-        None.
-    batch_size: None is that of the settings.
+    augmentation: the normalisation of the images, and their augmentation if there is an
+        `augment_seed`.
+    searcher: makes the mixture weights of a supernet from alpha; None for a network.
+    augment_seed: the seed of the augmentation; None for images without augmentation.
+    batch_size: None takes that of the settings.
     batch_statistics: see `EvaluationStep`.
     """
 
@@ -54,7 +54,7 @@ class Evaluator:
         batch_size: int | None = None,
         batch_statistics: bool = False,
     ):
-        # Up to a multiple of the number of devices. The last batch is padded with
+        # Round up to a multiple of the number of devices. The last batch is padded with
         # examples of weight 0.
         batch_size = batch_size or min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count
@@ -93,25 +93,24 @@ class Evaluator:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples".
 
         variables: {"params", "batch_stats"}, and "alphas" of a supernet.
-        epoch: the one whose augmentation is drawn, where images are augmented.
+        epoch: seeds the augmentation, if images are augmented.
         between_batches: called between two batches; an exception that it raises ends
             the evaluation.
-        batches: the numbers of the batches to evaluate on, None for all.
+        batches: the numbers of the batches to evaluate on; None for all.
         """
         # The sums of each batch.
         sums: list[Any] = []
         for batch in batches or range(len(self._source)):
             if sums:
-                # A call returns before its batch is computed. By waiting for the batch
-                # before the last, no more than two are under way, and `between_batches`
-                # runs about when it says.
+                # A call returns before its batch is computed. Waiting for the batch
+                # before the last limits the queue to two batches, so that
+                # `between_batches` is called about when a batch ends.
                 jax.block_until_ready(sums[-2:-1])
                 between_batches()
             program, arguments = self.call(variables, batch=batch, epoch=epoch)
             sums.append(program(*arguments))
 
-        # They are added up in Python's float64: in float32 a sum over many batches
-        # would lose digits.
+        # Add them up in float64: in float32, a sum over many batches would lose digits.
         added = lambda *parts: sum(float(part) for part in parts)
         total = jax.tree.map(added, *sums)
         count = total.examples
@@ -128,13 +127,12 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
 
     Returns {"top1", "top5", "loss", "num_examples", "step"}.
 
-    run: the work directory's settings, perhaps with another data set. Its pixels are
-        normalised, and its labels numbered, as those of the run's data, see
-        `data.facts`.
+    run: the work directory's settings, perhaps with another data set. Another data set
+        is normalised, and its classes are numbered, like the run's data (`data.facts`).
     which: `last`, `best` or a step.
 
-    Raises `UserError` for a search, a data set with other channels or unknown classes,
-    and where there is no such checkpoint.
+    Raises `UserError` for a search, for a data set with other channels or unknown
+    classes, and if there is no such checkpoint.
     """
     if not isinstance(run, TrainSettings):
         raise UserError(

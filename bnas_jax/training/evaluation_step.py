@@ -1,7 +1,7 @@
-"""The step of an evaluation: sums over the examples of a batch.
+"""`EvaluationStep`: loss and hits, summed over the examples of a batch.
 
-It is written for one device and that device's part of the batch, as `TrainStep` and
-`SearchStep` are.
+Like `TrainStep` and `SearchStep`, it is written for one device and its shard of the
+batch.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ class EvaluationStep:
     A batch is {"image": NHWC, "label": (N,), "weight": (N,)}. Padding has weight 0.
 
     model: a network or a supernet. The variables of a supernet also have "alphas".
-    searcher: it makes the supernet's mixture of "alphas"; None for a network.
-    axis: the mapped axis of several devices, to add up over; None on one device.
-    batch_statistics: batch norm of a supernet normalises by the batch, as in training,
-        not by its running statistics.
+    searcher: makes the mixture weights of a supernet from "alphas"; None for a network.
+    axis: the mapped axis of several devices, over which to sum; None on one device.
+    batch_statistics: True makes batch norm in a supernet normalise by the batch, as in
+        training, and not by the running statistics.
     """
 
     model: nn.Module
@@ -42,12 +42,12 @@ class EvaluationStep:
         labels = batch["label"]  # (N,)
         weight = batch["weight"].astype(logits.dtype)  # (N,), 0 for padding
 
-        # `where`, as 0 * NaN is NaN: padding must not spoil the sums.
+        # `where`, because padding may give NaN, and 0 * NaN is NaN.
         def weighted(values: jax.Array) -> jax.Array:
             values = jnp.where(weight > 0, values * weight, 0)
             return jnp.sum(values)
 
-        # With fewer than five classes top-5 counts every example.
+        # With fewer than five classes, every example is a top-5 hit.
         five = min(5, logits.shape[-1])
         sums = Evaluation(
             loss=weighted(cross_entropy(logits, labels)),
@@ -58,26 +58,25 @@ class EvaluationStep:
         return total(sums, self.axis)
 
     def _logits(self, variables: dict, images):
-        """The scores of the classes, (N, classes)."""
+        """The logits, (N, classes)."""
         if self.searcher is None:
             return self.model.apply(variables, images, train=False)
 
-        # There is no key and no progress: the mixture of an evaluation draws nothing
-        # and is not annealed.
+        # No key and no progress: in an evaluation nothing is drawn or annealed.
         alphas = variables.pop("alphas")
         mixture = self.searcher.weights(alphas, None, None)
         options: dict[str, Any] = {"train": False, "method": "mixture"}
         if not self.batch_statistics:
             return self.model.apply(variables, mixture, images, **options)
 
-        # As in training, but the new running statistics are thrown away.
+        # As in training, but the new running statistics are discarded.
         options |= {"train": True, "mutable": ["batch_stats"]}
         logits, _ = self.model.apply(variables, mixture, images, **options)
         return logits
 
 
 class Evaluation(struct.PyTreeNode):
-    """Sums over examples, scalars: each example counts with its weight."""
+    """Sums over examples, each multiplied by its weight: scalars."""
 
     loss: jax.Array
     top1: jax.Array

@@ -1,6 +1,6 @@
-"""Beginning a training with the weights of another one (`train --init`).
+"""Initialises a training with the weights of another run (`train --init`).
 
-The classes may be the same or others.
+The two runs may have different schemes, and different classes.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from bnas_jax.training.state import TrainState, initial_variables
 from bnas_jax.training.transfer import Transfer
 from bnas_jax.training.workdir import WorkDir
 
-# Settings of a scheme that may differ between the two runs. A scheme of another name
-# may differ as a whole. Parameters that only the new run has begin as initialised,
-# those that only the source has are left out.
+# Settings of a scheme that may differ between the two runs. If the schemes have
+# different names, all their settings may differ. Parameters that only the new run has
+# keep their initial values, those that only the source has are left out.
 _NOT_OF_THE_NETWORK = (
     "weight_gradient",
     "stage",
@@ -38,9 +38,9 @@ _NOT_OF_THE_NETWORK = (
 
 
 class Init(NamedTuple):
-    """A checkpoint to begin with.
+    """The checkpoint of another run that a training is initialised with.
 
-    workdir: of a training, or an imported network.
+    workdir: the work directory of a training, or of an imported network.
     which: `last`, `best` or a step.
     """
 
@@ -51,20 +51,20 @@ class Init(NamedTuple):
 def origin(
     workdir: WorkDir, init: Init | None, run: TrainSettings, facts: Mapping
 ) -> dict | None:
-    """Where a run's first weights come from, as run.json notes it.
+    """The entry "init" of run.json: the checkpoint that a run is initialised with.
 
-    {"workdir", "which", "step", "classifier": "kept" or "new"}, and "scheme" where that
-    is another one, see `Transfer.summary`. None for a run that draws its weights.
+    It is {"workdir", "which", "step", "classifier": "kept" or "new"}, and "scheme" if
+    the source has another scheme, see `Transfer.summary`. None for a run that draws its
+    weights.
 
-    workdir: of the run.
-    init: what the command asks for.
+    workdir: the work directory of the run.
+    init: the checkpoint that the command asks for.
     facts: num_classes, image_shape and, if known, class_names of the run's data.
 
-    Raises `UserError` where `init` does not fit the run, or is not the checkpoint that
-    an earlier start of the run began with.
+    Raises `UserError` if `init` does not fit the run, or is not the checkpoint that the
+    run was initialised with at its first start.
     """
-    # A run that goes on has its weights already. `init` is only compared with how it
-    # began.
+    # A run that is resumed has its weights. `init` is only compared with its origin.
     if workdir.exists():
         began = workdir.facts().get("init")
         _check_same_origin(workdir, init, began)
@@ -83,8 +83,7 @@ def origin(
             f"{channels}"
         )
 
-    # The step is the one that `best` or `last` stands for now, as the source may be
-    # trained on.
+    # Resolve `best` or `last` to a step now, because the source may be trained further.
     classifier = "new"
     if _same_classes(facts, theirs):
         classifier = "kept"
@@ -100,20 +99,18 @@ def origin(
 def _scheme(
     began: Mapping, source: WorkDir, run: TrainSettings, facts: Mapping
 ) -> dict:
-    """{"scheme": what becomes of the weights} where the source has another scheme.
+    """{"scheme": how weights are converted} if the source has another scheme, else {}.
 
-    {} where it has the same scheme.
+    began: the other entries of the result of `origin`.
 
-    began: the rest of what `origin` returns.
-
-    Raises `UserError` where weights are missing in the source or have other shapes,
-    whatever its scheme.
+    Raises `UserError` if weights are missing in the source or have other shapes, for
+    equal schemes, too.
     """
     # Both networks as shapes.
     there = _settings(source, run)
     ours = _shapes(run, facts)
     theirs = _shapes(there, source.facts())
-    # For equal schemes, too, as planning finds what is missing.
+    # Also for equal schemes, because this raises the errors.
     found = _plan(ours, theirs, source=began)
 
     before = settings.to_dict(there)["scheme"]
@@ -130,9 +127,9 @@ def _scheme(
 
 
 def _named(scheme: Mapping, other: Mapping) -> str:
-    """A scheme's name, with the settings in which it differs from another scheme.
+    """A scheme's name, and the settings in which it differs from another scheme.
 
-    Where the names differ, the name is enough.
+    If the names differ, it is only the name.
     """
     if scheme["name"] != other["name"]:
         return scheme["name"]
@@ -144,7 +141,7 @@ def _named(scheme: Mapping, other: Mapping) -> str:
 
 
 def _settings(source: WorkDir, run: TrainSettings) -> TrainSettings:
-    """The settings of the source, with the number type of the run."""
+    """The settings of the source, with the precision of the run."""
     theirs = settings.from_config(source.config())
     assert isinstance(theirs, TrainSettings)
     return dataclasses.replace(theirs, precision=run.precision)
@@ -162,10 +159,11 @@ def _shapes(run: TrainSettings, facts: Mapping) -> Any:
 
 
 def _plan(ours: Mapping, theirs: Mapping, source: Mapping) -> Transfer:
-    """Which parameters of ours begin with theirs.
+    """Which parameters of the new run take which parameters of the source.
 
-    ours, theirs: {"params", "batch_stats"}, of arrays or their shapes.
-    source: as `origin` returns it.
+    ours, theirs: {"params", "batch_stats"} of the new run and of the source, as arrays
+        or their shapes.
+    source: the result of `origin`.
     """
     new_heads = source["classifier"] == "new"
     return transfer.plan(ours, theirs, new_heads=new_heads, source=source["workdir"])
@@ -174,13 +172,13 @@ def _plan(ours: Mapping, theirs: Mapping, source: Mapping) -> Transfer:
 def _check_same_origin(
     workdir: WorkDir, init: Init | None, began: Mapping | None
 ) -> None:
-    """Raises `UserError` where a run that goes on began with other weights.
+    """Raises `UserError` if a resumed run was initialised with other weights.
 
-    began: as `origin` returned it then.
+    began: the result of `origin` at the first start.
     """
     if init is None:
         return
-    # The weights of a run cannot be exchanged after its first step.
+    # The initial weights cannot be replaced after the first step.
     if began is None:
         raise UserError(
             f"{workdir.path} holds a run that began without --init; leave it out, or "
@@ -206,8 +204,7 @@ def _check_network(source: WorkDir, run: TrainSettings) -> None:
             "training, or an imported one"
         )
 
-    # The config is read into settings first: a config of an older version lacks those
-    # that are new since.
+    # Read the config into settings first: that of an older version lacks new settings.
     ours = settings.to_dict(run)
     theirs = settings.to_dict(settings.from_config(theirs))
     same_scheme = ours["scheme"]["name"] == theirs["scheme"]["name"]
@@ -233,10 +230,10 @@ def _network(config: Mapping, with_scheme: bool) -> dict:
 
 
 def _same_classes(ours: Mapping, theirs: Mapping) -> bool:
-    """Whether the classes are the same.
+    """Whether two data sets have the same classes.
 
-    They are compared by their number and, where both are known, by their names in the
-    order of the labels.
+    Their numbers are compared and, if both are known, their names in the order of the
+    labels.
     """
     for key in ("num_classes", "class_names"):
         known = ours.get(key) and theirs.get(key)
@@ -253,14 +250,14 @@ def begin(
     *,
     where: Devices = devices.ONE,
 ) -> TrainState:
-    """A new run's first state with the weights and statistics of another run.
+    """A new run's first state, with the weights and statistics of another run.
 
-    A classifier for other classes stays as it was drawn, and so do parameters that only
-    this run's scheme has. Latent weights from another scheme are projected as this
-    scheme does.
+    A classifier for other classes keeps its initial values, and so do parameters that
+    only this run's scheme has. Latent weights from another scheme are projected by the
+    rule of this scheme.
 
-    state: as it was drawn.
-    source: as `origin` returns it.
+    state: the first state, with initial values.
+    source: the result of `origin`.
     image_shape: (H, W, C) of the run's images.
     """
     # The source's variables, restored in the shapes of its settings.
@@ -269,12 +266,12 @@ def begin(
     checkpoints = CheckpointReader(directory.checkpoints, where)
     _, theirs = checkpoints.restore_variables(shapes, str(source["step"]))
 
-    # The same scheme has projected them already.
+    # If the scheme is the same, the weights are projected already.
     project = None
     if "scheme" in source:
         project = run.scheme.latents.project
 
-    # Each leaf takes its value by its path.
+    # Copy the value of each leaf by its path.
     ours = {"params": state.params, "batch_stats": state.batch_stats}
     plan = _plan(ours, theirs, source=source)
     leaves = flatten_dict(ours)
@@ -288,9 +285,9 @@ def begin(
 
 
 def describe(source: Mapping) -> str:
-    """Where the weights come from, in one line.
+    """The origin of the weights, in one line.
 
-    source: as `origin` returns it.
+    source: the result of `origin`.
     """
     classifier = "the classifier is new, for other classes"
     if source["classifier"] == "kept":
@@ -302,9 +299,9 @@ def describe(source: Mapping) -> str:
 
 
 def _of_scheme(source: Mapping) -> str:
-    """What became of weights from another scheme, as part of a sentence.
+    """How weights from another scheme were converted, as part of a sentence.
 
-    "" where the scheme is the same.
+    "" if the scheme is the same.
     """
     if "scheme" not in source:
         return ""

@@ -1,7 +1,7 @@
-"""How large the gradient is at each convolution of a network.
+"""The size of the gradient at each convolution of a network.
 
-Where it vanishes, early layers no longer learn. The paper's Figures 4 and 10 show it
-for networks without inter-cell skips.
+Where it vanishes, early layers do not learn. The paper's Figures 4 and 10 show this for
+networks without inter-cell skips.
 """
 
 import os
@@ -28,9 +28,11 @@ _KERNEL_NDIM = 4
 
 
 def write_gradients(workdir: WorkDir, *, step: str = "last") -> dict:
-    """Writes gradients.json of a work directory, and returns its contents.
+    """Writes gradients.json into a work directory, and returns its contents.
 
-    step and contents: see `gradients_of_run`.
+    They are those of `gradients_of_run`.
+
+    step: see `gradients_of_run`.
     """
     jax_setup.configure_alone(run_of(workdir))
     found = gradients_of_run(workdir.path, step=step)
@@ -39,19 +41,20 @@ def write_gradients(workdir: WorkDir, *, step: str = "last") -> dict:
 
 
 def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
-    """The sums of `gradient_sums` on the first batch of a training.
+    """`gradient_sums` on the first batch of a training run.
 
-    They are taken before the run's first step and at a checkpoint.
+    They are computed with the weights before the first step, and with those of a
+    checkpoint.
 
-    step: of the checkpoint, `last`, `best` or a number.
+    step: the step of the checkpoint, `last`, `best` or a number.
 
     Returns a dict:
 
-    - "layers": names in the order of the forward pass.
-    - "first": sums before the first step, None for a run that began with the weights of
-      another one (`--init`).
-    - "last": sums at the checkpoint.
-    - "step": that of the checkpoint.
+    - "layers": the names of the layers, in the order of the forward pass.
+    - "first": the sums before the first step; None for a run that was initialised with
+      the weights of another run (`--init`).
+    - "last": the sums at the checkpoint.
+    - "step": the step of the checkpoint.
 
     Raises `UserError` as `load` does.
 
@@ -70,8 +73,8 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     layers = _in_order(model, image_shape, found=set(last))
     listed = lambda sums: [float(sums[name]) for name in layers]
 
-    # Before the first step: the weights are drawn anew from the run's seed, unless they
-    # were given by `--init`.
+    # Before the first step: draw the weights again from the run's seed, unless they
+    # came from `--init`.
     first = None
     if "init" not in directory.facts():
         rule = _first_rule(restored.run, directory)
@@ -88,7 +91,7 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
 
 
 def _first_rule(run: TrainSettings, directory: WorkDir) -> str:
-    """The rule by which a run's weights were drawn, whatever it has changed since."""
+    """The rule by which a run's weights were drawn, before any later change."""
     for change in directory.changed():
         if change["key"] == "first_weights":
             return change["from"]
@@ -100,9 +103,9 @@ def gradient_sums(
 ) -> dict[str, jax.Array]:
     """The sum of |dL / dW| over the kernel of each convolution.
 
-    L is the mean cross-entropy, W the kernel; of a binary convolution, its latent
-    weights. Drop-path is off, and batch norm takes the statistics of the batch. Returns
-    {path of the module: sum, a scalar}.
+    L is the mean cross-entropy. W is the float kernel, or the latent weights of a
+    binary convolution. Drop-path is off, and batch norm takes the statistics of the
+    batch. Returns {path of the module: sum, a scalar}.
 
     variables: {"params", "batch_stats"}.
     batch: {"image": NHWC, "label": (N,)}.
@@ -130,7 +133,7 @@ def gradient_sums(
 
     gradients = jax.grad(loss_of)(variables["params"])
 
-    # By the path of the module; several kernels of one module would be added up.
+    # By the path of the module. Several kernels of a module are added up.
     sums: dict[str, jax.Array] = {}
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         if gradient.ndim != _KERNEL_NDIM:
@@ -156,5 +159,5 @@ def _in_order(
     """The names of the convolutions in the order of the forward pass."""
     rows = [row.name for row in cost(model, image_shape=image_shape).rows]
     named = [name for name in dict.fromkeys(rows) if name in found]
-    # A layer that the table of costs does not name comes last.
+    # Layers that are not in the table of costs come last.
     return [*named, *sorted(found - set(named))]

@@ -1,8 +1,8 @@
-"""What the optimizer does to latent weights: links of an optax chain.
+"""The optax transformations for latent weights.
 
-There is one for each entry of a scheme's `LatentRule`: a factor of the gradient,
-gradients in closed form, rates, and the projection after each update. None touches the
-forward pass. Latent weights are the parameters that `layers.is_latent` knows by name.
+There is one for each field of a scheme's `LatentRule`: a factor of the gradient,
+gradients in closed form, learning rates, and the projection after each update. The
+forward pass does not depend on them. `layers.is_latent` tells latent weights by name.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from bnas_jax.training.schedules import Schedule
 
 
 def on_latents(function, tree, *rest):
-    """A tree of parameters with `function` applied to each latent weight.
+    """A tree of parameters, with `function` applied to each leaf of latent weights.
 
     The other leaves stay as they are.
 
@@ -35,11 +35,11 @@ def on_latents(function, tree, *rest):
 
 
 def on_latent_modules(function, tree, *rest):
-    """A tree of parameters with `function` applied to the dict of each latent module.
+    """A tree of parameters, with `function` applied to the dict of each latent module.
 
-    That is a module with a parameter `latent`. Everything else stays as it is, even
-    edges that are computed together (`latent_TYPE`): a scheme with `gradients` or
-    `rates` has batches_edges = False.
+    A latent module is a module with a parameter `latent`. Everything else stays as it
+    is. Edges that are computed together (`latent_TYPE`) do not occur here: a scheme
+    with `gradients` or `rates` has batches_edges = False.
 
     rest: trees of the same structure, whose dicts are further arguments.
     """
@@ -56,7 +56,7 @@ def on_latent_modules(function, tree, *rest):
 
 
 def kernels_always_zero(params, scheme: Scheme) -> list[str]:
-    """The paths of latent weights that the scheme's projection makes zero.
+    """The paths of latent weights that the scheme's projection always makes zero.
 
     See `Scheme.always_zero`.
 
@@ -70,9 +70,9 @@ def kernels_always_zero(params, scheme: Scheme) -> list[str]:
 
 
 def project_params(params, rule: LatentRule):
-    """Parameters with their latent weights projected, if the rule has a projection.
+    """The parameters with projected latent weights, if the rule has a projection.
 
-    The released code does so before the first forward pass.
+    The released code projects them before the first forward pass, too.
     """
     if rule.project is None:
         return params
@@ -105,7 +105,7 @@ def latent_gradients(
     """Replaces the gradients of latent modules by those in closed form.
 
     gradients: `LatentRule.gradients`.
-    rate: the learning rate, on which they depend.
+    rate: the learning rate that these gradients depend on.
     """
 
     def init(params):
@@ -124,7 +124,7 @@ def latent_gradients(
 def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
     """Multiplies the updates of latent modules by factors (`LatentRule.rates`).
 
-    rates: {name of a parameter: its factor}; updates of other names stay as they are.
+    rates: {name of a parameter: its factor}. Other updates stay as they are.
     """
 
     def of_module(updates):
@@ -142,7 +142,7 @@ def project_latents(
 ) -> optax.GradientTransformation:
     """Changes the updates so that the updated latent weights are projected.
 
-    It must be the last link of a chain.
+    It must be the last transformation of a chain.
     """
 
     # u: updates, p: parameters. optax adds the result to p, which gives project(p + u).

@@ -21,8 +21,8 @@ from bnas_jax.training.workdir import WorkDir
 class Restored(NamedTuple):
     """A network with the variables of a checkpoint.
 
-    run, facts: what its work directory says about it.
-    step: of the checkpoint.
+    run, facts: the settings and the facts about the data from its work directory.
+    step: the step of the checkpoint.
     """
 
     model: nn.Module
@@ -42,8 +42,8 @@ def load(
 
     step: `last`, `best` (chosen on the test set) or a number.
 
-    Raises `UserError` where there is no such directory or checkpoint, or it is a
-    search's.
+    Raises `UserError` if there is no such directory or checkpoint, or if the directory
+    holds a search.
 
     Example: `model, variables = bnas_jax.load("runs/train")`.
     """
@@ -52,7 +52,7 @@ def load(
 
 
 def restore(directory: WorkDir, *, step: str) -> Restored:
-    """The network of a training or an imported network.
+    """A trained or imported network with the variables of a checkpoint.
 
     step and errors: see `load`.
     """
@@ -69,7 +69,7 @@ def restored_model(run: TrainSettings, facts: Facts) -> tuple[nn.Module, Any]:
     """(the network of a training, the shapes of its variables).
 
     run: the settings of the training.
-    facts: about its data, of which the classes and the image shape are taken.
+    facts: about its data; they give the number of classes and the image shape.
     """
     model = run.network.build(
         num_classes=facts.num_classes, scheme=run.scheme, arithmetic=run.arithmetic()
@@ -95,8 +95,8 @@ def run_of(directory: WorkDir) -> TrainSettings:
 def _settings(directory: WorkDir) -> Settings:
     """The settings of a run.
 
-    Raises `UserError` for settings that cannot be read. It names the extensions that
-    the run was made with, as they may be what is missing.
+    Raises `UserError` for settings that cannot be read. The message names the
+    extensions that the run was made with, because they may be missing.
     """
     try:
         return settings.from_config(directory.config())
@@ -111,10 +111,12 @@ def _settings(directory: WorkDir) -> Settings:
 
 
 def source_step(source: WorkDir, which: str) -> int:
-    """The step that `best`, `last` or a number stands for in another run's directory.
+    """The step of the checkpoint `which` in another run's directory.
 
     It is the same on every process.
+
+    which: `best`, `last` or a number.
     """
     step = CheckpointFolder(source.checkpoints).find(which)
-    # The run there may be going on, so that the processes might find different steps.
+    # That run may be in progress, so that the processes might find different steps.
     return int(hosts.from_first(str(step)))

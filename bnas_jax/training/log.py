@@ -1,4 +1,4 @@
-"""What a run writes after each epoch: `Log`, and by it the events of `TensorBoard`."""
+"""`Log`: the record of each epoch in metrics.jsonl and for TensorBoard, and log.txt."""
 
 import contextlib
 import pathlib
@@ -13,11 +13,12 @@ from bnas_jax.workdir.files import append, convenience, json_text, room, whole
 
 
 class Log:
-    """metrics.jsonl and TensorBoard, with a record for each epoch, and log.txt.
+    """Writes metrics.jsonl, events for TensorBoard, and log.txt.
 
-    The first process alone writes.
+    Only the first process writes.
 
-    step: from which the run goes on; later records are cut off, log.txt is not.
+    step: the step at which the run starts or continues. Records of later steps are
+        removed; log.txt keeps all its lines.
     """
 
     def __init__(self, workdir: WorkDir, step: int):
@@ -26,7 +27,7 @@ class Log:
         if not hosts.is_first():
             return
 
-        # Epochs that a crash has undone are run again, and would have two records.
+        # Epochs that were lost in a crash are run again, and would have two records.
         self._path = workdir / "metrics.jsonl"
         lines = []
         for record in workdir.read_metrics():
@@ -39,7 +40,7 @@ class Log:
     def write(self, record: Mapping) -> None:
         """Adds an epoch's record.
 
-        Raises `UserError` where there is no room for it; nothing of it is then written.
+        Raises `UserError` if the disk has no room; then no part of it is written.
         """
         if self._tensorboard is None:
             return
@@ -53,17 +54,16 @@ class Log:
             self._workdir.note(text)
 
     def close(self) -> None:
-        """Ends the file of TensorBoard."""
+        """Closes the file for TensorBoard."""
         if self._tensorboard is not None:
             self._tensorboard.close()
 
 
 class TensorBoard:
-    """Events for TensorBoard, written at once.
+    """Writes events for TensorBoard, without delay.
 
-    Without room for them the run goes on, with a warning. The writer of tensorboardX is
-    not used: it writes in a thread, which ends on a full disk, and the run then waits
-    forever.
+    If the disk has no room, the run continues with a warning. tensorboardX's own writer
+    is not used: its thread ends on a full disk, and the run would wait forever.
     """
 
     def __init__(self, folder: pathlib.Path, first_step: int):
@@ -77,8 +77,7 @@ class TensorBoard:
             self._file = RecordWriter(str(folder / name))
         # The first event of every file.
         self._add([{"file_version": "brain.Event:2"}])
-        # By this event TensorBoard drops what an earlier process wrote from that step
-        # on.
+        # This event makes TensorBoard drop earlier events from that step on.
         start = SessionLog(status=SessionLog.START)
         self._add([{"step": first_step, "session_log": start}])
 
@@ -95,11 +94,11 @@ class TensorBoard:
     def _add(self, events: list[dict]) -> None:
         """Writes events.
 
-        events: the fields of each, without its clock.
+        events: the fields of each event, without the time.
         """
         from tensorboardX.proto.event_pb2 import Event
 
-        # There was no room for the file, or an error has ended it.
+        # The file could not be opened, or was closed by an error.
         if self._file is None:
             return
         with convenience("TensorBoard events"):
@@ -109,13 +108,13 @@ class TensorBoard:
                     self._file.write(event.SerializeToString())
                 self._file.flush()
             except OSError:
-                # Closing the file writes the rest of its buffer, which fails, too.
+                # Closing the file flushes its buffer, which fails, too.
                 with contextlib.suppress(OSError):
                     self.close()
                 raise
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         file, self._file = self._file, None
         if file is not None:
             file.close()

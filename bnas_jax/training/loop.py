@@ -1,7 +1,7 @@
-"""The loop around the steps of a run: epochs, records, checkpoints, stops.
+"""The training loop: epochs, records, checkpoints, and stops after a signal.
 
-`run` is the whole of it, `_Loop` the state of a run that is under way. What a step
-computes is the task's part, behind the protocol `Work`.
+`run` is the whole loop, `_Loop` the state of a run in progress. The protocol `Work` is
+the interface to what is computed (`task.Task`).
 """
 
 import contextlib
@@ -26,36 +26,38 @@ from bnas_jax.training.workdir import WorkDir, environment
 
 
 class Work(Protocol):
-    """What the loop drives: a run's computations, such as those of `task.Task`."""
+    """The computations of a run, which the loop calls; see `task.Task`."""
 
     @property
     def steps_per_epoch(self) -> int:
         """The number of steps in an epoch."""
 
     def begin(self) -> Any:
-        """The state to go on from: the newest checkpoint's, or the first one."""
+        """The state of the newest checkpoint, or the first state of a new run."""
 
     def prepare(self, state, calls: list[range]) -> None:
-        """Compiles the programs of those calls and of the evaluation.
+        """Compiles the programs of the calls and of the evaluation.
 
-        The state stays as it is.
+        It does not change the state.
+
+        calls: the numbers of the steps of each call.
         """
 
     def advance(self, state, steps: range) -> Any:
-        """The state after the steps of those numbers, which one call makes."""
+        """The state after the steps with these numbers, in a single call."""
 
     def finish_epoch(
         self, state, epoch: int, between_batches: Callable[[], None]
     ) -> tuple[Any, dict, float | None]:
-        """(the state to go on with, the epoch's record, its accuracy).
+        """(the state for the next epoch, the epoch's record, the accuracy).
 
-        The accuracy is top-1 in % of the state that is returned, or None.
+        The accuracy is the top-1 in % of the state that is returned, or None.
 
-        between_batches: to call between two batches.
+        between_batches: to be called between two batches.
         """
 
     def conclude(self, state, between_batches: Callable[[], None]) -> None:
-        """Computes what else the run's result needs, after the last epoch.
+        """Computes the rest of the run's result, after the last epoch.
 
         between_batches: see `finish_epoch`.
         """
@@ -69,20 +71,20 @@ def run(
     *,
     where: Devices = devices.ONE,
 ) -> Any:
-    """Advances a run to the end of its last epoch and returns its state there.
+    """Runs to the end of the last epoch, and returns the state there.
 
-    It begins with the state that `Work.begin` gives. At the end of each epoch the
-    record is logged and the state saved. A state that was saved after an epoch's last
-    step, but before the evaluation was finished, is evaluated first. Settings that
-    `WorkDir.open` found changed are noted in the work directory, with the learning
-    rates before and after the change.
+    It starts from the state of `Work.begin`. At the end of each epoch it evaluates,
+    logs the record and saves the state. A state that was saved after an epoch's last
+    step, but before the evaluation had finished, is evaluated first. Changed settings,
+    found by `WorkDir.open`, are noted in the work directory, with the learning rates
+    before and after the change.
 
-    Raises `Stopped` after a signal, with the state saved; and `UserError` when the loss
-    or the weights are not finite, with the state not saved.
+    Raises `Stopped` after a signal, once the state is saved, and `UserError` if the
+    loss or the weights are not finite; that state is not saved.
     """
     steps_per_epoch = work.steps_per_epoch
     with Stops() as stops, _finishing(checkpoints):
-        # The first state, or the newest that was saved, and where the run stands.
+        # The first state, or the newest that was saved, and its step.
         state = _begin(work, checkpoints, stops)
         step = int(state.step)
         resume.check_epochs(
@@ -92,14 +94,14 @@ def run(
             state, step=step, steps_per_epoch=steps_per_epoch
         )
 
-        # The log is cut behind the last record that is final: an epoch that is
-        # evaluated anew gets another record.
+        # Later records are removed from the log. So is that of an epoch that is
+        # evaluated again.
         logged = step
         if not evaluated:
             logged = step - 1
         resume.say_what_is_lost(workdir, step=step, epochs=logged // steps_per_epoch)
 
-        # Compile, then steps and evaluations until the last epoch has ended.
+        # Compile, then run steps and evaluations until the last epoch has ended.
         with contextlib.closing(Log(workdir, logged)) as log:
             loop = _Loop(
                 state=state,
@@ -125,9 +127,10 @@ def run(
 
 
 def _begin(work: Work, checkpoints: Checkpoints, stops: Stops) -> Any:
-    """The state that a run begins with, as `Work.begin` gives it.
+    """The result of `Work.begin`.
 
-    Restoring takes minutes where files are slow. A signal ends it: `Stopped`.
+    Raises `Stopped` after a signal, because restoring may take minutes on a slow file
+    system.
     """
     try:
         return stops.during(work.begin)
@@ -137,7 +140,7 @@ def _begin(work: Work, checkpoints: Checkpoints, stops: Stops) -> Any:
 
 
 class _Loop:
-    """A run under way: its state, at `step`, and what the loop needs around it."""
+    """A run in progress: its state, the number of its step, and the loop's objects."""
 
     def __init__(
         self,
@@ -160,8 +163,8 @@ class _Loop:
         self.log = log
         self.stops = stops
 
-        # Numbers of steps: that of the state, that of the newest checkpoint, and the
-        # last one of the run.
+        # The steps of the state and of the newest checkpoint, and the last step of the
+        # run.
         self.step = self.saved = int(state.step)
         self.last = settings.num_epochs * work.steps_per_epoch
 
@@ -169,7 +172,7 @@ class _Loop:
         self.progress = ProgressBar(self.step, self.last)
         self.saves = Saves(settings)
         self.divergence = DivergenceCheck(settings, workdir, checkpoints)
-        # When the epoch, or compiling before it, began.
+        # The time at which the epoch began, or the compiling before it.
         self.started = time.monotonic()
 
         log.note(
@@ -179,8 +182,8 @@ class _Loop:
         log.note(f"code {hosts.code_version()}, jax {jax.__version__}")
 
     def note_changes(self) -> None:
-        """Notes settings that differ from here on, in config.json and in the log."""
-        # config.json is read before it is overwritten.
+        """Writes changed settings into config.json and into the log."""
+        # Read config.json before it is overwritten.
         before = self.workdir.config()
         changed = self.workdir.note_changes(self.settings, self.step)
         if not changed:
@@ -204,8 +207,8 @@ class _Loop:
             raise self._stopped(interrupted.number) from None
         self.log.note(f"compiled in {time.monotonic() - self.started:.1f} s")
 
-        # The clocks of the epoch, of the watchdog and of the saves begin here:
-        # compiling is in none of them.
+        # Start the clocks of the epoch, of the watchdog and of the saves, which exclude
+        # compiling.
         self.started = time.monotonic()
         self.watchdog.beat(self.step)
         self.saves.done()
@@ -219,15 +222,15 @@ class _Loop:
             steps_per_call=self.settings.steps_per_call,
         )
         self.work.prepare(self.state, calls)
-        # Copying a state for a save and checking it are small programs, too. They
-        # compile when they are first called.
+        # Copying a state and checking it are small programs, which compile when they
+        # are first called.
         self.where.saveable(self.state)
         self.divergence.check_whole(self.state)
 
     def call(self) -> None:
-        """Runs the steps of one call, and what is due after them.
+        """Runs the steps of one call, then whatever is due.
 
-        That is the end of an epoch, a save, or a check of the loss.
+        That may be the end of the epoch, a save, or a check of the loss.
         """
         # The steps.
         steps = next_call(
@@ -239,17 +242,16 @@ class _Loop:
         self.step = steps.stop
         self.progress.show(self.step)
 
-        # Python runs ahead of the devices. Only a wait for a result shows whether the
+        # Python runs ahead of the devices. Only waiting for a result shows whether the
         # other processes are alive.
         if hosts.count() > 1 and crossed(steps, hosts.WAIT_EVERY):
             jax.block_until_ready(self.state.step)
             self.watchdog.beat(self.step)
 
-        # Every process asks once a call, or they would not agree on the step to stop
-        # after.
+        # Every process asks once per call, so that all stop after the same step.
         signal = self.stops.wanted()
 
-        # What is due. The end of an epoch includes a save, and a save includes a check.
+        # The end of an epoch includes a save, and a save includes a check.
         if self.step % self.work.steps_per_epoch == 0:
             self.end_epoch()
         elif signal or self.saves.due(steps):
@@ -258,14 +260,14 @@ class _Loop:
         elif crossed(steps, self.settings.log_every_steps):
             self.divergence.check_loss(self.state)
 
-        # By now the state is saved. After the last step there is nothing to stop.
+        # The state is saved by now. After the last step there is nothing to stop.
         if signal and self.step < self.last:
             raise self._stopped(signal)
 
     def end_epoch(self) -> None:
         """Evaluates, logs the record and saves.
 
-        After a signal the evaluation is broken off, and the state saved without it.
+        A signal ends the evaluation early; the state is then saved without an accuracy.
         """
         self.divergence.check_whole(self.state)
 
@@ -276,28 +278,28 @@ class _Loop:
                 self.state, epoch, between_batches=self._between_batches
             )
         except Interrupted as interrupted:
-            # The state has no accuracy of this epoch, by which the next start sees that
-            # it has to evaluate (`resume.is_evaluated`).
+            # The state has no accuracy for this epoch, so that the next start evaluates
+            # it first (`resume.is_evaluated`).
             if self.saved < self.step:
                 self._save()
             raise self._stopped(interrupted.number) from None
         self.state = self.where.settle(state)
 
-        # The clock of the next epoch begins here.
+        # Start the clock of the next epoch.
         record["seconds"] = round(time.monotonic() - self.started, 3)
         self.started = time.monotonic()
 
-        # The record comes before the save: after a crash between the two it is cut off
-        # and written again.
+        # The record is written before the save: after a crash between the two, the next
+        # start removes it and writes it again.
         self.log.write(record)
         self.progress.say(line_of(record))
         self.log.note(line_of(record))
         self._save(top1)
 
     def conclude(self) -> None:
-        """Computes what else the result needs.
+        """Computes the rest of the result.
 
-        It is not saved: after a signal the next start computes it anew.
+        It is not saved: after a signal, the next start computes it again.
         """
         try:
             self.work.conclude(self.state, between_batches=self._between_batches)
@@ -305,7 +307,7 @@ class _Loop:
             raise self._stopped(interrupted.number) from None
 
     def _between_batches(self) -> None:
-        # An evaluation may take longer than the watchdog's patience.
+        # An evaluation may take longer than the watchdog waits.
         self.watchdog.beat(self.step)
         self.stops.check()
 
@@ -315,9 +317,9 @@ class _Loop:
         self.saves.done()
 
     def _stopped(self, signal: int) -> Stopped:
-        """The end of a run after a signal, once the state is on disk.
+        """The exception that ends a run after a signal, once the state is on disk.
 
-        Raises `UserError` where the state could not be saved.
+        Raises `UserError` if the state could not be saved.
         """
         self.checkpoints.finish()
         stopped = Stopped(signal, self.step)
@@ -327,14 +329,13 @@ class _Loop:
 
 @contextlib.contextmanager
 def _finishing(checkpoints: Checkpoints):
-    """Waits at the end for what is being saved, but not after a second Ctrl-C."""
+    """Waits at the end for the current save, unless there was a second Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
         raise
     except BaseException:
-        # An error of the last save must not take the place of the one that ended the
-        # run.
+        # An error of the last save must not hide the error that ended the run.
         with contextlib.suppress(UserError):
             checkpoints.close()
         raise

@@ -1,4 +1,4 @@
-"""Losses and hits of logits, for each example."""
+"""Losses and hits of each example, from logits."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def cross_entropy(
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Cross-entropy with probabilities of all classes.
+    """Cross-entropy with target probabilities.
 
     logits, targets: (N, classes).
 
@@ -33,10 +33,10 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
-    """1 where the label is among the k classes of the highest scores, else 0.
+    """1 where the label is among the k classes with the highest logits, else 0.
 
-    Of equal scores the first is the higher, as in argmax, so that a dead network has no
-    hits for free. NaN is a miss.
+    Of equal logits the first ranks higher, as in argmax. So a network with constant
+    logits has only the hits of one class. NaN is a miss.
 
     logits: (N, classes).
     labels: (N,), integers.
@@ -47,8 +47,7 @@ def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     classes = jnp.arange(logits.shape[-1])  # (classes,)
     first = classes < labels[:, None]  # (N, classes)
 
-    # The classes that rank before the label. `not <=` stands in place of `>`, which
-    # would be False for NaN.
+    # The classes that rank before the label. With `>` a NaN would never rank before it.
     better = jnp.logical_not(logits <= score)  # (N, classes)
     tied = (logits == score) & first  # (N, classes)
     before = better | tied  # (N, classes)

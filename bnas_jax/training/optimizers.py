@@ -1,6 +1,6 @@
-"""Optimizers of the weights: chains in which every rule of the method is one link.
+"""Optimizers of the weights: optax chains with a transformation for each rule.
 
-`latents` has the links for latent weights, `descent` those for all weights. The rules
+The rules for latent weights are in `latents`, those for all weights in `descent`. They
 are explained in docs/schemes.md and docs/conventions.md.
 """
 
@@ -16,11 +16,10 @@ from bnas_jax.training.schedules import Schedule, constant
 
 
 class LatentOptimizer(optax.GradientTransformationExtraArgs):
-    """An optimizer with a scheme's links for latent weights; made by `for_latents`.
+    """An optimizer that treats latent weights as a scheme says; see `for_latents`.
 
-    scheme: the scheme that it follows.
-    unclipped: the same optimizer without its clipping, with a state of the same
-        structure.
+    scheme: the scheme.
+    unclipped: the same optimizer without clipping, whose state has the same structure.
     """
 
     scheme: Scheme
@@ -33,8 +32,8 @@ class LatentOptimizer(optax.GradientTransformationExtraArgs):
         scheme: Scheme,
         unclipped: optax.GradientTransformation,
     ) -> "LatentOptimizer":
-        """The optimizer of a chain that follows the scheme."""
-        # A named tuple of two functions, init and update, with two attributes besides.
+        """The optimizer with the functions of a chain."""
+        # A named tuple of two functions, init and update, with two more attributes.
         optimizer = cls(*optax.with_extra_args_support(chain))
         optimizer.scheme, optimizer.unclipped = scheme, unclipped
         return optimizer
@@ -49,23 +48,26 @@ def for_latents(
 ) -> LatentOptimizer:
     """Any optax optimizer, with the scheme's treatment of latent weights.
 
-    `TrainStep` and `SearchStep` take such an optimizer. Its links, in this order:
+    `TrainStep` and `SearchStep` need such an optimizer. An update has these steps:
 
-    1. The raw gradient is clipped to `clip_norm` (None: not).
+    1. The gradient is clipped to `clip_norm` (None does not clip).
     2. The gradient of latent weights is multiplied by the scheme's factor.
-    3. The scheme's gradients in closed form take the place of the raw ones.
-    4. `optimizer` makes its update.
-    5. The scheme's rates multiply the update.
-    6. Latent weights are projected.
+    3. The gradients are replaced by those that the scheme has in closed form.
+    4. `optimizer` computes its update.
+    5. The update is multiplied by the scheme's learning rates.
+    6. The latent weights are projected.
 
-    rate: the optimizer's learning rate, a number or a function of the step; for a
-        scheme whose closed forms depend on it.
+    A scheme has some of the steps 2, 3, 5 and 6 (`LatentRule`).
 
-    Both steps pass the loss of the batch as `value`, which some optimizers need, such
-    as `optax.contrib.reduce_on_plateau`. Line searches need more and are not served.
+    rate: the optimizer's learning rate, a number or a function of the step. Only a
+        scheme with gradients in closed form needs it.
 
-    Raises `UserError` for an optimizer that already does this, for `optax.MultiSteps`
-    where weights are projected, and without a rate that is needed.
+    `TrainStep` and `SearchStep` pass the loss of the batch as `value`, which some
+    optimizers need, such as `optax.contrib.reduce_on_plateau`. Line searches need more
+    and do not work.
+
+    Raises `UserError` for an optimizer that was made by this function, for
+    `optax.MultiSteps` if weights are projected, and for a missing rate.
 
     >>> optimizer = bnas.for_latents(optax.adam(1e-3), bnas.SCHEMES["bireal"]())
     """
@@ -77,7 +79,7 @@ def for_latents(
     check_optimizer("optimizer", optimizer)
     check_scheme(scheme)
     rule = scheme.latents
-    # Behind an update of 0, too, weights would be projected, and move.
+    # Latent weights would be projected, and so change, even after an update of 0.
     owner = getattr(optimizer.init, "__self__", None)
     if isinstance(owner, optax.MultiSteps) and rule.project is not None:
         raise UserError(
@@ -91,7 +93,7 @@ def for_latents(
             "write for_latents(optimizer, scheme, rate=...) with the optimizer's own"
         )
 
-    # Before the optimizer: what changes gradients.
+    # Before the optimizer: the transformations of gradients.
     links = []
     clips = clip_norm is not None and clip_norm != float("inf")
     if clips:
@@ -101,16 +103,16 @@ def for_latents(
     if rule.gradients is not None and rate is not None:
         links.append(latents.latent_gradients(rule.gradients, _schedule(rate)))
 
-    # Behind the optimizer: what changes updates. The projection is last, as it needs
-    # the whole update.
+    # After the optimizer: the transformations of updates. The projection needs the
+    # whole update, and so is the last one.
     links.append(optimizer)
     if rule.rates:
         links.append(latents.scale_rates(rule.rates))
     if rule.project is not None:
         links.append(latents.project_latents(rule.project))
 
-    # The same chain without clipping. An identity takes its place, so that both chains
-    # can use one state.
+    # The same chain with an identity in place of the clipping, so that the states of
+    # both have the same structure.
     unclipped = list(links)
     if clips:
         unclipped[0] = optax.identity()
@@ -131,7 +133,7 @@ def latent_sgd(
 ) -> LatentOptimizer:
     """SGD as in PyTorch, with the scheme's treatment of latent weights.
 
-    Weight decay is added to the gradient behind the scheme's factor, as in the authors'
+    Weight decay is added to the gradient after the scheme's factor, as in the authors'
     code.
 
     learning_rate, momentum: numbers or functions of the step.
@@ -157,9 +159,9 @@ def latent_adam(
     clip_norm: float | None = None,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
-    """Adam as in PyTorch, where weight decay is L2 regularisation.
+    """Adam as in PyTorch, with the scheme's treatment of latent weights.
 
-    Otherwise as `latent_sgd`.
+    Weight decay is L2 regularisation. All other arguments are those of `latent_sgd`.
     """
     descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
     decaying = with_decay(descent, weight_decay=weight_decay, decayed=decayed)
@@ -169,17 +171,16 @@ def latent_adam(
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
     """Raises `UserError` unless an optimizer treats latent weights as the scheme does.
 
-    optimizer: any, such as one that treats no latent weights, or those of another
-        scheme.
+    optimizer: any optimizer, such as a plain one or one for another scheme.
     """
     check_scheme(scheme)
-    # Schemes are compared before their rules: two equal schemes may have unequal rules,
-    # whose functions may be made anew for each.
+    # First compare the schemes: the rules of equal schemes may compare unequal, because
+    # their functions may be created for each rule.
     followed = getattr(optimizer, "scheme", None)
     if followed == scheme:
         return
 
-    # Two different schemes may have the same rule, such as none.
+    # Two different schemes may have the same rule, such as the empty one.
     rule = LatentRule()
     if followed is not None:
         rule = followed.latents
@@ -196,16 +197,16 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
 
 
 def check_scheme(scheme: Any) -> None:
-    """Raises `UserError` for what is no scheme."""
-    # A common slip is a scheme's name, or its class without the brackets.
+    """Raises `UserError` unless this is a scheme."""
+    # A common mistake is a scheme's name, or its class without parentheses.
     if not isinstance(scheme, Scheme):
         raise UserError(f"scheme must be an object such as Xnor(), got {scheme!r}")
 
 
 def check_optimizer(name: str, optimizer: Any) -> None:
-    """Raises `UserError` for what is no optimizer, such as a learning rate.
+    """Raises `UserError` unless this is an optimizer; it may be a learning rate.
 
-    name: of the argument.
+    name: the name of the argument.
     """
     if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a run shows on stderr: a bar, and a line for each record."""
+"""The output of a run on stderr: a progress bar, and a line for each record."""
 
 import sys
 
@@ -22,7 +22,7 @@ class ProgressBar:
     """A bar on a terminal, plain lines elsewhere; both on stderr."""
 
     def __init__(self, step: int, last: int):
-        # Imported where it is used: the commands that show no bar start faster.
+        # Imported here, so that commands without a bar start faster.
         from tqdm import tqdm
 
         hidden = not (hosts.is_first() and sys.stderr.isatty())
@@ -32,11 +32,11 @@ class ProgressBar:
 
     def show(self, step: int) -> None:
         """Moves the bar to a step."""
-        # A hidden bar keeps no position to count from.
+        # A hidden bar does not count its position.
         if not self._bar.disable:
             self._bar.update(step - self._bar.n)
 
     def say(self, text: str) -> None:
-        """Writes a line above the bar, on the first process alone."""
+        """Writes a line above the bar, only on the first process."""
         if hosts.is_first():
             self._bar.write(text, file=sys.stderr)

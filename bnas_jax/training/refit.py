@@ -1,7 +1,7 @@
-"""Brings a saved state into the form that the state of its run has now.
+"""Converts a saved state to the form that the state of its run has now.
 
-It has another form after a change of settings by `--change`, or where an earlier
-version of this package saved it.
+The forms differ after a change of settings by `--change`, or if an earlier version of
+this package saved the state.
 """
 
 import math
@@ -17,13 +17,13 @@ PER_EPOCH = ("test_top1", "valid_top1", "history")
 
 
 def by_name(tree, links: bool = True) -> dict[str, Any]:
-    """The leaves of a tree by names such as params/cell0/...
+    """{name such as params/cell0/...: leaf} of a tree.
 
-    Orbax keeps such names of tuples and classes, too.
+    Orbax keeps the names of dict keys and fields, and the positions in tuples.
 
-    links: whether names have the positions in tuples. Without them an optimizer's state
-        has the same names whether or not its chain has a link more that keeps no state,
-        such as clipping. Names that would occur twice keep their positions.
+    links: whether names include positions in tuples. Without positions, the state of an
+        optimizer has the same names whether or not its chain has another transformation
+        without state, such as clipping. Names that would be ambiguous keep them.
     """
     # Each leaf, its name with positions, and its name without them.
     leaves: list[Any] = []
@@ -56,16 +56,16 @@ def _part(key) -> str:
 
 
 def as_saved(wanted, saved):
-    """The shapes to restore: those that were saved, in the number types wanted now.
+    """The shapes to restore: the saved shapes, with the number types of the run.
 
-    wanted: the shapes of the run's state now.
-    saved: Orbax's metadata of the checkpoint, whose structure the result has.
+    wanted: the shapes of the run's state.
+    saved: Orbax's metadata of the checkpoint. The result has its structure.
     """
     named = by_name(wanted, links=False)
     types = {name: leaf.dtype for name, leaf in named.items()}
     leaves = []
     for name, leaf in by_name(saved, links=False).items():
-        # A vector of several leaves, see `in_leaves`, is cast when it is cut.
+        # A vector of several leaves (`in_leaves`) is cast when it is cut.
         dtype = types.get(name, leaf.dtype)
         leaves.append(jax.ShapeDtypeStruct(leaf.shape, dtype))
     return jax.tree.unflatten(jax.tree.structure(saved), leaves)
@@ -84,14 +84,14 @@ def in_leaves(
     wanted: Mapping[str, Any],
     cut: Callable[[Any, int, Any], Any],
 ) -> dict[str, Any]:
-    """Saved leaves by their names, vectors of several leaves cut into these.
+    """{name: saved leaf}, where vectors of several leaves are cut into the leaves.
 
-    Optimizers of earlier versions kept one vector of all parameters, `trace`, where
-    there is now a tree of leaves, `trace/cell0/...`, in the same order.
+    Optimizers of earlier versions had one vector of all parameters, `trace`; now it is
+    a tree of leaves `trace/cell0/...`, in the same order.
 
-    wanted: the leaves of the run's state now, by their names.
-    cut: (vector, position, leaf that is wanted) -> that leaf, whose numbers begin at
-        the position.
+    wanted: {name: leaf} of the run's state.
+    cut: (vector, position, wanted leaf) -> the part of the vector from that position
+        on, in the form of the leaf.
     """
     found = {}
     for name, leaf in saved.items():
@@ -112,14 +112,14 @@ def in_leaves(
 
 
 def _cut(vector: jax.Array, position: int, leaf: Any) -> jax.Array:
-    """The numbers of a vector from a position on, as an array like the leaf."""
+    """The values of a vector from a position on, as an array like the leaf."""
     size = math.prod(leaf.shape)
     numbers = np.asarray(vector)[position : position + size]
     return _placed(numbers.reshape(leaf.shape).astype(leaf.dtype), like=vector)
 
 
 def _placed(numbers: np.ndarray, *, like: jax.Array) -> jax.Array:
-    """The numbers where another array is, on however many devices."""
+    """An array with these values, and with the sharding of another array."""
     return jax.make_array_from_callback(
         numbers.shape, like.sharding, lambda index: numbers[index]
     )
@@ -128,7 +128,7 @@ def _placed(numbers: np.ndarray, *, like: jax.Array) -> jax.Array:
 def with_epochs(state, shapes):
     """A state with as many rows for epochs as `shapes` has.
 
-    Rows for epochs to come are NaN, rows beyond the last epoch are dropped.
+    Added rows are NaN; rows beyond the last epoch are dropped.
     """
 
     def fit(leaf: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:

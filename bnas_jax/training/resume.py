@@ -1,4 +1,4 @@
-"""Where a run that goes on stands: its epochs, its evaluation and its records."""
+"""Checks of a run that is resumed: its epochs, its evaluation and its records."""
 
 import math
 
@@ -7,7 +7,7 @@ from bnas_jax.training.workdir import WorkDir
 
 
 def check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
-    """Raises `UserError` for a run that is beyond the last of its epochs."""
+    """Raises `UserError` for a run that is beyond its last epoch."""
     if step > num_epochs * steps_per_epoch:
         raise UserError(
             f"the run is at step {step} of {steps_per_epoch} an epoch, beyond the end "
@@ -17,9 +17,9 @@ def check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
 
 
 def is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
-    """Whether the last epoch that has ended needs no evaluation any more.
+    """Whether the last finished epoch has been evaluated.
 
-    False for the state of an epoch's last step that has no accuracy of that epoch.
+    False only for a state at the last step of an epoch without an accuracy for it.
     """
     epoch = step // steps_per_epoch - 1  # the last one that has ended, -1 for none
     within_epoch = step % steps_per_epoch > 0
@@ -30,12 +30,12 @@ def is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
 
 
 def say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
-    """Warns of what a run has lost: its checkpoints, or records of its epochs.
+    """Warns if a run has lost its checkpoints, or records of its epochs.
 
-    step: from which the run goes on.
-    epochs: the number of those that have ended, and been evaluated, by then.
+    step: the step at which the run continues.
+    epochs: the number of epochs that have ended and been evaluated before.
     """
-    # There are records, but the run begins anew.
+    # There are records, but the run starts from scratch.
     records = workdir.read_metrics()
     if step == 0 and records:
         workdir.say(
@@ -43,7 +43,7 @@ def say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
             f"has {len(records)} epochs; the run begins anew"
         )
 
-    # The run goes on, but some of its epochs have no record.
+    # The run continues, but some of its epochs have no record.
     recorded = {record.get("epoch") for record in records}
     missing = set(range(epochs)) - recorded
     if missing:

@@ -1,4 +1,4 @@
-"""The data of a run, read, normalised and augmented as its settings say."""
+"""Loads the data of a run, with normalisation and augmentation from its settings."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ from bnas_jax.training.workdir import WorkDir
 
 
 def dataset_of(dataset: DatasetSettings) -> Dataset:
-    """The data of a run, augmented and normalised as its settings say."""
+    """The data set, with the normalisation and augmentation of the settings."""
     data = load.load(
         dataset.name,
         path=dataset.path,
@@ -28,7 +28,7 @@ def dataset_of(dataset: DatasetSettings) -> Dataset:
 
 
 def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Dataset:
-    """As `dataset_of`, for a data set whose files are replaced by the given parts.
+    """`dataset_of`, with the given parts in place of the data set's files.
 
     parts: {"train": examples, "test": examples}.
     """
@@ -42,12 +42,12 @@ def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Datase
 def load_test_data(
     dataset: DatasetSettings, statistics: Statistics | None
 ) -> Dataset | TestSet:
-    """The data that evaluation needs.
+    """The data for an evaluation.
 
     statistics: see `data.load.load_test`; those of the settings take precedence.
     """
     statistics = _statistics(dataset) or statistics
-    # Where the statistics are known, the training images are not read.
+    # If the statistics are known, the training images are not read.
     data = load.load_test(
         dataset.name,
         path=dataset.path,
@@ -58,14 +58,14 @@ def load_test_data(
 
 
 def _statistics(dataset: DatasetSettings) -> Statistics | None:
-    """(mean, std) of the settings, None where they are not set."""
+    """(mean, std) of the settings; None if they are not set."""
     if dataset.mean is None or dataset.std is None:
         return None
     return dataset.mean, dataset.std
 
 
 def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augmentation:
-    """The data set's augmentation with what the settings change in it."""
+    """The data set's augmentation, changed by the settings."""
     changes: dict[str, Any] = {}
     for name in ("pad", "flip", "min_area", "jitter", "cutout"):
         value = getattr(dataset, name)
@@ -79,12 +79,11 @@ def load_run_data(
 ) -> tuple[Dataset, Facts]:
     """(the data of a run, the facts about them).
 
-    For a new run the facts are learned now. Otherwise they are as they were when the
-    run began.
+    For a new run the facts are learned now; later they are those of the first start.
 
     change: see `WorkDir.open`.
 
-    Raises `UserError` where the work directory belongs to a run with other settings or
+    Raises `UserError` if the work directory belongs to a run with other settings or
     other data.
     """
     data = dataset_of(run.dataset)
@@ -98,7 +97,7 @@ def load_run_data(
 
 
 def read_options(dataset: DatasetSettings) -> ReadOptions:
-    """How the files of a data set are read, as its settings say."""
+    """The options for reading a data set's files, from its settings."""
     # Settings have the names of the options, except for `bad_images`.
     settings = {field.name for field in dataclasses.fields(dataset)}
     values: dict[str, Any] = {}
@@ -113,10 +112,11 @@ def evaluation_images(
 ) -> tuple[Arrays | Encoded, Augmentation]:
     """(the test images, the augmentation with their normalisation) for a network.
 
-    Images are labelled and normalised as the data of the network's run were.
+    Normalisation and class numbers are those of the data that the network was trained
+    on.
 
     dataset: the settings of the test images.
-    facts: those of the network's run.
+    facts: the facts of the network's run.
 
     Raises `UserError` for images with other channels, and for classes that the run did
     not have.

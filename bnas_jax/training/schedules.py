@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import optax
 
-# (step) -> a float32 array; step: a number, or an array inside a compiled step.
+# (step) -> a float32 scalar. The step is a number, or an array inside a compiled step.
 Schedule = Callable
 
 
@@ -17,8 +17,8 @@ def one_cycle(
 ) -> Schedule:
     """One cycle low -> high -> low, then low -> last, all linear (arXiv 1708.07120).
 
-    steps: of the whole training.
-    tail: the share of the steps behind the cycle.
+    steps: the number of steps of the whole training.
+    tail: the share of the steps after the cycle.
     """
     cycle = max(int(steps * (1 - tail)), 1)  # steps of the cycle
     half = cycle / 2
@@ -52,10 +52,7 @@ def cosine(high: float, low: float, steps: float) -> Schedule:
 
 
 def cosine_restarts(high: float, low: float, steps: float) -> Schedule:
-    """`cosine`, started anew whenever it has ended (SGDR, arXiv 1608.03983).
-
-    steps: of one period.
-    """
+    """`cosine`, repeated with a period of `steps` (SGDR, arXiv 1608.03983)."""
     once = cosine(high=high, low=low, steps=steps)
     return lambda step: once(jnp.asarray(step, jnp.float32) % steps)
 
@@ -66,12 +63,12 @@ def linear(high: float, low: float, steps: int) -> Schedule:
 
 
 def decays(high: float, factor: float, steps: Sequence[int]) -> Schedule:
-    """high, multiplied by `factor` again from each of `steps` on."""
+    """high, multiplied by `factor` at each of `steps`, from that step on."""
     return optax.piecewise_constant_schedule(high, dict.fromkeys(steps, factor))
 
 
 def constant(value: float) -> Schedule:
-    """The same at every step."""
+    """The same value at every step."""
     return lambda step: jnp.asarray(value, jnp.float32)
 
 
@@ -81,8 +78,8 @@ def by_epoch(
     """A schedule of steps, constant within each epoch.
 
     first_epoch: the position of the first epoch on the schedule: 0, or 1 to follow code
-        that steps its scheduler before each epoch, as that of the search, of Bi-Real
-        Net and of ReActNet does.
+        that steps its scheduler before each epoch, such as the code of the search, of
+        Bi-Real Net and of ReActNet.
     """
 
     def of_epoch(step):

@@ -1,4 +1,4 @@
-"""Searching a cell, from settings to genotype.json (section 5.1)."""
+"""`search`: searches a cell, from settings to genotype.json (section 5.1)."""
 
 import functools
 import math
@@ -36,17 +36,17 @@ def search(
 ) -> dict:
     """Searches a cell; writes genotype.json and summary.json.
 
-    A search that has begun before goes on from the newest checkpoint in `workdir`.
+    A search that was started before continues from the newest checkpoint in `workdir`.
     Returns summary.json: {"genotype", "valid_top1" (in %, or None), "epoch" (from 0,
-    whose genotype was taken), "steps"}.
+    whose alpha the genotype is derived from), "steps"}.
 
     run: the settings.
-    workdir: the directory of the run, which holds everything it writes.
-    where: the devices to use, once JAX is configured; None is those of the settings.
-    change: whether the run may go on with other settings.
+    workdir: the work directory, into which everything is written.
+    where: the devices, if JAX is configured already; None takes those of the settings.
+    change: whether the run may continue with other settings.
 
-    Raises `Stopped` after a signal, with the state saved, and `UserError` for what the
-    user can mend, a divergence too.
+    Raises `Stopped` after a signal, once the state is saved, and `UserError` for
+    mistakes that the user can correct and for a divergence.
 
     Example: `search(settings.from_config(search_configs.get_config("digits")),
     WorkDir("runs/search"))`, where `search_configs` is configs/search.py.
@@ -56,11 +56,10 @@ def search(
 
 
 class SearchTask(Task):
-    """The search of a cell."""
+    """The task of a search."""
 
     split = "valid"
-    # The contents of genotype.json, where the searcher chooses among candidates at the
-    # end.
+    # The contents of genotype.json, if the searcher scores candidates at the end.
     _chosen: dict[str, Any] | None = None
 
     def build(self, data: Dataset) -> Program:
@@ -68,11 +67,11 @@ class SearchTask(Task):
 
     @property
     def searcher(self) -> Searcher:
-        """The searcher, with the columns and cells of alpha that the supernet has."""
+        """The searcher, with alpha for the layer types and cells of the supernet."""
         return self.program.step.searcher
 
     def build_evaluator(self) -> Evaluator | None:
-        # Without alphas there is no mixture to evaluate: candidates are scored at the
+        # Without alphas there is no mixture to evaluate; candidates are scored at the
         # end.
         if self.program.held_out is None or not self.searcher.has_alphas:
             return None
@@ -94,15 +93,14 @@ class SearchTask(Task):
     def finish_epoch(
         self, state: SearchState, epoch: int, between_batches: BetweenBatches
     ):
-        # Where the search begins anew for each candidate, each is validated after the
-        # last epoch of its training.
+        # If the search restarts for each candidate, a candidate is validated after the
+        # last epoch of its period.
         period = self.searcher.restart_epochs or 1
         period_ends = (epoch + 1) % period == 0
 
         # The validation, if there is one, and the epoch's record.
         valid: dict[str, Any] = {"top1": None}
-        # -inf marks an epoch that has ended without a validation, NaN one that is still
-        # to come.
+        # -inf is for a finished epoch without validation, NaN for an epoch to come.
         top1 = -math.inf
         if self.evaluator is not None and period_ends:
             valid = self.evaluator(
@@ -123,8 +121,8 @@ class SearchTask(Task):
         )
         write_history(self.workdir, state, epoch)
 
-        # The next candidate begins, after the last epoch, too, as the run may go on
-        # with more epochs. The accuracy is not that of the new state.
+        # Start the next candidate. This is done after the last epoch, too, as the run
+        # may be continued with more epochs. The new state has no accuracy yet.
         if self.searcher.restart_epochs is not None and period_ends:
             number = (epoch + 1) // period
             first = self.first_state()
@@ -133,9 +131,9 @@ class SearchTask(Task):
         return state, record, valid["top1"]
 
     def _describe(self, state: SearchState, epoch: int) -> dict[str, Any]:
-        """The part of an epoch's record that only a search has.
+        """The entries of an epoch's record that only a search has.
 
-        It is about alpha, and the temperature of the epoch.
+        They are about alpha, and the temperature of the epoch.
         """
         described = self.searcher.record(state.alphas)
         progress = Progress(epoch=jnp.asarray(epoch), num_epochs=self.run.num_epochs)
@@ -145,16 +143,16 @@ class SearchTask(Task):
         return described
 
     def summary(self, state: SearchState) -> dict:
-        # A searcher without alphas has chosen among candidates. For the others, the
-        # genotype is derived from the history of alpha.
+        # A searcher without alphas has chosen a candidate. For all others, derive the
+        # genotype from the history of alpha.
         record = self._chosen
         if record is None:
             history = {**state.history, "valid_top1": state.valid_top1}
             record = taken(self.searcher, rule=rule_of(self.run), history=history)
         write_json(self.workdir / "genotype.json", record)
 
-        # "epoch" is the one whose alpha was taken; for a searcher without alphas, the
-        # last one.
+        # "epoch" is the epoch of that alpha, or the last one for a searcher without
+        # alphas.
         return {
             "genotype": {name: record[name] for name in ("normal", "reduce")},
             "valid_top1": record["valid_top1"],
@@ -163,11 +161,11 @@ class SearchTask(Task):
         }
 
     def conclude(self, state: SearchState, between_batches: BetweenBatches) -> None:
-        # alphas.npz may have been lost or damaged since the last epoch ended.
+        # Write alphas.npz again: it may have been lost or damaged.
         last = self.run.num_epochs - 1
         write_history(self.workdir, state, last)
 
-        # A searcher may score candidates at the end, by the weights of the last epoch.
+        # The searcher may score candidates, with the weights of the last epoch.
         key = run_key(self.run.seed, CANDIDATES)
         scores = Scores(self, state, between_batches=between_batches)
         finished = self.searcher.finish(key, scores)
@@ -186,10 +184,11 @@ class Scores:
 
     Batch norm normalises by the batch.
 
-    weights: of the layer types, {"normal", "reduce"}, (14, types) each.
-    batches: numbers of batches of the search's size; those beyond the last one begin
-        again with the first; None takes all of them once.
-    between_batches: called between two batches; what it raises ends the scoring.
+    weights: the mixture weights, {"normal", "reduce"}, (14, types) each.
+    batches: numbers of batches of the search's batch size. After the last batch follows
+        the first one again. None takes all batches once.
+    between_batches: called between two batches; an exception that it raises ends the
+        scoring.
     """
 
     def __init__(
@@ -200,8 +199,8 @@ class Scores:
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
-        # It is made at the first score. It is compiled for batches of another size than
-        # the evaluation of an epoch.
+        # Built at the first score. Its batches have another size than those of the
+        # evaluation of an epoch.
         task = self._task
         return Evaluator(
             task.program.model,
@@ -217,18 +216,18 @@ class Scores:
     def __call__(
         self, weights: Mapping[str, np.ndarray], batches: range | None
     ) -> float:
-        # Whole batches only: padding would enter the statistics by which batch norm
-        # normalises. Each batch is taken once, however many are wanted.
+        # Only whole batches: padding would be part of the batch statistics. Each batch
+        # is taken at most once.
         count = len(self._task.program.held_out) // self._task.run.batch_size
         wanted = batches or range(count)
         numbers = [number % count for number in wanted[:count]]
 
-        # A searcher without alphas takes the weights in their place.
+        # `Random.weights` returns "alphas" as the mixture weights.
         place = self._task.where.place
         placed = {name: place(value) for name, value in weights.items()}
         variables = {**self._state.variables, "alphas": placed}
 
-        # An evaluation on a single batch would never call it.
+        # An evaluation on a single batch does not call it.
         self._between_batches()
         result = self._evaluator(
             variables, batches=numbers, between_batches=self._between_batches
@@ -237,16 +236,16 @@ class Scores:
 
 
 def write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
-    """Writes alphas.npz, on the first process alone.
+    """Writes alphas.npz, only on the first process.
 
-    It has one array for each cell, (epochs + 1, 14, types): alpha before the first and
-    after each epoch until `epoch`. "valid_top1", (epochs,), are the validation
-    accuracies in %, NaN where there is none.
+    It has an array for each cell, (epochs + 1, 14, types): alpha before the first epoch
+    and after each epoch up to `epoch`. "valid_top1", (epochs,), are the validation
+    accuracies in %, or NaN.
     """
     if not hosts.is_first():
         return
 
-    # Inside a state -inf marks epochs without validation. The file has NaN for them.
+    # Epochs without validation have -inf in a state, NaN in the file.
     valid_top1 = np.asarray(state.valid_top1[: epoch + 1])  # (epochs,)
     valid_top1 = np.where(np.isfinite(valid_top1), valid_top1, np.nan)
     arrays: dict[str, Any] = {"valid_top1": valid_top1}
@@ -259,8 +258,8 @@ def write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
 def _check_cells(num_cells: int) -> None:
     """Raises `UserError` for a supernet that has no normal cells.
 
-    A genotype has both kinds of cell, so that such a supernet has none to give. It can
-    be timed, though.
+    Such a supernet cannot give a genotype, which has a normal cell, too. But benchmarks
+    may time it.
     """
     if len(reductions(num_cells)) == num_cells:
         raise UserError(

@@ -1,7 +1,7 @@
-"""The step of the search: a frozen dataclass, called as `step(state, batches)`.
+"""`SearchStep`: a step of the search, called as `step(state, batches)` under `jax.jit`.
 
-It runs under `jax.jit`. It is written for one device and that device's part of the
-batches. `axis` names the mapped axis of several devices, over which it averages.
+It is written for one device and its shard of the batches. `axis` names the mapped axis
+of several devices, over which gradients are averaged.
 """
 
 import dataclasses
@@ -39,17 +39,18 @@ from bnas_jax.training.step_parts import (
 class SearchStep:
     """One step of the search: `step(state, batches) -> state`.
 
-    batches are {"train": batch, "valid": batch}, each as `TrainStep` takes it. The
-    searcher says which stages a step has, for instance one that moves alpha and one
-    that moves the weights. `stage(index, ...)` runs one of them.
+    batches are {"train": batch, "valid": batch}, each in the form for `TrainStep`. The
+    searcher defines the stages of a step, for instance an alpha step and a weight step.
+    `stage(index, ...)` runs one of them.
 
     weights, alphas: the optimizers of the supernet's weights and of alpha.
-    num_epochs, steps_per_epoch: of the search, for what is annealed.
+    num_epochs, steps_per_epoch: the lengths of the search and of an epoch, for the
+        terms that are annealed.
     microbatches, axis: see `TrainStep`.
 
-    Raises `UserError` for what is no searcher, and for an optimizer of the weights that
-    treats latent weights otherwise than the supernet's scheme does. The call raises it
-    for batches that `TrainStep` would not take, and where one is missing.
+    Raises `UserError` for a supernet or a searcher of another type, and for an
+    optimizer of the weights that does not follow the supernet's scheme. The call raises
+    it for batches that `TrainStep` would refuse, and for a missing batch.
 
     >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
     >>> optimizers = {"weights": bnas.latent_sgd(0.025), "alphas": optax.adam(3e-4)}
@@ -76,22 +77,22 @@ class SearchStep:
         check_optimizer("weights", self.weights)
         check_optimizer("alphas", self.alphas)
         check_latents(self.weights, self.supernet.scheme)
-        # A common slip is a searcher's name, or its class without the brackets.
+        # A common mistake is a searcher's name, or its class without parentheses.
         if not isinstance(self.searcher, Searcher):
             raise UserError(
                 f"searcher must be an object such as Bnas(), got {self.searcher!r}"
             )
-        # The dataclass is frozen, so that a plain assignment would be refused.
+        # A frozen dataclass refuses a plain assignment.
         object.__setattr__(self, "searcher", self.searcher.of(self.supernet))
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:
         """The state of a new search.
 
-        seed: of everything that is drawn, in the steps too.
+        seed: the seed of all random numbers, those in the steps included.
         image_shape: (H, W, C).
         """
         dtype = self.supernet.arithmetic.dtype
-        # Alpha and the weights are drawn by different keys.
+        # Alpha and the weights are drawn with different keys.
         alphas = self.searcher.init(run_key(seed, state_lib.ALPHAS), dtype)
         variables = initial_variables(self.supernet, image_shape, seed=seed)
         return search_state_of(
@@ -115,22 +116,20 @@ class SearchStep:
         """The state after one stage of a step.
 
         index: the number of the stage, from 0.
-        batches: at least those that the stage takes.
+        batches: at least the batches that the stage takes.
         """
         stage = self.searcher.stages[index]
         self._check(batches, names=stage.batches)
         # The objective is the loss on the first of the stage's batches.
         batch = batches[stage.batches[0]]
 
-        # Some searchers define their own gradient with respect to alpha, such as
-        # second-order DARTS.
+        # The gradient of alpha, if the searcher defines it (second-order DARTS).
         gradients: dict[str, Any] = {}
         if ALPHAS in stage.moves:
             stage_batches = {name: batches[name] for name in stage.batches}
             gradients = self._searcher_gradient(index, state, batches=stage_batches)
 
-        # All other gradients that the stage needs are those of the objective. One
-        # backward pass gives them.
+        # All other gradients are those of the objective, by one backward pass.
         ordinary = (stage.moves | stage.beside) - set(gradients)
         if ordinary:
             gradient = lambda part, number: self._gradient(
@@ -145,7 +144,7 @@ class SearchStep:
         if ALPHAS in stage.moves:
             state = self._move_alphas(state, gradients[ALPHAS])
 
-        # The update of the weights, and what the state notes of it.
+        # The update of the weights, and the statistics of the epoch.
         if WEIGHTS in stage.moves:
             grads = gradients[WEIGHTS]
             state = self._move_weights(state, grads, loss=loss)
@@ -172,13 +171,13 @@ class SearchStep:
     def restarted(
         self, state: SearchState, first: SearchState, *, number: int
     ) -> SearchState:
-        """A search that begins anew in the middle of a run.
+        """The state after a restart in the middle of a run.
 
-        The weights are those of its first state. Alpha is drawn anew for each restart.
-        Steps, history and accuracies go on.
+        Weights, batch statistics and the optimizer's state are those of the first
+        state; alpha is drawn again. The step, the history and the accuracies are kept.
 
-        first: what `init` gave.
-        number: of the restart, from 1.
+        first: the result of `init`.
+        number: the number of the restart, from 1.
         """
         key = jax.random.fold_in(run_key(state.seed, state_lib.ALPHAS), number)
         return state.replace(
@@ -198,7 +197,7 @@ class SearchStep:
 
     def _move_weights(self, state: SearchState, grads: Any, *, loss) -> SearchState:
         """The state after an update of the weights by their optimizer."""
-        # Latent weights are projected by the last link of the optimizer's chain.
+        # The last transformation of the optimizer projects the latent weights.
         optimizer = optax.with_extra_args_support(self.weights)
         updates, opt_state = optimizer.update(
             grads, state.opt_state, params=state.params, value=loss
@@ -221,28 +220,29 @@ class SearchStep:
     ) -> tuple:
         """(batch statistics, gradients, loss, hits) of a microbatch.
 
-        names: which gradients, of `WEIGHTS` and `ALPHAS`; they are returned under these
-            names.
+        gradients is {name: gradient}.
+
+        number: the number of the microbatch, from 0.
+        names: the gradients to compute, `WEIGHTS` or `ALPHAS` or both.
         """
         position = {WEIGHTS: state.params, ALPHAS: state.alphas}
         moves_alphas = ALPHAS in self.searcher.stages[index].moves
 
         def objective(at):
-            # What is not in `names` enters as a constant.
+            # Parameters that are not in `names` are constants.
             params = at.get(WEIGHTS, state.params)
             alphas = at.get(ALPHAS, state.alphas)
             forward = self._forward(index, state, batch, number, supernet=self.supernet)
             loss, aside = forward(params, alphas)
 
-            # What the searcher adds is differentiated, too. The loss of the epoch's
-            # record is the cross-entropy alone.
+            # The searcher's terms are differentiated, but the recorded loss is only the
+            # cross-entropy.
             total = loss
             if moves_alphas:
                 total = loss + self._added(index, state, alphas)
             return total, (loss, *aside)
 
-        # Sorted, as a set has no order of its own and the compiled program must always
-        # be the same.
+        # Sorted, so that the compiled program does not depend on the order of a set.
         at = {name: position[name] for name in sorted(names)}
         gradients, (loss, batch_stats, correct) = jax.grad(objective, has_aux=True)(at)
         return batch_stats, gradients, loss, correct
@@ -250,20 +250,19 @@ class SearchStep:
     def _searcher_gradient(
         self, index: int, state: SearchState, batches: Mapping[str, Batch]
     ) -> dict[str, Any]:
-        """{"alphas": the gradient that the searcher itself defines}.
+        """{"alphas": the gradient that the searcher defines}, or {} if it defines none.
 
-        {} where it defines none. See `Searcher.gradient`, to which `mean` and `virtual`
-        are passed.
+        It calls `Searcher.gradient`.
         """
         supernet = self.supernet
         if self.searcher.second_order:
-            # Second derivatives need the plain arithmetic. The other one computes sums
-            # of signs as integers, which carry no derivative.
+            # Second derivatives need the plain arithmetic: otherwise, sums of signs are
+            # integers, which have no derivative.
             plain = dataclasses.replace(supernet.arithmetic, plain=True)
             supernet = supernet.clone(arithmetic=plain)
 
-        # The mean of `function(loss)` over the parts of a batch, where `loss` is that
-        # of the part as a function of (weights, alpha).
+        # The mean of `function(loss)` over the parts of a batch, where `loss` is the
+        # loss on the part as a function of (weights, alpha).
         def mean(function, name):
             def of_part(part, number):
                 forward = self._forward(index, state, part, number, supernet=supernet)
@@ -272,8 +271,7 @@ class SearchStep:
 
             return self._mean(of_part, batches[name])
 
-        # Where an update would bring the weights: second-order DARTS differentiates
-        # there.
+        # The weights after a virtual update, where second-order DARTS differentiates.
         def virtual(params, gradients):
             optimizer = getattr(self.weights, "unclipped", self.weights)
             updates, _ = optimizer.update(gradients, state.opt_state, params)
@@ -283,7 +281,7 @@ class SearchStep:
         if gradient is None:
             return {}
 
-        # The gradient of what the objective adds to the loss, as in `_gradient`.
+        # Add the gradient of the searcher's terms, as in `_gradient`.
         addition = lambda alphas: self._added(index, state, alphas)
         added = jax.grad(addition)(state.alphas)
         return {ALPHAS: jax.tree.map(jnp.add, gradient, added)}
@@ -297,9 +295,10 @@ class SearchStep:
         *,
         supernet: Supernet,
     ) -> Callable:
-        """The supernet on a microbatch, as a function of weights and alpha.
+        """The function (params, alphas) -> (mean cross-entropy, (statistics, hits)).
 
-        It is (params, alphas) -> (mean cross-entropy, (batch statistics, hits)).
+        It is the forward pass of the supernet on a microbatch. statistics are the
+        updated batch statistics; hits is the number of correct examples.
         """
         options = self._drop_path_options(index, state, number)
         labels = batch["label"]  # (N,)
@@ -308,16 +307,15 @@ class SearchStep:
             variables = {"params": params, "batch_stats": state.batch_stats}
             mixture = self._mixture(index, state, alphas)  # (14, types) of each cell
 
-            # What some searchers add to all outputs of an edge, from the key of the
-            # mixture.
+            # Numbers to add to the outputs of edges, drawn with the key of the mixture.
             key = self._key(STEPS, state, index)
             scalars = self.searcher.scalars(alphas, key, self._progress(state))
             if scalars is not None:
                 options["scalars"] = scalars
 
-            images = batch["image"]  # [N, H, W, C]
+            images = batch["image"]  # (N, H, W, C)
             with of_images(images):
-                logits, new = supernet.apply(  # [N, classes]
+                logits, new = supernet.apply(  # (N, classes)
                     variables,
                     mixture,
                     images,
@@ -333,16 +331,16 @@ class SearchStep:
         return forward
 
     def _mixture(self, index: int, state: SearchState, alphas) -> dict[str, jax.Array]:
-        """The weights of the layer types, (14, types) for each cell.
+        """The mixture weights, (14, types) for each cell.
 
-        What is drawn is the same on all devices and for all microbatches.
+        All devices and microbatches draw the same.
         """
         key = self._key(STEPS, state, index)
         progress = self._progress(state)
         return self.searcher.weights(alphas, key, progress)
 
     def _added(self, index: int, state: SearchState, alphas) -> jax.Array:
-        """What the searcher's objective adds to the cross-entropy, a scalar."""
+        """The terms that the searcher adds to the cross-entropy, a scalar."""
         progress = self._progress(state)
         # Such as the diversity of Eq. (5).
         regularizer = self.searcher.regularizer(alphas, progress)
@@ -356,21 +354,18 @@ class SearchStep:
     def _key(self, use: int, state: SearchState, index: int) -> jax.Array:
         """The key of a stage of a step.
 
-        It depends on the seed, the step and the stage alone, so that a resumed run
-        draws what an uninterrupted one draws.
+        It depends only on the seed, the step, the stage and the use, so that a resumed
+        run draws the same numbers as an uninterrupted one.
         """
         of_step = jax.random.fold_in(run_key(state.seed, use), state.step)
         return jax.random.fold_in(of_step, index)
 
     def _drop_path_options(self, index: int, state: SearchState, number) -> dict:
-        """The supernet's options to drop edges at random.
-
-        {} where the searcher drops none.
-        """
+        """The supernet's options for drop-path; {} if the searcher drops no edges."""
         rate = self.searcher.drop_path_rate
         if rate == 0:
             return {}
-        # Each microbatch drops other edges. A batch in one piece takes the key of the
+        # Each microbatch has a key of its own. An undivided batch has that of the
         # stage.
         key = self._key(state_lib.DROPPED, state, index)
         if self.microbatches > 1:

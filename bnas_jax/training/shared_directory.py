@@ -1,4 +1,4 @@
-"""Whether all hosts of a run have the same work directory, and the same data."""
+"""Checks that all hosts of a run have the same work directory and the same data."""
 
 import contextlib
 import json
@@ -12,18 +12,19 @@ from bnas_jax.data.facts import Facts
 from bnas_jax.runtime import hosts
 from bnas_jax.workdir.files import json_text, write_whole
 
-# Seconds after which a host sees what another one has written: NFS asks again for what
-# was not there after a minute at most.
+# Seconds until a host sees a file that another host has written. NFS caches for at most
+# a minute that a file does not exist.
 _SEEN = 90
 
 
 def check(folder: pathlib.Path, facts: Facts) -> None:
-    """Raises `UserError` unless all processes have this directory, and one data.
+    """Raises `UserError` unless all processes share the directory and have equal data.
 
-    Without the directory a run would begin, but the processes could not go on from one
-    checkpoint.
+    Without a shared directory a run could start, but its processes could not continue
+    from the same checkpoint.
 
-    folder: the work directory. facts: about the data, as this process found them.
+    folder: the work directory.
+    facts: the facts about the data of this process.
     """
     here = platform.node()
     problem = ""
@@ -33,7 +34,7 @@ def check(folder: pathlib.Path, facts: Facts) -> None:
             "process; choose a --workdir on a file system that all hosts share"
         )
 
-    # The data, which may be copies on the disk of each host.
+    # Each host may have its own copy of the data.
     of_first = json.loads(hosts.from_first(json_text(facts.known())))
     if facts_lib.difference(facts, facts_lib.from_dict(of_first)):
         problem = (
@@ -44,7 +45,7 @@ def check(folder: pathlib.Path, facts: Facts) -> None:
 
 
 def _is_that_of_first(folder: pathlib.Path) -> bool:
-    """Whether a file of the first process comes to stand in this process's directory.
+    """Whether a file written by the first process appears in this process's directory.
 
     The file is removed once every process has looked.
     """
@@ -58,7 +59,7 @@ def _is_that_of_first(folder: pathlib.Path) -> bool:
 
 
 def _comes_to_hold(path: pathlib.Path, value: str) -> bool:
-    """Whether a file of JSON holds a value, or does so within `_SEEN` seconds."""
+    """Whether a JSON file holds a value within `_SEEN` seconds."""
     last = time.monotonic() + _SEEN
     while True:
         with contextlib.suppress(OSError, ValueError):

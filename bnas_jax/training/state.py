@@ -1,6 +1,6 @@
-"""The state of a run at a step: everything that its next steps depend on.
+"""`TrainState` and `SearchState`: everything that the next steps of a run depend on.
 
-A checkpoint saves it, and a resumed run begins with it.
+A checkpoint saves the state, and a resumed run continues from it.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from bnas_jax.training.latents import project_params
 
 
 class Sums(struct.PyTreeNode):
-    """Sums over the examples since the epoch began, scalars.
+    """Sums over the training examples of the epoch so far, scalars.
 
     They are float32, or float64 in runs of that precision.
     """
@@ -35,16 +35,16 @@ class Sums(struct.PyTreeNode):
     @classmethod
     def zeros(cls, dtype) -> "Sums":
         """The sums before the first example."""
-        # Three arrays, not one: a step donates its buffers, and none may be donated
-        # twice.
+        # Three arrays and not one, because a step donates its buffers, and a buffer can
+        # be donated only once.
         loss, correct, examples = (jnp.zeros((), dtype) for _ in range(3))
         return cls(loss=loss, correct=correct, examples=examples)
 
     def add(self, loss, correct, examples) -> "Sums":
         """The sums with a batch added.
 
-        loss: mean over the batch.
-        correct, examples: numbers of examples.
+        loss: the mean loss of the batch.
+        correct, examples: the numbers of correct and of all examples of the batch.
         """
         return Sums(
             loss=self.loss + loss * examples,
@@ -56,24 +56,24 @@ class Sums(struct.PyTreeNode):
 class TrainState(struct.PyTreeNode):
     """The state of the final training."""
 
-    # The number of steps that have been made, int32.
+    # The number of finished steps, int32.
     step: jax.Array
-    # The seed of everything that is drawn in the steps, uint32.
+    # The seed of all random numbers in the steps, uint32.
     seed: jax.Array
     # The weights, the running statistics of batch norm, and the optimizer's state.
     params: Any
     batch_stats: Any
     opt_state: Any
-    # Of the epoch so far.
+    # Loss and hits of the epoch so far.
     sums: Sums
-    # (epochs,), top-1 in % after each epoch, NaN where it is still to come.
+    # (epochs,), top-1 in % after each epoch, NaN for epochs to come.
     test_top1: jax.Array
-    # The sizes of the gradients, by which a divergence is explained.
+    # The sizes of the gradients, to explain a divergence.
     guard: Guard | None = None
 
     @property
     def variables(self) -> dict:
-        """What the network is evaluated with."""
+        """The variables to evaluate the network with."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
@@ -91,20 +91,20 @@ class SearchState(struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     sums: Sums
-    # {"normal", "reduce"}, (14, types) each; without "reduce" beside a fixed reduction
+    # {"normal", "reduce"}, (14, types) each; only {"normal"} with a fixed reduction
     # cell, {} for a searcher without alphas.
     alphas: Any
     alphas_opt_state: Any
-    # Alpha before the first and after each epoch, (epochs + 1, 14, types) each.
+    # Alpha before the first epoch and after each epoch, (epochs + 1, 14, types) per
+    # cell.
     history: Any
-    # (epochs,) in %, NaN for an epoch still to come, -inf for one that was not
-    # validated.
+    # (epochs,) in %, NaN for epochs to come, -inf for epochs without validation.
     valid_top1: jax.Array
     guard: Guard | None = None
 
     @property
     def variables(self) -> dict:
-        """What the supernet is evaluated with."""
+        """The variables to evaluate the supernet with."""
         return {
             "params": self.params,
             "batch_stats": self.batch_stats,
@@ -117,8 +117,8 @@ class SearchState(struct.PyTreeNode):
         return self.valid_top1
 
 
-# What a key is used for. Keys of images are folded with the number of an epoch
-# (`data.pipeline`), which is never as large.
+# The uses of keys. Keys of images are folded with the number of the epoch
+# (`data.pipeline`), which is never as large as these numbers.
 PARAMETERS, ALPHAS, STEPS, DROPPED, CANDIDATES, REDRAWN = range(2**30, 2**30 + 6)
 
 
@@ -127,7 +127,7 @@ def run_key(seed: Any, use: int) -> jax.Array:
 
     seed: a number or a uint32 array.
 
-    Raises `UserError` for another seed, such as a key.
+    Raises `UserError` for a seed of another type, such as a key.
     """
     _check_seed(seed)
     key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
@@ -135,7 +135,7 @@ def run_key(seed: Any, use: int) -> jax.Array:
 
 
 def _check_seed(seed: Any) -> None:
-    # Of a traced seed only type and shape are known.
+    # Only the type and the shape of a traced seed are known.
     if isinstance(seed, int):
         fits = 0 <= seed < 2**32
     else:
@@ -156,23 +156,23 @@ def initial_variables(
     *,
     first_weights: str = PYTORCH,
 ) -> dict:
-    """{"params", "batch_stats"} of a new network, drawn from a seed.
+    """{"params", "batch_stats"} of a new network or supernet, drawn from a seed.
 
-    Latent weights are projected as the network's scheme says.
+    Latent weights are projected as the scheme says.
 
     image_shape: (H, W, C).
     first_weights: a key of `FIRST_WEIGHTS`.
 
-    Raises `UserError` for another rule.
+    Raises `UserError` for a key that is not in `FIRST_WEIGHTS`.
     """
     choice("first_weights", first_weights, choices=FIRST_WEIGHTS)
     key = run_key(seed, PARAMETERS)
     drawing = run_key(seed, REDRAWN)
-    # Inside another program the options of that program hold.
+    # Inside another traced program, the compiler options of that program apply.
     options = None
     if not isinstance(key, jax.core.Tracer):
         options = once_options()
-    # Under jit XLA leaves the forward pass out, as nothing uses its result.
+    # Under jit, XLA removes the forward pass, because its result is not used.
     initialise = jax.jit(
         _initialise, static_argnums=(0, 1, 2), compiler_options=options
     )
@@ -186,12 +186,12 @@ def _initialise(
     key: jax.Array,
     drawing: jax.Array,
 ) -> dict:
-    """`initial_variables`, with the keys of the modules and of `first_weights`."""
-    # The plain forms of operations are traced faster. The parameters are the same.
+    """`initial_variables`, given the keys for the modules and for `first_weights`."""
+    # The plain arithmetic is traced faster, and the parameters are the same.
     plain = dataclasses.replace(model.arithmetic, plain=True)
     model = model.clone(arithmetic=plain)
 
-    # A forward pass of one image makes the parameters.
+    # A forward pass on one image makes the parameters.
     images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)  # (1, H, W, C)
     if isinstance(model, Supernet):
         # The method `mixture` calls every layer type, so that all of them get
@@ -202,8 +202,8 @@ def _initialise(
     else:
         variables = model.init(key, images, train=False)
 
-    # Weights by the rule of `first_weights`. Latent weights are projected before the
-    # first forward pass, as in the released code.
+    # Apply the rule `first_weights`, and project the latent weights before the first
+    # forward pass, as the released code does.
     params = redrawn(variables["params"], FIRST_WEIGHTS[first_weights], drawing)
     return {
         "params": project_params(params, model.scheme.latents),
@@ -221,8 +221,8 @@ def train_state_of(
 ) -> TrainState:
     """The state of a new training.
 
-    variables: {"params", "batch_stats"} to begin with.
-    dtype: of the state's sums.
+    variables: the initial {"params", "batch_stats"}.
+    dtype: the type of the state's sums.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -248,9 +248,9 @@ def search_state_of(
 ) -> SearchState:
     """The state of a new search.
 
-    variables: {"params", "batch_stats"} to begin with.
-    alphas: alpha to begin with.
-    dtype: of the state's sums.
+    variables: the initial {"params", "batch_stats"}.
+    alphas: the initial alpha.
+    dtype: the type of the state's sums.
     """
 
     # Row 0 of the history is alpha before the first epoch.

@@ -1,7 +1,7 @@
-"""What the steps of training and search share.
+"""The parts that the steps of training and search share.
 
-That is the checks of a batch, the mean over microbatches, and what a state notes of
-each step.
+These are the checks of a batch, the mean over microbatches, and the statistics that a
+state keeps of each step.
 """
 
 import contextlib
@@ -20,14 +20,15 @@ Batch = dict[str, jax.Array]
 
 
 def check_batch(batch: Any, *, parts: int) -> None:
-    """Raises `UserError` for what is no batch, and for one that cannot be divided.
+    """Raises `UserError` for a batch of a wrong form, or that cannot be divided.
 
-    Shapes and types are looked at where a step is traced: nothing of it is compiled.
+    Only shapes and types are checked, while a step is traced.
 
-    batch: what a step was given, see `TrainStep`; on several devices, that of one.
+    batch: the argument of a step, see `TrainStep`; on several devices, that of one
+        device.
     parts: the number of microbatches.
     """
-    # Arrays by their names.
+    # A mapping of names to arrays.
     found = f"a {type(batch).__name__}"
     if isinstance(batch, Mapping):
         found = ", ".join(sorted(map(str, batch))) or "nothing"
@@ -40,7 +41,7 @@ def check_batch(batch: Any, *, parts: int) -> None:
             kind = type(batch[name]).__name__
             raise UserError(f'batch["{name}"] must be an array, got a {kind}')
 
-    # N images, which are divided.
+    # N images, which `parts` divides.
     images = batch["image"].shape
     if len(images) != 4 or 0 in images:
         raise UserError(
@@ -57,14 +58,17 @@ def check_batch(batch: Any, *, parts: int) -> None:
 
 
 def _check_answers(batch: Mapping[str, Any], *, number: int) -> None:
-    """Raises `UserError` for labels or targets that are not of so many images."""
+    """Raises `UserError` for labels or targets of a wrong shape or type.
+
+    number: the number of images.
+    """
     labels = batch["label"]
     if labels.shape != (number,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise UserError(
             f'batch["label"] must be integers of the shape ({number},), the class of '
             f"each image, got {labels.dtype} of the shape {labels.shape}"
         )
-    # Their classes are compared with those of the logits, where these are known.
+    # `TrainStep` compares the number of classes with that of the logits.
     if "targets" in batch:
         targets = batch["targets"].shape
         if len(targets) != 2 or targets[0] != number:
@@ -75,7 +79,7 @@ def _check_answers(batch: Mapping[str, Any], *, number: int) -> None:
 
 @contextlib.contextmanager
 def of_images(images: jax.Array) -> Iterator[None]:
-    """Raises `UserError` where parameters turn out not to be for such images.
+    """Raises `UserError` if Flax finds parameters made for images of another shape.
 
     images: (N, H, W, C).
     """
@@ -92,12 +96,12 @@ def of_images(images: jax.Array) -> Iterator[None]:
 def accumulate(function: Callable, batch: Any, parts: int) -> Any:
     """The mean of `function(part, number)` over equal parts of a batch, one by one.
 
-    Every part starts from the same running statistics, so that the mean of the new
-    statistics among the results is one update of them.
+    Every part starts from the same running statistics, so that the mean of the updated
+    statistics, which are among the results, is a single update.
 
     function: (part, number of the part) -> a tree of arrays.
     batch: a tree of arrays (N, ...), N divisible by `parts`.
-    parts: their number.
+    parts: the number of parts.
     """
     if parts == 1:
         return function(batch, 0)
@@ -105,15 +109,14 @@ def accumulate(function: Callable, batch: Any, parts: int) -> Any:
     divided = jax.tree.map(in_parts, batch)  # (parts, N / parts, ...)
     numbers = jnp.arange(parts)  # (parts,)
 
-    # Zeros to begin the sums with. The shapes of the result are found without computing
-    # anything.
+    # Start the sums at zero. The shapes of the result are found without computing it.
     first = jax.tree.map(lambda x: x[0], (divided, numbers))
     shapes = jax.eval_shape(function, *first)
     zero = lambda s: jnp.zeros(s.shape, s.dtype)
     zeros = jax.tree.map(zero, shapes)
 
-    # A scan holds the activations of one part at a time: microbatches are there to save
-    # this memory.
+    # A scan keeps the activations of one part at a time: this saves memory, which is
+    # the purpose of microbatches.
     def add(sums, numbered):
         return jax.tree.map(jnp.add, sums, function(*numbered)), None
 
@@ -130,20 +133,20 @@ def noted(
     correct: jax.Array,
     batch: Batch,
 ) -> dict[str, Any]:
-    """What a state notes of an update of the weights: {"sums", "guard"}.
+    """The updated fields {"sums", "guard"} of a state after an update of the weights.
 
     "sums" are for the epoch's record, "guard" has the sizes of the gradients.
 
     step: a `TrainStep` or `SearchStep`.
     loss, correct: means over microbatches and devices.
-    batch: that of this device.
+    batch: this device's shard of the batch.
     """
     devices = 1
     if step.axis is not None:
         devices = jax.lax.axis_size(step.axis)
     examples = batch["label"].shape[0] * devices  # on all devices
 
-    # `correct` is a mean of counts: back to the count, which is whole.
+    # `correct` is a mean of counts: convert it back to the total count.
     correct = jnp.round(correct * step.microbatches * devices)
     sums = state.sums.add(loss=loss, correct=correct, examples=examples)
 

@@ -1,6 +1,6 @@
-"""What a search and a training have in common: a task.
+"""`Task`: the common part of a search and a training.
 
-The loop drives it from its first state to its summary.
+The loop calls a task from its first state to its summary.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,27 +22,27 @@ from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.run_data import load_run_data
 from bnas_jax.training.workdir import WorkDir, write_json
 
-# Called between two batches of an evaluation; what it raises ends the evaluation.
+# Called between two batches of an evaluation. An exception that it raises ends it.
 BetweenBatches = Callable[[], None]
 
 
 class Task:
-    """A run in a work directory: a new one, or one that goes on from a checkpoint.
+    """A run in a work directory: a new run, or one that is resumed from a checkpoint.
 
-    A subclass builds the program of its kind of run (`build`), ends its epochs
-    (`finish_epoch`), and makes its summary (`summary`).
+    A subclass defines how to build the program (`build`), what to do at the end of an
+    epoch (`finish_epoch`), and the summary (`summary`).
 
     run: the settings.
-    workdir: the directory of the run; it goes on from the newest checkpoint there.
-    where: the devices to use, once JAX is configured; None is those of the settings.
-    change: whether the run may go on with other settings.
+    workdir: the work directory. The run continues from the newest checkpoint there.
+    where: the devices, if JAX is configured already; None takes those of the settings.
+    change: whether the run may continue with other settings.
 
     Raises `UserError` for data, sizes and a work directory that do not fit, before
     anything is written.
     """
 
-    # `test` or `valid`: the images that an epoch is evaluated on. Fields of the epoch's
-    # record have it in their names.
+    # `test` or `valid`: the images that an epoch is evaluated on, and the prefix of the
+    # results in the epoch's record.
     split: ClassVar[str]
     # Each subclass has its own types of these.
     run: Any
@@ -63,16 +63,16 @@ class Task:
         self.where.check_batch(run)
 
         # The data, the program, and the shapes of a state. Tracing the first state
-        # refuses an image size that the network cannot take.
+        # raises `UserError` for an image size that the network cannot take.
         self.data, facts = load_run_data(run, workdir, change=change)
         self.program = self.build(self.data)
         self.shapes = jax.eval_shape(self.program.create, 0)
 
-        # All checks are behind: from here on files are written.
+        # All checks are done: from here on files are written.
         self.open(facts, change=change)
         self._warn()
 
-        # Checkpoints, and the programs, which are compiled when they are first called.
+        # Checkpoints, and the programs, which are not compiled yet.
         self.checkpoints = Checkpoints(
             workdir.checkpoints, settings=run.checkpoint, where=self.where
         )
@@ -83,7 +83,7 @@ class Task:
         self.evaluator = self.build_evaluator()
 
     def _warn(self) -> None:
-        """Warns of what the settings allow, but hardly anybody wants."""
+        """Warns of settings that are allowed, but are probably a mistake."""
         # Kernels that the projection keeps at zero.
         zero = latents.kernels_always_zero(self.shapes.params, self.run.scheme)
         if zero:
@@ -107,7 +107,7 @@ class Task:
         raise NotImplementedError
 
     def build_evaluator(self) -> Evaluator | None:
-        """The evaluation at the end of an epoch, None without images for it."""
+        """The evaluator for the end of an epoch; None if there are no images for it."""
         return Evaluator(
             self.program.model,
             self.program.held_out,
@@ -135,14 +135,12 @@ class Task:
         return self.where.create(self.program.create, np.uint32(self.run.seed))
 
     def prepare(self, state, calls: list[range]) -> None:
-        """Compiles the programs of those calls and of the evaluation.
-
-        The programs are not run.
+        """Compiles the programs of the calls and of the evaluation; runs none of them.
 
         calls: the numbers of the steps of each call.
         """
 
-        # A generator: a program is traced while XLA compiles the one before.
+        # A generator, so that a program is traced while XLA compiles the previous one.
         def needed() -> Iterator[Call]:
             for call in calls:
                 feeds = [self.program.feeds(step) for step in call]
@@ -153,9 +151,9 @@ class Task:
         compile_together(needed())
 
     def advance(self, state, steps: range) -> Any:
-        """The state after the steps of those numbers, which one call makes.
+        """The state after the steps with these numbers, in a single call.
 
-        Several steps are one program. A single step is a program for each stage.
+        Several steps are a single program. A single step has a program for each stage.
         """
         feeds = [self.program.feeds(step) for step in steps]
         return self.steps(state, feeds)
@@ -163,27 +161,27 @@ class Task:
     def finish_epoch(
         self, state, epoch: int, between_batches: BetweenBatches
     ) -> tuple[Any, dict, float | None]:
-        """Ends an epoch: (the state to go on with, the epoch's record, its accuracy).
+        """(the state for the next epoch, the epoch's record, the accuracy).
 
-        The accuracy is top-1 in %, by which checkpoints are compared, or None.
+        The accuracy is the top-1 in %, by which checkpoints are compared, or None.
         """
         raise NotImplementedError
 
     def conclude(self, state, between_batches: BetweenBatches) -> None:
-        """Computes what else the summary needs, after the last epoch."""
+        """Computes the rest of the summary, after the last epoch."""
 
     def summary(self, state) -> dict:
         """The contents of summary.json, for a run that has ended."""
         raise NotImplementedError
 
     def record(self, state, epoch: int, result: dict) -> dict:
-        """A line of metrics.jsonl.
+        """A line of metrics.jsonl: the record of an epoch.
 
-        It has means over the epoch's training examples, and the result of its
+        It has means over the epoch's training examples, and the results of the
         evaluation.
 
-        epoch: its number, from 0.
-        result: {"top1", "loss", ...} as `Evaluator` gives it.
+        epoch: the number of the epoch, from 0.
+        result: the result of `Evaluator`, {"top1", "loss", ...}.
         """
         examples = float(state.sums.examples)
         record = {
@@ -200,10 +198,7 @@ class Task:
 
 
 def run_task(task: Task) -> dict:
-    """Brings a task to its end.
-
-    Returns its summary, which is also written to summary.json.
-    """
+    """Runs a task to its end; returns its summary and writes it to summary.json."""
     state = loop.run(task, task.run, task.workdir, task.checkpoints, where=task.where)
     summary = task.summary(state)
     write_json(task.workdir / "summary.json", summary)

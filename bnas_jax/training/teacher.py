@@ -1,9 +1,9 @@
-"""Learning from a trained network, the teacher (distillation, arXiv 1503.02531).
+"""Distillation (arXiv 1503.02531): learning from a trained network, the teacher.
 
-The teacher's class probabilities are targets beside the labels. ReActNet (arXiv
-2003.03488, section 4.3) trains binary networks so, from a float ResNet34. A run keeps a
-copy of its teacher in its own work directory, so that it goes on with the same one,
-whatever becomes of the original.
+The teacher's class probabilities are targets in addition to the labels. ReActNet (arXiv
+2003.03488, section 4.3) trains binary networks with a float ResNet34 as the teacher. A
+run keeps a copy of its teacher in its own work directory, so that it can be resumed
+even if the original changes.
 """
 
 import dataclasses
@@ -34,8 +34,7 @@ _SETTING = "config.teacher.workdir"
 # The folder in the student's work directory that holds settings, facts and one
 # checkpoint of the teacher.
 _COPY = "teacher"
-# The item of a checkpoint with the optimizer's state and the like, which no teacher
-# needs.
+# The item of a checkpoint that a teacher does not need, such as the optimizer's state.
 _REST = "rest"
 
 
@@ -51,11 +50,11 @@ class Teacher(NamedTuple):
     temperature: float
 
     def add_targets(self, batch: Batch, variables: dict, *, parts: int = 1) -> Batch:
-        """The batch with "targets", the probabilities (N, classes) of its images.
+        """The batch with "targets", the teacher's probabilities (N, classes).
 
-        variables: those above, as a step gets them.
-        parts: equal parts of the batch that go through the network one after the other,
-            to save memory.
+        variables: the field `variables`, as an argument of the compiled step.
+        parts: the number of equal parts of the batch, which go through the network one
+            by one to save memory.
         """
 
         def probabilities(images):
@@ -74,20 +73,20 @@ class Teacher(NamedTuple):
 
 
 def origin(run: TrainSettings, workdir: WorkDir) -> dict | None:
-    """Where a run's teacher comes from, as run.json notes it: {"workdir", "step"}.
+    """The entry "teacher" of run.json: {"workdir", "step"}.
 
-    None for a run without a teacher. The step is the one that `best` or `last` stood
-    for when the run began.
+    None for a run without a teacher. `best` and `last` are resolved to a step when the
+    run starts first.
 
-    workdir: of the student.
+    workdir: the work directory of the student.
 
-    Raises `UserError` for a directory of no training, and where it has no such
-    checkpoint.
+    Raises `UserError` if the teacher's directory does not hold a training, or has no
+    such checkpoint.
     """
     if run.teacher.workdir is None:
         return None
 
-    # A run that goes on keeps the teacher that it began with.
+    # A resumed run keeps its teacher.
     if workdir.exists() and "teacher" in workdir.facts():
         return workdir.facts()["teacher"]
     directory = _directory(run.teacher.workdir)
@@ -105,12 +104,13 @@ def load(
 ) -> Teacher:
     """The teacher that `origin` names.
 
-    began: as `origin` returns it.
+    began: the result of `origin`.
     run, data, where: settings, data and devices of the student.
-    workdir: of the student; its copy of the teacher is taken if there is one.
+    workdir: the work directory of the student. If it has a copy of the teacher, that is
+        loaded.
 
-    Raises `UserError` for a directory of no training, and for a network of other
-    classes, images or statistics than the data's.
+    Raises `UserError` if the teacher's directory does not hold a training, and for a
+    teacher of other classes, image shapes or statistics than the data.
     """
     directory = _source(began, workdir)
     facts = facts_lib.from_dict(directory.facts())
@@ -135,11 +135,11 @@ def _source(began: Mapping, workdir: WorkDir) -> WorkDir:
 def keep(began: Mapping, workdir: WorkDir) -> None:
     """Copies the teacher that `origin` names into the student's work directory.
 
-    A copy that is there already stays.
+    An existing copy is kept.
 
-    Raises `UserError` where there is no room.
+    Raises `UserError` if the disk has no room.
     """
-    # The other processes wait.
+    # The other processes wait for the first.
     hosts.on_first(lambda: _copy(began, workdir))
 
 
@@ -150,7 +150,7 @@ def _copy(began: Mapping, workdir: WorkDir) -> None:
     source, step = _directory(began["workdir"]), str(began["step"])
     part = workdir / f"part.{_COPY}"
     with room(target):
-        # What an earlier start has left unfinished is made anew.
+        # Replace an unfinished copy of an earlier start.
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(
             source.checkpoints / step,
@@ -159,16 +159,16 @@ def _copy(began: Mapping, workdir: WorkDir) -> None:
         )
         for name in ("run.json", "config.json"):
             shutil.copy(source / name, part / name)
-        # The copy gets its name in one piece, when it is complete.
+        # Rename the copy once it is complete.
         os.replace(part, target)
 
 
 def drawn(run: TrainSettings, data: Dataset, where: Any) -> Teacher | None:
-    """The teacher's network with weights that are drawn, for images of any data.
+    """The teacher's network with random weights, for the images of any data.
 
-    A benchmark times it, and a plan compiles it. None for a run without a teacher.
+    It is for benchmarks and plans. None for a run without a teacher.
 
-    where: devices of a run, or those of a plan.
+    where: the devices of a run, or those of a plan.
     """
     if run.teacher.workdir is None:
         return None
@@ -200,7 +200,7 @@ def _directory(given: str) -> WorkDir:
 
 
 def _settings_of(directory: WorkDir, run: TrainSettings) -> TrainSettings:
-    """The settings of the teacher, with the student's types of numbers."""
+    """The settings of the teacher, with the student's number types."""
     theirs = run_of(directory)
     return dataclasses.replace(
         theirs, precision=run.precision, activations=run.activations
@@ -208,13 +208,13 @@ def _settings_of(directory: WorkDir, run: TrainSettings) -> TrainSettings:
 
 
 def _check_data(theirs: Facts, data: Dataset, directory: WorkDir) -> None:
-    """Raises `UserError` unless the teacher fits the student's data.
+    """Raises `UserError` unless the teacher was trained on data like the student's.
 
-    It must take the student's images as they are, and know their classes.
+    Image shape, classes and normalisation must be the same.
 
-    theirs: facts about the teacher's data.
-    data: that of the student.
-    directory: the teacher's, for the message.
+    theirs: the facts about the teacher's data.
+    data: the student's data.
+    directory: the teacher's work directory, for the message.
     """
     # The facts about the student's data, by their names in `Facts`.
     ours = {
@@ -226,7 +226,7 @@ def _check_data(theirs: Facts, data: Dataset, directory: WorkDir) -> None:
     }
     for name, here in ours.items():
         there = getattr(theirs, name)
-        # Not all facts are known of an imported network.
+        # Some facts are unknown for an imported network.
         if here is None or there is None or here == there:
             continue
 
@@ -244,5 +244,5 @@ def _check_data(theirs: Facts, data: Dataset, directory: WorkDir) -> None:
 
 
 def _written(values: Sequence[float] | None) -> str:
-    """Numbers as they are written in an option: 0.5,0.25."""
+    """Numbers in the form of an option: 0.5,0.25."""
     return ",".join(str(value) for value in values or ())

@@ -1,4 +1,4 @@
-"""Training a final network, from settings to summary.json (section 5.1)."""
+"""`train`: trains a final network, from settings to summary.json (section 5.1)."""
 
 from typing import Any
 
@@ -26,19 +26,19 @@ def train(
 ) -> dict:
     """Trains a network; writes summary.json.
 
-    A training that has begun before goes on from the newest checkpoint in `workdir`.
-    Returns summary.json: {"top1", "top5" (in %, of the last epoch, on the test images),
-    "loss", "num_examples", "steps", "best_top1", "best_epoch"}, with `init` also
-    "init".
+    A training that was started before continues from the newest checkpoint in
+    `workdir`. Returns summary.json: {"top1", "top5" (in %, of the last epoch, on the
+    test images), "loss", "num_examples", "steps", "best_top1", "best_epoch"}, with
+    `init` also "init".
 
     run: the settings.
-    workdir: the directory of the run, which holds everything it writes.
-    where: the devices to use, once JAX is configured; None is those of the settings.
-    change: whether the run may go on with other settings.
-    init: the checkpoint of another run that a new one begins with.
+    workdir: the work directory, into which everything is written.
+    where: the devices, if JAX is configured already; None takes those of the settings.
+    change: whether the run may continue with other settings.
+    init: the checkpoint of another run that a new run is initialised with.
 
-    Raises `Stopped` after a signal, with the state saved, and `UserError` for what the
-    user can mend, a divergence too.
+    Raises `Stopped` after a signal, once the state is saved, and `UserError` for
+    mistakes that the user can correct and for a divergence.
 
     Example: `train(settings.from_config(train_configs.get_config("digits")),
     WorkDir("runs/train"))`, where `train_configs` is configs/train.py.
@@ -47,9 +47,9 @@ def train(
 
 
 class TrainTask(Task):
-    """The training of a final network.
+    """The task of training a final network.
 
-    init: the checkpoint of another run that a new one begins with.
+    init: the checkpoint of another run that a new run is initialised with.
     """
 
     split = "test"
@@ -63,7 +63,7 @@ class TrainTask(Task):
         **options,
     ):
         self._init = init
-        # Where the first weights and the teacher come from, as run.json notes it.
+        # The entries "init" and "teacher" of run.json.
         self._origin: dict | None = None
         self._teacher: dict | None = None
         # The last evaluation.
@@ -80,7 +80,7 @@ class TrainTask(Task):
         return build.training(self.run, data, where=self.where, teacher=loaded)
 
     def open(self, facts: Facts, *, change: bool) -> None:
-        # This comes before the directory is made, as weights that do not fit must leave
+        # Check the weights before the directory is made, so that an error leaves
         # nothing behind.
         self._origin = fine_tune.origin(
             self.workdir, init=self._init, run=self.run, facts=facts.known()
@@ -95,7 +95,7 @@ class TrainTask(Task):
         if self._origin is None:
             return state
 
-        # `--init`: the weights of another run take the place of those that were drawn.
+        # `--init`: replace the drawn weights by those of another run.
         self.workdir.say(fine_tune.describe(self._origin))
         image_shape = self.data.train.image_shape
         return fine_tune.begin(
@@ -111,7 +111,7 @@ class TrainTask(Task):
         top1 = result["top1"]
         record = self.record(state, epoch, result=result)
 
-        # The state of the next epoch, whose sums begin at zero.
+        # The state of the next epoch, with sums of zero.
         state = state.replace(
             sums=Sums.zeros(self.program.model.arithmetic.dtype),
             test_top1=state.test_top1.at[epoch].set(top1),
@@ -119,8 +119,8 @@ class TrainTask(Task):
         return state, record, top1
 
     def conclude(self, state: TrainState, between_batches: BetweenBatches) -> None:
-        # A run that had ended before is evaluated here. In all others the last epoch
-        # has just been evaluated.
+        # Evaluate a run that had ended before. In all other runs the last epoch has
+        # just been evaluated.
         if self._result is None:
             self._result = self.evaluator(
                 state.variables, between_batches=between_batches

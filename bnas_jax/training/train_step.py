@@ -1,7 +1,7 @@
-"""The step of training: a frozen dataclass, called as `step(state, batch)` under `jit`.
+"""`TrainStep`: a step of training, called as `step(state, batch)` under `jax.jit`.
 
-It is written for one device and that device's part of the batch. `axis` names the
-mapped axis of several devices, over which it averages.
+It is written for one device and its shard of the batch. `axis` names the mapped axis of
+several devices, over which gradients are averaged.
 """
 
 import dataclasses
@@ -34,32 +34,32 @@ from bnas_jax.training.step_parts import (
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """One step of the final network: `step(state, batch) -> state`.
+    """One step of training a network: `step(state, batch) -> state`.
 
-    A batch is {"image": NHWC, "label": (N,)}. It may have "targets", too: probabilities
-    (N, classes), such as a teacher's. The loss is then (1 - soft_share) times the
-    cross-entropy with the labels, plus soft_share * temperature^2 times the
-    cross-entropy with the targets. The latter divides the logits by the temperature
+    A batch is {"image": (N, H, W, C), "label": (N,)}. It may also have "targets",
+    probabilities (N, classes), such as a teacher's. The loss is then (1 - soft_share)
+    times the cross-entropy of the logits with the labels, plus soft_share *
+    temperature^2 times the cross-entropy of logits / temperature with the targets
     (arXiv 1503.02531, section 2).
 
-    optimizer: it projects latent weights where the scheme does, see
-        `optimizers.for_latents`.
+    optimizer: an optimizer for the network's scheme, see `optimizers.for_latents`.
     label_smoothing: see `losses.cross_entropy`.
-    soft_share, temperature: of the loss with targets, above.
-    drop_path: the rate in epoch e, counted from 0, is drop_path * e / num_epochs.
-    auxiliary_weight: factor of the loss at an auxiliary classifier, where the network
-        has one (DARTS).
-    num_epochs, steps_per_epoch: of the training.
-    microbatches: equal parts of the batch that go through the network one after the
-        other; their gradients are averaged.
+    soft_share, temperature: see the loss with targets above.
+    drop_path: the drop-path probability in epoch e, counted from 0, is
+        drop_path * e / num_epochs.
+    auxiliary_weight: the factor of the auxiliary classifier's loss, if the network has
+        one (DARTS).
+    num_epochs, steps_per_epoch: the lengths of the training and of an epoch, for
+        `drop_path`.
+    microbatches: the number of equal parts of the batch, which go through the network
+        one by one; their gradients are averaged.
     axis: the mapped axis of several devices, of `jax.vmap` or of `jax.shard_map` with
         `check_vma=False`; None on one device.
 
-    Raises `UserError` for an optimizer that treats latent weights otherwise than the
-    network's scheme does: `latent_sgd(0.1)`, which follows `Xnor`, for a network of
-    `BiReal`, and for a network without the fields `scheme` and `arithmetic`. The call
-    raises it for a batch of other shapes or types than above, and for images that the
-    state's parameters do not fit.
+    Raises `UserError` for an optimizer that does not follow the network's scheme (such
+    as `latent_sgd(0.1)`, which follows `Xnor`, for a network of `BiReal`), and for a
+    network without the fields `scheme` and `arithmetic`. The call raises it for a batch
+    of other shapes or types, and for images that the state's parameters do not fit.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
@@ -101,9 +101,9 @@ class TrainStep:
     ) -> TrainState:
         """The state of a new training.
 
-        seed: of everything that is drawn, in the steps too.
+        seed: the seed of all random numbers, those in the steps included.
         image_shape: (H, W, C).
-        first_weights: how weights are drawn, a key of `FIRST_WEIGHTS`.
+        first_weights: how weights are initialised, a key of `FIRST_WEIGHTS`.
         """
         variables = initial_variables(
             self.network, image_shape, seed=seed, first_weights=first_weights
@@ -122,8 +122,8 @@ class TrainStep:
         results = accumulate(gradient, batch, parts=self.microbatches)
         batch_stats, grads, loss, correct = average(results, self.axis)
 
-        # The update. Latent weights are projected by the last link of the optimizer's
-        # chain.
+        # The update. The last transformation of the optimizer projects the latent
+        # weights.
         optimizer = optax.with_extra_args_support(self.optimizer)
         updates, opt_state = optimizer.update(
             grads, state.opt_state, params=state.params, value=loss
@@ -144,7 +144,7 @@ class TrainStep:
     def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
         """(batch statistics, gradients, loss, hits) of a microbatch.
 
-        number: of the microbatch in the batch, from 0.
+        number: the number of the microbatch, from 0.
         """
         options = self._random_options(state, number)
         labels = batch["label"]  # (N,)
@@ -153,15 +153,15 @@ class TrainStep:
             # The forward pass, in which batch norm takes the statistics of the batch.
             variables = {"params": params, "batch_stats": state.batch_stats}
             mutable = ["batch_stats", "auxiliary"]
-            images = batch["image"]  # [N, H, W, C]
+            images = batch["image"]  # (N, H, W, C)
             with of_images(images):
-                logits, new = self.network.apply(  # [N, classes]
+                logits, new = self.network.apply(  # (N, classes)
                     variables, images, train=True, mutable=mutable, **options
                 )
             loss = jnp.mean(self._losses(logits, batch))
 
-            # An auxiliary classifier sows its logits in the collection "auxiliary".
-            # Most networks have none.
+            # The logits of an auxiliary classifier, if there is one, are sown into the
+            # collection "auxiliary".
             for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):  # (N, classes)
                 extra = cross_entropy(auxiliary, labels, smoothing=self.label_smoothing)
                 loss += self.auxiliary_weight * jnp.mean(extra)
@@ -178,15 +178,15 @@ class TrainStep:
         hard = cross_entropy(logits, batch["label"], smoothing=self.label_smoothing)
         if "targets" not in batch:
             return hard
-        targets = batch["targets"]  # [N, classes]
+        targets = batch["targets"]  # (N, classes)
         if targets.shape != logits.shape:
             raise UserError(
                 f'batch["targets"] has {targets.shape[-1]} classes, the network '
                 f"{logits.shape[-1]}"
             )
 
-        # Distillation. The square makes up for the gradients of the soft loss, which
-        # shrink as 1 / temperature^2 (arXiv 1503.02531, section 2).
+        # Distillation. The gradients of the soft loss scale with 1 / temperature^2,
+        # which the square compensates (arXiv 1503.02531, section 2).
         soft = soft_cross_entropy(logits / self.temperature, targets)
         hard_weight = 1 - self.soft_share
         soft_weight = self.soft_share * self.temperature**2
@@ -197,16 +197,15 @@ class TrainStep:
 
         The rate grows linearly with the epoch, from 0, as in DARTS's code.
         """
-        # Each step has its own key. Where there are several microbatches, each of them
-        # has one.
+        # Each step has a key of its own, and so has each of several microbatches.
         key = jax.random.fold_in(run_key(state.seed, STEPS), state.step)
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         if self.drop_path == 0:
             return {"rngs": {"dropout": key}}
 
-        # The rate is constant within an epoch. Steps beyond the training's end keep its
-        # last rate.
+        # The rate is constant within an epoch. It never exceeds `drop_path`, not even
+        # in steps beyond the last epoch.
         epoch = (state.step // self.steps_per_epoch).astype(jnp.float32)
         rate = self.drop_path * epoch / self.num_epochs
         rate = jnp.minimum(rate, self.drop_path)

@@ -1,10 +1,9 @@
-"""Which parameters of a trained network a new one begins with.
+"""Which parameters of a trained network initialise which parameters of a new one.
 
 The schemes of the two may differ, such as float and binary. All other settings of the
-networks are equal, so that their modules have the same names. A weight of the name
-`kernel` in one may be `latent` in the other. Parameters that the trained network lacks
-begin as initialised: those that only the new network's scheme has, and a batch norm
-that its blocks have in another place.
+networks are equal, so that their modules have the same names. The weights `kernel` of
+one may be `latent` in the other. Parameters that the trained network lacks keep their
+initial values: those of the new scheme, and batch norms at another place in a block.
 """
 
 from collections import Counter
@@ -15,25 +14,22 @@ from flax.traverse_util import flatten_dict
 
 from bnas_jax.core.errors import UserError
 
-# The two names of a convolution's weights, binarized and float: each with the other
-# one.
+# The two names of a convolution's weights, binarized or float.
 _TWINS = {"latent": "kernel", "kernel": "latent"}
-# The modules whose shapes depend on the number of classes: the classifier, and an
-# auxiliary one that only training has.
+# The modules whose shapes depend on the number of classes.
 HEADS = ("classifier", "auxiliary_head")
 
 Path = tuple[str, ...]
 
 
 class Transfer(NamedTuple):
-    """What a new network (ours) takes from a trained one (theirs).
+    """Which parameters a new network (ours) takes from a trained one (theirs).
 
-    Paths are such as ("params", "stem", "conv", "kernel").
+    A path is a tuple such as ("params", "stem", "conv", "kernel").
 
-    taken: {path of ours: path of theirs}, the parameters that begin with a trained
-        value.
-    initialised: paths of ours that theirs have no value for.
-    left_out: paths of theirs that ours have no use for.
+    taken: {path of ours: path of theirs}, the parameters with a trained value.
+    initialised: the paths of ours without a trained value.
+    left_out: the paths of theirs that ours does not use.
     """
 
     taken: dict[Path, Path]
@@ -41,10 +37,9 @@ class Transfer(NamedTuple):
     left_out: list[Path]
 
     def summary(self) -> dict[str, Any]:
-        """What became of the weights, as run.json notes it.
+        """{"renamed", "initialised", "left_out"} for run.json.
 
-        {"renamed", "initialised", "left_out"}: for each, how many parameters of each
-        name, as {name: count}.
+        Each is {name: number of parameters with that name}.
         """
         renamed: Counter[str] = Counter()
         for ours, theirs in self.taken.items():
@@ -60,14 +55,14 @@ class Transfer(NamedTuple):
 
 
 def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Transfer:
-    """How a network of the variables `ours` begins with the variables `theirs`.
+    """Which variables of `theirs` a new network with the variables `ours` takes.
 
     ours, theirs: {"params", "batch_stats"}, of arrays or their shapes.
-    new_heads: the classes are others, so that the trained `HEADS` are left out.
+    new_heads: whether the classes differ, so that the trained `HEADS` are left out.
     source: the directory of `theirs`, for errors.
 
-    Raises `UserError` for the first weight of ours that theirs lack, and for the first
-    leaf in another shape.
+    Raises `UserError` for the first weight of ours that theirs lacks, and for the first
+    leaf of another shape.
     """
     ours, theirs = _leaves(ours, new_heads), _leaves(theirs, new_heads)
     taken: dict[Path, Path] = {}
@@ -77,8 +72,8 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
         shape = tuple(leaf.shape)
         found = _path_in(theirs, path)
 
-        # A network must not begin with some of its weights untrained. Other parameters
-        # have a neutral start.
+        # All convolutions must have trained weights. Other parameters have neutral
+        # initial values.
         if found is None and path[-1] in _TWINS:
             raise UserError(
                 f"--init={source} lacks {name}, {shape} here; leave --init out, or "
@@ -98,17 +93,16 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
             )
         taken[path] = found
 
-    # What is left over, in the order of the trained network.
+    # The remaining paths, in the order of the trained network.
     used = set(taken.values())
     left_out = [path for path in theirs if path not in used]
     return Transfer(taken=taken, initialised=initialised, left_out=left_out)
 
 
 def _path_in(theirs: Mapping, path: Path) -> Path | None:
-    """The path in the trained network of a parameter of ours, None where it has none.
+    """The path of a parameter of ours in the trained network; None if it has none.
 
-    It is found by its name, or by the name that the other kind of scheme gives the
-    weights of a convolution.
+    The weights of a convolution may have the other of their two names there.
     """
     *module, leaf_name = path
     twin = (*module, _TWINS.get(leaf_name, leaf_name))
@@ -119,9 +113,9 @@ def _path_in(theirs: Mapping, path: Path) -> Path | None:
 
 
 def _leaves(variables: Mapping, new_heads: bool) -> dict[Path, Any]:
-    """The leaves of "params" and "batch_stats" by their paths.
+    """{path: leaf} of "params" and "batch_stats".
 
-    new_heads: whether the heads are left out.
+    new_heads: whether to leave out the `HEADS`.
     """
     leaves = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     if not new_heads:

@@ -1,6 +1,6 @@
-"""A run's directory while the run writes it.
+"""`WorkDir`: the work directory of a run in progress.
 
-`WorkDir` writes config.json, run.json and log.txt, and holds the lock.
+It writes config.json, run.json and log.txt, and holds the lock.
 """
 
 import errno
@@ -36,13 +36,13 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def write_json(path: pathlib.Path, value) -> None:
-    """`write_whole` on the first process alone."""
+    """`write_whole`, only on the first process."""
     if hosts.is_first():
         write_whole(path, value)
 
 
 def environment() -> dict[str, str]:
-    """The versions and the hardware of this process, as a run notes them."""
+    """The versions and the hardware of this process, for run.json."""
     # All devices of a run are of one kind.
     device = jax.devices()[0]
     return {
@@ -55,18 +55,18 @@ def environment() -> dict[str, str]:
 
 
 class WorkDir(RunDirectory):
-    """The directory of one run.
+    """The work directory of a run.
 
-    `open` makes it or, for the same settings, goes on in it.
+    `open` makes it, or resumes the run in it if the settings are the same.
 
     path: the directory.
-    extensions: the files of extensions that a new run notes, {"file", "sha256"} each.
+    extensions: the extensions of a new run, {"file", "sha256"} each, for run.json.
     """
 
     def __init__(self, path: str | os.PathLike, *, extensions: Sequence[Mapping] = ()):
         super().__init__(path)
         self._extensions = [dict(extension) for extension in extensions]
-        # The descriptor of the lock's file while this process has the lock.
+        # The descriptor of the lock file while this process holds the lock.
         self._held: int | None = None
         # The settings that `check` found changed.
         self._changes: list[Difference] = []
@@ -79,41 +79,40 @@ class WorkDir(RunDirectory):
         change: bool = False,
         entries: Mapping | None = None,
     ) -> None:
-        """Locks the directory, and writes config.json and run.json into a new one.
+        """Locks the directory; for a new run, writes config.json and run.json.
 
-        facts: about the data; run.json has them, and versions and hardware.
-        change: settings of a run that goes on may differ, see `changes.check`;
-            `note_changes` writes them down.
-        entries: what else a new run's run.json has: "init", the weights that it begins
-            with, and "teacher", None for none.
+        facts: the facts about the data, for run.json.
+        change: whether the settings of a resumed run may differ, see `changes.check`.
+            `note_changes` writes the changes.
+        entries: further entries of a new run's run.json: "init" and "teacher", which
+            may be None.
 
-        Raises `UserError` where the directory has another run, or one that is under
-        way, or cannot be written, and for other data.
+        Raises `UserError` if the directory holds another run or one that is in
+        progress, if it cannot be written, and for other data.
         """
-        # The other processes wait, and get the same error.
+        # The other processes wait, and raise the same error.
         hosts.on_first(lambda: self._open(run, facts, change, entries or {}))
         if hosts.count() > 1:
             shared_directory.check(self.path, facts)
 
     def check(self, run: Settings, facts: Facts, *, change: bool = False) -> Facts:
-        """The facts of the directory's run, completed by `facts`.
-
-        Where there is no run yet, they are `facts`.
+        """The facts in run.json, completed by `facts`; for a new run, `facts`.
 
         change: see `open`.
 
-        Raises `UserError` for a directory of a run with other settings or other data.
+        Raises `UserError` if the directory holds a run with other settings or other
+        data.
         """
         if self.exists():
-            # Orbax would find out after everything is compiled.
+            # Orbax would notice it only after everything is compiled.
             if self.checkpoints.exists() and not self.checkpoints.is_dir():
                 raise UserError(
                     f"{self.checkpoints} is a file where the folder of checkpoints "
                     "belongs; move it away, or choose another --workdir"
                 )
 
-            # The settings. The config is read into settings first: a config of an older
-            # version lacks those that are new since.
+            # The settings. Read the config into settings first: that of an older
+            # version lacks new settings.
             step = max(CheckpointFolder(self.checkpoints).steps(), default=0)
             before = settings.to_dict(settings.from_config(self.config()))
             now = settings.to_dict(run)
@@ -126,7 +125,7 @@ class WorkDir(RunDirectory):
             _check_data(facts, facts_lib.from_dict(then))
             return facts_lib.from_dict({**facts.known(), **then})
 
-        # Someone has deleted config.json, or begun to copy the directory.
+        # config.json was deleted, or the directory was copied in part.
         if self.checkpoints.exists():
             raise UserError(
                 f"{self.path} holds checkpoints but no config.json to tell whose; "
@@ -146,7 +145,7 @@ class WorkDir(RunDirectory):
             if not self.exists():
                 self._begin(run, facts, entries)
             elif facts.known().keys() - self.facts().keys():
-                # An imported network is trained on, and nothing was known of its data.
+                # An imported network is trained further: add the facts about its data.
                 write_json(self / "run.json", {**self.facts(), **facts.known()})
         except OSError as error:
             raise UserError(
@@ -167,22 +166,21 @@ class WorkDir(RunDirectory):
         if self._extensions:
             record["extensions"] = self._extensions
         write_json(self / "run.json", record)
-        # config.json is the last of the two: a directory that has one is taken for a
-        # run (`exists`).
+        # config.json is written last: a directory that has one is a run (`exists`).
         write_json(self / "config.json", settings.to_dict(run))
 
     def _lock(self) -> None:
-        """Locks the directory for this process until `close`, or until it ends.
+        """Locks the directory until `close`, or until the process ends.
 
-        The file is never removed: a process that waits for a file which is then removed
-        would lock nothing.
+        The lock file is never removed: another process may wait for its lock, and would
+        then lock a file that no longer exists.
         """
         if self._held is None:
             self._held = os.open(self / "lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            # Another process has the lock, and has written its name into the file.
+            # Another process holds the lock. Its name is in the file.
             owner = os.pread(self._held, 200, 0).decode(errors="replace").strip()
             if not owner:
                 owner = "another process"
@@ -196,7 +194,7 @@ class WorkDir(RunDirectory):
                 raise
             self._warn_of_no_locks(error)
 
-        # The name of this process, for the error of the next one.
+        # Write the name of this process, for the error of other processes.
         os.truncate(self._held, 0)
         owner = f"process {os.getpid()} on {platform.node()}\n"
         os.pwrite(self._held, owner.encode(), 0)
@@ -211,32 +209,32 @@ class WorkDir(RunDirectory):
         print(f"bnas_jax: {warning}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """A line of log.txt, with clock (UTC), host and process."""
+        """Writes a line to log.txt, with time (UTC), host and process."""
         clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = f"{clock} {platform.node()} {os.getpid()} {text}\n"
-        # A full disk must not end a run because of its log.
+        # A full disk must not end a run for the sake of its log.
         with convenience("log.txt"):
             append(self / "log.txt", line)
 
     def say(self, text: str) -> None:
-        """A line of log.txt and of stderr, by the first process alone."""
+        """Writes a line to log.txt and to stderr, only on the first process."""
         if hosts.is_first():
             self.note(text)
             print(f"bnas_jax: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Gives the lock up."""
+        """Releases the lock."""
         if self._held is not None:
             os.close(self._held)
             self._held = None
 
     def note_changes(self, run: Settings, step: int) -> list[dict]:
-        """Writes the settings that `open` found changed into config.json.
+        """Writes the changed settings, found by `open`, into config.json.
 
-        Returns their entries there. summary.json is removed: it has the results of the
-        run before its change.
+        Returns their entries. summary.json is removed, because it has the results
+        before the change.
 
-        step: at which the settings change.
+        step: the step at which the settings change.
         """
         added = changes.records(self._changes, step)
         if added:
@@ -248,7 +246,7 @@ class WorkDir(RunDirectory):
 
 
 def _check_data(now: Facts, then: Facts) -> None:
-    """Raises `UserError` unless the data is still that with which the run began."""
+    """Raises `UserError` unless the data is the same as at the first start."""
     difference = facts_lib.difference(now, then)
     if difference:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a network costs, computed from the shapes of its modules (appendix, section D).
+"""The cost of a network, counted from the shapes of its modules (appendix, section D).
 
 Nothing here is measured.
 
@@ -6,14 +6,13 @@ Nothing here is measured.
     memory = 32 bits x float parameters + 1 bit x binary parameters
 
 These are the counts of Bi-Real Net (arXiv 1808.00278), which the paper follows. A MAC
-(multiply-accumulate) is binary, 64 of them to one xnor and one popcount, only when
-weight and activation are both one bit; if one of them is float, so is the MAC. MACs on
-the zero padding count like any other.
+(multiply-accumulate) is binary only if both the weight and the activation have one bit;
+one xnor and one popcount do 64 of them. MACs on the zero padding count like any other.
 
 Not counted in the FLOPs: K and the weight scales of Eq. (1), batch norm, pooling,
-activations and additions. Batch norm's parameters are its scale and shift, as the
-running statistics fold into them. The weight scales fold into the next batch norm and
-are not counted.
+activations and additions. The parameters of a batch norm are its scale and shift, since
+the running statistics can be folded into them. The weight scales can be folded into the
+next batch norm, and are not counted as parameters.
 """
 
 from bnas_jax.core.cost.budget import fit_budget

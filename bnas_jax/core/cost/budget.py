@@ -1,4 +1,4 @@
-"""The size of a network that meets a budget of FLOPs (Table 5)."""
+"""`fit_budget`: the largest network within a budget of FLOPs (Table 5)."""
 
 import math
 from collections.abc import Iterable
@@ -21,14 +21,14 @@ def fit_budget(
 ) -> nn.Module:
     """The network whose FLOPs come nearest to a budget without exceeding it.
 
-    All but its size is as in `network`.
+    It differs from `network` only in its size.
 
     flops: the budget.
     image_shape: (H, W, C).
     min_channels, max_channels: inclusive bounds on the width, which is a multiple of
-        `Network.channel_step`; without max_channels there is no upper bound.
-    cells: numbers of cells to choose from, such as range(5, 21); by default that of
-        `network` alone. Of equally good numbers the first is taken.
+        `Network.channel_step`; None is no upper bound.
+    cells: numbers of cells to choose from, such as range(5, 21); by default only that
+        of `network`. Of equally good numbers the first is taken.
 
     Raises `UserError` if the smallest network is above the budget.
 
@@ -37,7 +37,7 @@ def fit_budget(
     >>> bnas.fit_budget(network, 1e5, image_shape=(8, 8, 1)).channels
     13
     """
-    # The smallest width that the network can have and the caller wants.
+    # The smallest width that the network allows and the caller wants.
     step = getattr(network, "channel_step", 1)
     least = math.ceil(max(min_channels, 1) / step) * step
     _check(flops, least=least, max_channels=max_channels)
@@ -46,7 +46,7 @@ def fit_budget(
     # the one with the most FLOPs.
     best: tuple[Fraction, nn.Module] | None = None
     needed: float = math.inf  # FLOPs of the smallest network so far
-    walked: dict = {}  # the cells that all of these networks share, see `cost`
+    walked: dict = {}  # cells that are counted already, see `cost`
     for num_cells in tuple(cells) or (network.num_cells,):
         quadratic = _Quadratic(
             network.clone(num_cells=num_cells),
@@ -89,9 +89,9 @@ def _check(flops: float, *, least: int, max_channels: int | None) -> None:
 class _Quadratic:
     """The FLOPs of a network as a function of its channels.
 
-    It is a quadratic, since the MACs of each convolution are a product of two widths,
-    with the same groups at all multiples of `step`. It is interpolated from the three
-    smallest widths, in fractions, so that it is exact for all others.
+    It is a quadratic: the MACs of each convolution are proportional to the product of
+    two widths, if all widths are multiples of `step`. It is interpolated from the three
+    smallest widths, in fractions, and so is exact for all widths.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class _Quadratic:
 
     def widest(self, flops: float, *, limit: int | None) -> int:
         """The most channels within the budget and the limit."""
-        # Double the steps until it is too much, then halve the interval.
+        # Double the steps until the budget is exceeded, then bisect.
         low, high = 0, 1
         while self._after(high) <= flops:
             low, high = high, 2 * high
@@ -136,5 +136,5 @@ class _Quadratic:
         return min(widest, limit // self._step * self._step)
 
     def _after(self, steps: int) -> Fraction:
-        """The FLOPs of the network that is so many steps wider than the smallest."""
+        """The FLOPs of the network that is `steps` steps wider than the smallest."""
         return self(self._least + steps * self._step)

@@ -1,18 +1,18 @@
-"""Counts that add up: of a module, and of a network."""
+"""The counts of operations and parameters, of a module and of a network."""
 
 import dataclasses
 from collections.abc import Iterable
 
-BINARY_OPS_PER_FLOP = 64  # what one xnor and one popcount of a 64-bit word do
+BINARY_OPS_PER_FLOP = 64  # binary MACs of one xnor and one popcount of 64-bit words
 FLOAT_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """MACs of one image, and parameters of one bit (binary) or 32 bits (float).
+    """MACs for one image, and parameters: binary ones of 1 bit, float ones of 32 bits.
 
-    float_params: batch norm and biases included.
-    bn_params: how many of the float parameters are batch norm's.
+    float_params: includes those of batch norm and biases.
+    bn_params: how many of the float parameters belong to batch norm.
     """
 
     binary_macs: int = 0
@@ -33,22 +33,22 @@ class Counts:
 
     @property
     def memory_bits(self) -> int:
-        """Bits of all parameters, batch norm included."""
+        """Bits of all parameters, including those of batch norm."""
         return FLOAT_BITS * self.float_params + self.binary_params
 
     @property
     def memory_bits_without_bn(self) -> int:
-        """Bits of all parameters but batch norm's."""
+        """Bits of all parameters except those of batch norm."""
         return self.memory_bits - FLOAT_BITS * self.bn_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row(Counts):
-    """What one module costs.
+    """The cost of one module.
 
-    name: its path, such as "cell0/layer3/conv".
-    kind: its class.
-    out_shape: (h, w, c) or (c,).
+    name: the module's path, such as "cell0/layer3/conv".
+    kind: the name of its class.
+    out_shape: the shape of its output, (H, W, C) or (C,).
     """
 
     name: str
@@ -58,7 +58,7 @@ class Row(Counts):
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a network costs.
+    """The cost of a network.
 
     rows: one for each module with weights, in the order of the forward pass.
     """
@@ -71,7 +71,7 @@ class Cost:
         return add(self.rows)
 
     def table(self) -> str:
-        """A plain-text table, one line a row, with the totals and their formulas."""
+        """A plain-text table: a line for each row, the totals, and their formulas."""
         # Imported here, as `table` imports this module.
         from bnas_jax.core.cost.table import table
 
@@ -89,13 +89,11 @@ def add(counts: Iterable[Counts]) -> Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Ratios:
-    """How many times less the binary network takes than a float one, by the counts.
+    """The cost of a reference network divided by that of another (Table 9, appendix D).
 
-    These are the figures of Table 9 and appendix D.
-
-    speedup: of FLOPs.
-    memory_saving: of the bits of all parameters.
-    memory_saving_without_bn: of the bits of all parameters but batch norm's.
+    speedup: the ratio of FLOPs.
+    memory_saving: the ratio of the bits of all parameters.
+    memory_saving_without_bn: the ratio of the bits without batch norm.
     """
 
     speedup: float
@@ -104,9 +102,9 @@ class Ratios:
 
 
 def ratios(ours: Cost, reference: Cost) -> Ratios:
-    """Speed-up and memory saving of a network over a reference.
+    """The speed-up and the memory saving of a network, compared with a reference.
 
-    Both are computed, not measured.
+    Both are counted, not measured.
 
     >>> from bnas_jax.core.cost import cost, float_twin, ratios
     >>> genotype = bnas.load_genotype("latest_cell")

@@ -15,11 +15,11 @@ HEAD = (
     "float params",
     "of them BN",
 )
-NAMES = 3  # how many columns of names are in front of those of numbers
+NAMES = 3  # the first columns are names, the others numbers
 
 
 def table(cost: Cost) -> str:
-    """One line a row, with the totals and the formulas that they come from."""
+    """The table as text: a line for each row, the totals, and their formulas."""
     # The heading, a line for each row, and the totals.
     lines: list[tuple[str, ...]] = [HEAD]
     for row in cost.rows:

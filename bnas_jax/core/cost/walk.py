@@ -1,6 +1,6 @@
-"""Counting a model by walking through it.
+"""`cost`: counts a model by calling it under `jax.eval_shape`.
 
-Under `jax.eval_shape` each module with weights gives its row.
+Each module with weights that is called adds its row.
 """
 
 import dataclasses
@@ -23,15 +23,14 @@ def cost(
 ) -> Cost:
     """The cost of one image through a network or a supernet.
 
-    Nothing is computed but shapes. A module has a row if it has parameters or a method
-    `macs(x, y)`, which gives its (binary, float) multiply-accumulates from its input
-    and output. The parameters `latent`, and `latent_TYPE` of edges side by side, have
-    one bit, all others 32.
+    Only shapes are computed. A module has a row if it has parameters or a method
+    `macs(x, y)`, which returns its (binary, float) multiply-accumulates for an input x
+    and its output y. The parameters `latent` and `latent_TYPE` (`layers.is_latent`)
+    have one bit, all others 32.
 
     image_shape: (H, W, C).
-    walked: {}, or the same dictionary from an earlier call for a network of the same
-        scheme and arithmetic. Cells in it are not walked again; the cells of this call
-        are added to it.
+    walked: a cache of cells: {}, or the dictionary that an earlier call for a network
+        of the same scheme and arithmetic has filled. Cells in it are not walked again.
 
     Raises `UserError` for an image size that the model cannot take, and for a module
     that has kernels but no `macs`.
@@ -41,18 +40,17 @@ def cost(
     >>> bnas.cost(network, image_shape=(8, 8, 1)).total.params
     209940
     """
-    # Without the auxiliary head, which is of use in training alone.
+    # Without the auxiliary head, which exists only in training.
     if getattr(model, "auxiliary", False):
         model = model.clone(auxiliary=False)
-    # Without popcount and custom gradients: such an operation is traced faster, and
-    # costs the same.
+    # The plain arithmetic, which is traced faster and has the same counts.
     if hasattr(model, "arithmetic"):
         plain = dataclasses.replace(model.arithmetic, plain=True)
         model = model.clone(arithmetic=plain)
     if walked is None:
         walked = {}
 
-    # Shapes alone flow through the model.
+    # The forward pass, without computing anything.
     walk = _Walk(walked)
     with nn.intercept_methods(walk.intercept):
         jax.eval_shape(lambda: _initialise(model, image_shape))
@@ -87,7 +85,7 @@ class _Walk:
         self._called: set[tuple[str, ...]] = set()
 
     def intercept(self, call, args, kwargs, context: nn.module.InterceptorContext):
-        """What `nn.intercept_methods` calls in place of each method of a module."""
+        """Called by `nn.intercept_methods` in place of each method of a module."""
         module = context.module
         if context.method_name != "__call__":
             return call(*args, **kwargs)
@@ -96,18 +94,18 @@ class _Walk:
         return self._module(module, call=call, args=args, kwargs=kwargs)
 
     def _module(self, module, *, call, args, kwargs):
-        """Runs the module, and adds its row behind those of the modules in it."""
+        """Calls the module, and adds its row after those of its submodules."""
         y = call(*args, **kwargs)
         self.rows += self._rows_of(module, args=args, y=y)
         return y
 
     def _cell(self, module, *, call, args, kwargs):
-        """`_module` for a cell, which runs only if no equal cell has."""
+        """`_module` for a cell, which is called only if no equal cell was."""
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(args))
         key = (_fields(module), shapes)
         prefix = "/".join(module.path)
 
-        # The first of equal cells runs.
+        # The first of equal cells is called.
         if key not in self._cells:
             first = len(self.rows)
             y = self._module(module, call=call, args=args, kwargs=kwargs)
@@ -115,7 +113,7 @@ class _Walk:
             self._cells[key] = (output, prefix, self.rows[first:])
             return y
 
-        # The others have the same rows under their own path, and zeros for an output.
+        # The others get the same rows under their own paths, and output zeros.
         output, walked, rows = self._cells[key]
         for row in rows:
             name = prefix + row.name.removeprefix(walked)
@@ -124,7 +122,7 @@ class _Walk:
 
     def _rows_of(self, module, *, args, y) -> list[Row]:
         """The rows of a call."""
-        # A module that was called before has its parameters in the rows of that call.
+        # The parameters of a module that is called twice are counted once.
         rows = _rows(module, args=args, y=y)
         if module.path in self._called:
             for index, row in enumerate(rows):
@@ -136,10 +134,10 @@ class _Walk:
 
 
 def _fields(module: nn.Module) -> tuple:
-    """The fields that a cell's cost depends on: cells with equal ones cost the same.
+    """The fields that a cell's cost depends on: cells with equal fields cost the same.
 
-    Of a cell's index it matters only whether it is 0: the first cell has no skip.
-    `reduction_skip` matters in reduction cells alone, as other skips have no
+    The cost depends on the index of a cell only by whether that is 0, as the first cell
+    has no skip, and on `reduction_skip` only in reduction cells, as other skips have no
     convolution.
     """
     fields = {}
@@ -147,7 +145,7 @@ def _fields(module: nn.Module) -> tuple:
         if field.name not in ("parent", "name"):
             fields[field.name] = getattr(module, field.name)
 
-    # Of the index 0 or not 0, of the skip only what a reduction cell reads.
+    # Reduce the index to 0 or 1, and drop an unused `reduction_skip`.
     place = fields["place"]
     fields["place"] = dataclasses.replace(place, index=min(place.index, 1))
     if not place.reduction:
@@ -199,15 +197,15 @@ def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
 
 
 def _own_parameters(module: nn.Module) -> dict:
-    """The parameters of a module without those of the modules in it, by their names."""
+    """{name: parameter} of a module, without those of its submodules."""
     params = module.variables.get("params", {})
-    # Parameters of modules in it are dictionaries, which have no shape.
+    # The parameters of a submodule are a dictionary, which has no shape.
     return {name: value for name, value in params.items() if hasattr(value, "shape")}
 
 
 def _check_no_kernels(arrays: dict, *, name: str, kind: str) -> None:
     """Raises `UserError` for a module without `macs` that has kernels."""
-    # A vector is a bias or belongs to a BN, and multiplies no activations.
+    # Vectors are biases or belong to a BN, and have no multiply-accumulates.
     if any(value.ndim > 1 for value in arrays.values()):
         raise UserError(
             f"{name} ({kind}) has kernels but no method macs(x, y), so that its cost "

@@ -1,7 +1,7 @@
 """Reading genotypes.
 
-They come from the cells in this package, from files, and from texts as the codes of the
-DARTS family print them.
+They are read from the cells in this package, from files, and from text in the form that
+the code of DARTS and its successors prints.
 """
 
 import json
@@ -14,10 +14,10 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import INPUTS, NODES, Genotype
 from bnas_jax.core.genotypes import text as text_lib
 
-# Keys beside the cells that say which nodes the output joins.
+# Keys besides the cells: which nodes the output concatenates.
 _CONCATENATIONS = ("normal_concat", "reduce_concat")
-# Keys beside the cells that say how a search took the genotype (in its genotype.json),
-# or where a named cell is from.
+# Keys besides the cells: how a search derived the genotype (in its genotype.json), or
+# where a named cell comes from.
 _NOTES = (
     "select",
     "alphas_as_of",
@@ -34,8 +34,8 @@ _NOTES = (
 def from_dict(value) -> Genotype:
     """The genotype in a parsed JSON object, {"normal", "reduce", ...}.
 
-    Raises `UserError` for keys that are missing or unknown, and for cells that are not
-    built here.
+    Raises `UserError` for keys that are missing or unknown, and for cells that this
+    package cannot build.
     """
     # An object with the right keys.
     if not isinstance(value, Mapping):
@@ -56,7 +56,7 @@ def from_dict(value) -> Genotype:
                 f"{', '.join(known)}"
             )
 
-    # The cells, and the nodes that their outputs join.
+    # The cells, and the nodes that their outputs concatenate.
     for key in _CONCATENATIONS:
         if key in value:
             _check_concatenation(value[key], key)
@@ -66,7 +66,8 @@ def from_dict(value) -> Genotype:
 def _check_concatenation(nodes, key: str) -> None:
     """Raises `UserError` unless `nodes` are the four nodes of a cell.
 
-    They may be named in any order: the output joins them in the order of their numbers.
+    Their order does not matter: the output concatenates them in the order of their
+    numbers.
     """
     expected = list(range(INPUTS, INPUTS + NODES))
     found = []
@@ -81,9 +82,9 @@ def _check_concatenation(nodes, key: str) -> None:
 
 
 def from_text(text: str) -> Genotype:
-    """The genotype in a text; raises `UserError` if it is none.
+    """The genotype in a text; raises `UserError` if the text is not a genotype.
 
-    The text is JSON, or Genotype(normal=..., ...) as the DARTS family prints it.
+    The text is JSON, or Genotype(normal=..., ...) as DARTS's code prints it.
     """
     return from_dict(text_lib.parse(text))
 
@@ -97,10 +98,10 @@ def named() -> tuple[str, ...]:
 
 
 def load(name_or_path: str) -> Genotype:
-    """The genotype of a name, a file, a work directory or a text.
+    """The genotype of a name, a file, a search's work directory or a text.
 
-    The names are those of `named`. In a search's work directory it is genotype.json.
-    For texts see `from_text`.
+    The names are those of `named`. In a work directory, genotype.json is read. For
+    texts see `from_text`.
 
     Raises `UserError` if there is no genotype, or if it cannot be read.
 
@@ -113,7 +114,7 @@ def load(name_or_path: str) -> Genotype:
     if text_lib.is_printed(name_or_path):
         return from_text(name_or_path)
 
-    # A file, perhaps with the mark of its byte order at the start.
+    # A file, which may begin with a byte order mark.
     try:
         path = _file(name_or_path)
         data = path.read_bytes()
@@ -123,7 +124,7 @@ def load(name_or_path: str) -> Genotype:
     try:
         value = text_lib.parse(data.decode("utf-8-sig"))
     except (UnicodeDecodeError, UserError) as error:
-        # A search has left it so, maybe half-written.
+        # The file of a search, perhaps half-written.
         if path.name == "genotype.json" and path.with_name("config.json").is_file():
             raise UserError(
                 f"genotype: {path} is damaged; the command that made the search, run "

@@ -1,4 +1,4 @@
-"""Genotypes as texts: JSON, or the call that the codes of the DARTS family print.
+"""Genotypes as texts: JSON, or the call that DARTS's code and its successors print.
 
 Both are parsed; no code in them is run.
 """
@@ -12,17 +12,17 @@ from bnas_jax.core.errors import UserError, first_line
 
 # The fields of the DARTS family's named tuple, in its order.
 _PRINTED = ("normal", "normal_concat", "reduce", "reduce_concat")
-# What such a call looks like, for messages.
+# The form of such a call, for messages.
 _FORM = (
     "Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], "
     "reduce_concat=range(2, 6))"
 )
-# What Python's parser and `ast.literal_eval` raise for a text that is no genotype.
+# The errors of Python's parser and `ast.literal_eval` for any text that they refuse.
 _NOT_PARSED = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
 def is_printed(text: str) -> bool:
-    """Whether a text is the DARTS family's rather than JSON."""
+    """Whether a text is a call of Genotype rather than JSON."""
     return "Genotype(" in text and not text.lstrip().startswith("{")
 
 
@@ -38,7 +38,7 @@ def parse(text: str) -> Any:
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        # Where the mistake is, without the words of Python's parser.
+        # The place of the mistake, without the message of Python's parser.
         place = "nested too deeply"
         if isinstance(error, json.JSONDecodeError):
             place = f"see line {error.lineno}, column {error.colno}"
@@ -74,7 +74,7 @@ def _printed(text: str) -> dict:
 
 
 def _call(text: str) -> ast.Call:
-    """The one call Genotype(...) in a text, alone or behind `NAME =`."""
+    """The call Genotype(...) that is the whole text, or follows `NAME =`."""
     # Parsed to a tree, never run.
     statements = ast.parse(text.strip()).body
     if len(statements) != 1 or not isinstance(statements[0], (ast.Expr, ast.Assign)):
@@ -83,7 +83,7 @@ def _call(text: str) -> ast.Call:
     call = statements[0].value
     if not isinstance(call, ast.Call):
         raise ValueError("no call of Genotype")
-    # It may be the name in a module: genotypes.Genotype(...).
+    # The name may be that of a module's attribute: genotypes.Genotype(...).
     if ast.unparse(call.func).split(".")[-1] != "Genotype":
         raise ValueError("no call of Genotype")
     return call

@@ -1,4 +1,4 @@
-"""Operations on arrays, and the forms of them that a compiler makes fast.
+"""Operations on arrays, each also in the form that XLA compiles to fast code.
 
 Images are NHWC, kernels HWIO.
 """

@@ -3,7 +3,7 @@
 A "group" is a set of examples that are normalised together. A "part" is the examples of
 a group that lie on one device.
 
-Shapes: x is (N, H, W, C); P is the number of parts of a device, Q that of a group.
+Shapes: x is (N, H, W, C). A device has P parts, a group has Q parts.
 """
 
 import functools
@@ -38,23 +38,23 @@ def batch_norm(
     momentum: float = MOMENTUM,
     normalized: tuple | None = None,
 ):
-    """(x normalised, running statistics after it), as in PyTorch.
+    """(x normalised, the updated running statistics), as in PyTorch.
 
     In training x is normalised by the statistics of the batch, in evaluation by the
-    running ones. The running variance is the unbiased one.
+    running statistics. The running variance is unbiased.
 
-    Several edges that read x may keep statistics apart, as copies (*copies, C). In
-    training all copies are updated alike. In evaluation each copy normalises x, and the
-    result is (N, H, W, *copies, C).
+    Several edges that read x may each have running statistics of their own: copies with
+    the shape (*copies, C). In training all copies are updated alike. In evaluation each
+    copy normalises x, and the result is (N, H, W, *copies, C).
 
-    Over several devices the running statistics are to be averaged afterwards, as a step
-    does: a group of `Arithmetic.bn_examples` may lie on one device alone.
+    Over several devices, the caller has to average the running statistics, as a step
+    does: with `Arithmetic.bn_examples`, devices may belong to different groups.
 
     x: (N, H, W, C).
     running: {"mean", "var"}, each (C,) or (*copies, C).
-    arithmetic: see its `bn_axis` and `bn_examples`.
-    epsilon: what is added to the variance.
-    momentum: the share of the old value that the running statistics keep.
+    arithmetic: `bn_axis` and `bn_examples` say what is normalised together.
+    epsilon: added to the variance.
+    momentum: the weight of the old value in the running average.
     normalized: the result of `normalize` for this x and epsilon; None computes it.
     """
     # Evaluation: by the running statistics of each copy, (N, H, W, *copies, C).
@@ -92,9 +92,9 @@ def plain_normalize(
     examples: int | None = None,
     epsilon: float = EPSILON,
 ):
-    """`normalize` as the formula reads, differentiated by JAX.
+    """`normalize` by the plain formula, differentiated by JAX.
 
-    Raises `UserError` for groups that do not lie whole on one device.
+    Raises `UserError` for groups that are divided over several devices.
     """
     # One group of all examples.
     if examples is None:
@@ -131,18 +131,18 @@ def normalize(
 ):
     """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon) in each group.
 
-    Groups follow each other in the batch over all devices of `axis_name`, so that they
-    hold the same examples on any number of devices. mean and var, (C,), are averages
-    over the groups of which this device has examples.
+    Groups are consecutive in the batch over all devices of `axis_name`, so that they
+    contain the same examples on any number of devices. mean and var, (C,), are averages
+    over the groups that this device has examples of.
 
-    The gradient with respect to x is the closed form. It keeps the result alone and
-    sums twice; JAX's gradient of the single steps keeps more and sums four times. mean
+    The gradient with respect to x is the closed form. It stores only the result and
+    takes two sums; JAX's gradient of the formula stores more and takes four sums. mean
     and var are for the running statistics and have no gradient.
 
-    x: (N, H, W, C), of any type of floats. The result has the same type, mean and var
-        are float32 at least.
-    axis_name: the mapped axis of the devices; None is one device.
-    examples: how many examples a group has; None is one group of all.
+    x: (N, H, W, C), of any floating-point type. The result has the same type; mean and
+        var have at least float32.
+    axis_name: the mapped axis of the devices; None for one device.
+    examples: the number of examples in a group; None is one group of all examples.
 
     Raises `UserError` unless `examples` divides the batch.
     """
@@ -156,9 +156,9 @@ def normalize_all(
     examples: int | None = None,
     epsilon: float = EPSILON,
 ) -> tuple:
-    """`normalize` of each of several x, with one message forward and one backward.
+    """`normalize` of several arrays, with one collective forward and one backward.
 
-    xs: arrays of one type and of the same examples.
+    xs: arrays (N, H, W, C) of one type, with the same N; H, W and C may differ.
     """
     return _normalize_forward(xs, axis_name, examples, epsilon)[0]
 
@@ -195,10 +195,11 @@ def _normalize_forward(xs, axis_name, examples, epsilon):
 
 
 def _moments(x):
-    """(origin, mean, var) of x (N, H, W, C), (C,) each; the mean is x's minus origin.
+    """(origin, mean, var) of x (N, H, W, C), (C,) each; x has the mean origin + mean.
 
-    The origin is the mean but for rounding. What rounding took away is kept apart, as
-    the second mean: beside a large mean, float32 has few digits for it.
+    origin is the rounded mean of x, and mean is its rounding error, the mean of
+    x - origin. They are kept apart, because float32 could not represent a small error
+    next to a large mean.
     """
     x = _wide(x)
     origin = jnp.mean(x, axis=PIXELS)
@@ -210,14 +211,14 @@ def _moments(x):
 
 
 def _standardize(x, origin, mean, factor):
-    # Two differences: origin + mean would round the mean away again.
+    # Two subtractions: in origin + mean the error would be rounded away again.
     y = ((_wide(x) - origin) - mean) * factor
     return y.astype(x.dtype)
 
 
 def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
     del epsilon
-    # The gradients of y alone: mean and var have none.
+    # Only the gradients at y: mean and var have none.
     gradients = [of_result[0] for of_result in gradients]
 
     # The means of g and of g * y over each part, with g the gradient at y.
@@ -263,8 +264,9 @@ def _gradient_means(gradient, y):
 def _gradient_at_x(gradient, y, mean, along, factor):
     """factor * (g - mean - y * along), with g the gradient at y.
 
-    The two terms that are subtracted are the parts of g that would move mean and
-    variance, which the normalisation takes away.
+    factor is 1 / sqrt(var + epsilon), mean the mean of g, along the mean of g * y. The
+    two terms that are subtracted are the parts of g along the mean and the variance of
+    x, on which y does not depend.
     """
     to_x = factor * (_wide(gradient) - mean - _wide(y) * along)
     return to_x.astype(gradient.dtype)
@@ -276,14 +278,14 @@ def _wide(x):
 
 
 def _per_part(function, *, part: int, arrays: tuple, values: tuple = ()):
-    """The function of each part of a device's examples: results (P, ...).
+    """The function applied to each part of a device's examples: results (P, ...).
 
-    part: how many examples a part has.
+    part: the number of examples in a part.
     arrays: (N, H, W, C), which are divided into parts.
     values: (P, C), one row for each part.
     """
-    # A single part has no axis of parts: with one, XLA's CPU compiler makes a search
-    # step twice as slow.
+    # A single part is computed without `vmap`: the axis of length 1 would make a search
+    # step twice as slow on CPU.
     if part == len(arrays[0]):
         single = [value[0] for value in values]
         result = function(*arrays, *single)
@@ -319,27 +321,27 @@ def _division(
 def _of_group(values: list, parts_of_group: int, *, axis_name: str) -> list:
     """For each of the device's parts, the values of all parts of its group.
 
-    Each of the values is (P, n, C), and becomes (P, Q, n, C). They travel in one
-    message, because latency is what small messages cost.
+    Each of the values is (P, n, C), and becomes (P, Q, n, C). All are sent in a single
+    collective, because small collectives cost mostly latency.
     """
     channels = [value.shape[-1] for value in values]
     together = jnp.concatenate(values, axis=-1)  # (P, n, sum of C)
     devices = jax.lax.axis_size(axis_name)
 
-    # A group of several whole devices: they send to each other only.
+    # A group consists of several whole devices, which send only to each other.
     if len(together) == 1 and parts_of_group < devices:
         neighbours = np.arange(devices).reshape(-1, parts_of_group).tolist()
         group = jax.lax.all_gather(
             together, axis_name, axis_index_groups=neighbours, tiled=True
         )
         groups = group[None]  # (1, Q, n, sum of C)
-    # Else all parts of all devices, one group after the other.
+    # Otherwise gather all parts of all devices, group by group.
     else:
         everything = jax.lax.all_gather(together, axis_name, tiled=True)
         # (groups, Q, n, sum of C)
         groups = everything.reshape(-1, parts_of_group, *together.shape[1:])
 
-    # For each of this device's parts its group, by the number of the part among all.
+    # Pick the group of each of this device's parts.
     if len(together) > 1:
         first = jax.lax.axis_index(axis_name) * len(together)
         parts = first + jnp.arange(len(together))
@@ -351,9 +353,9 @@ def _of_group(values: list, parts_of_group: int, *, axis_name: str) -> list:
 def _combined(origin, moments):
     """(mean, var) of groups, (P, C) each, from the moments of their parts.
 
-    The mean counts from `origin`, the origin of this device's part; the means of other
-    parts count from their own. The variance is a sum of squares of differences of
-    means, never a difference of squares, which would cancel.
+    The mean that is returned is relative to `origin`, that of this device's part; the
+    mean of each part is relative to the part's own origin. The variance is computed
+    from squared differences, not as a difference of squares, which would cancel.
 
     origin: (P, C).
     moments: (P, Q, 3, C), the (origin, mean, var) of `_moments` of each part.

@@ -21,11 +21,11 @@ def conv(x, kernel, geometry: Geometry = POINT, *, dtype=None, plain: bool = Fal
 
     x: (N, H, W, C).
     kernel: (kh, kw, C / groups, O).
-    dtype: the type that the factors of all products are rounded to, such as bfloat16,
-        those of the gradients too; None rounds nothing. Sums have x's dtype; on
-        NVIDIA's GPUs they were rounded to the short type first (`convolved`).
-    plain: XLA's convolution with JAX's gradients, whatever the kernel; without effect
-        where `dtype` is given.
+    dtype: the type, such as bfloat16, that the factors of all products are rounded to,
+        in the gradients too; None rounds nothing. Sums have x's dtype; on NVIDIA GPUs
+        they are first rounded to `dtype` (`convolved`).
+    plain: True takes XLA's convolution and JAX's gradients for every kernel. It has no
+        effect where `dtype` is given.
     """
     if plain and dtype is None:
         return plain_conv(x, kernel, geometry)
@@ -42,7 +42,7 @@ def conv(x, kernel, geometry: Geometry = POINT, *, dtype=None, plain: bool = Fal
 
 
 def float_conv(x, kernel, geometry: Geometry = POINT, *, arithmetic: Arithmetic):
-    """`conv` in the types and the form that an arithmetic asks for."""
+    """`conv` with the number types of an arithmetic, and in its form (`plain`)."""
     return conv(
         x,
         kernel,
@@ -56,8 +56,8 @@ def float_conv(x, kernel, geometry: Geometry = POINT, *, arithmetic: Arithmetic)
 def _conv(x, kernel, geometry: Geometry, dtype):
     """The convolution of x and the kernel, both rounded to `dtype` if it is given.
 
-    JAX's own gradients would multiply in the longer type, and are slow inside
-    conditions (`kernel_gradient`).
+    JAX's own gradients would multiply in the longer type, and are slow in `lax.cond`
+    and in loops (`kernel_gradient`).
     """
     if dtype is None:
         return fast_conv(x, kernel, geometry=geometry)
@@ -103,25 +103,25 @@ def input_gradient(
 ):
     """The gradient of `plain_conv` with respect to its input, (N, H, W, C).
 
-    It is a convolution of the output's gradient, whose pixels are set `stride` apart,
-    with the kernel turned round.
+    It is the convolution of the output's gradient, with stride - 1 zeros between its
+    pixels, and the kernel rotated by 180 degrees.
 
-    gradient: that of the output, (N, H', W', O).
+    gradient: the gradient with respect to the output, (N, H', W', O).
     kernel: (kh, kw, C / groups, O).
     image_size: (H, W) of the input.
-    accumulate: dtype of the sums, None is the gradient's.
+    accumulate: the dtype of the sums; None is the gradient's.
     """
     rows, columns, inputs, outputs = kernel.shape
     groups = geometry.groups
 
-    # The kernel turned by 180 degrees, inputs and outputs of each group exchanged.
+    # The kernel rotated by 180 degrees, inputs and outputs of each group exchanged.
     turned = kernel[::-1, ::-1]
     turned = turned.reshape(rows, columns, inputs, groups, outputs // groups)
     turned = turned.transpose(0, 1, 4, 3, 2)  # (kh, kw, O / G, G, C / G)
     # (kh, kw, O / G, C)
     turned = turned.reshape(rows, columns, outputs // groups, groups * inputs)
 
-    # As many zeros around the gradient as give the image's size back.
+    # Pad the gradient so that the result has the size of the image.
     padding = []
     for axis in (0, 1):
         pad = geometry.padding[axis]
@@ -131,7 +131,7 @@ def input_gradient(
         after = image_size[axis] - 1 - spread + pad
         padding.append((before, after))
 
-    # `lhs_dilation` puts the zeros of a stride between the pixels of the gradient.
+    # `lhs_dilation` puts the stride - 1 zeros between the pixels of the gradient.
     return convolved(
         gradient,
         turned,
@@ -149,20 +149,19 @@ def kernel_gradient(
 ):
     """The gradient of `plain_conv` with respect to its kernel, (kh, kw, C / groups, O).
 
-    It is a convolution of x with the output's gradient, in a form that stays fast
-    inside conditions. JAX writes the same convolution with its axes in another order.
-    XLA's CPU compiler brings them into the order of its fast kernels in a program's
-    main computation only: inside `lax.cond`, `lax.switch` or a loop it took 100 times
-    as long.
+    It is the convolution of x with the output's gradient. JAX writes it with another
+    order of axes, which XLA's CPU compiler changes to that of its fast kernels only in
+    the main computation of a program: inside `lax.cond`, `lax.switch` or a loop, JAX's
+    form took 100 times as long. The form here is fast everywhere.
 
     x: (N, H, W, C).
-    gradient: that of the output, (N, H', W', O).
+    gradient: the gradient with respect to the output, (N, H', W', O).
     kernel_size: (kh, kw).
-    accumulate: dtype of the sums, None is x's.
+    accumulate: the dtype of the sums; None is x's.
     """
     x, geometry = without_stride(x, geometry)
 
-    # A stride can leave some pixels at the far side unread: a negative padding there
+    # With a stride, the convolution may not read the last pixels: a negative padding
     # leaves them out.
     size = geometry.output_size(x.shape[1:3], kernel_size)  # (H', W')
     padding = []
@@ -173,8 +172,7 @@ def kernel_gradient(
         end = read - x.shape[1 + axis] - begin
         padding.append((begin, end))
 
-    # Channels are taken as images and images as channels; stride and dilation exchange
-    # their places.
+    # The axes of images and channels are exchanged, and so are stride and dilation.
     y = convolved(
         x.transpose(3, 1, 2, 0),  # (C, H, W, N)
         gradient.transpose(1, 2, 0, 3),  # (H', W', N, O)

@@ -1,4 +1,4 @@
-"""The forms in which XLA computes a convolution, and which one is fast where."""
+"""The forms in which XLA can compute a convolution, and where each of them is fast."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None
 
     x: (N, H, W, C).
     kernel: (kh, kw, C / groups, O).
-    accumulate: dtype of the sums and the result, None is x's.
+    accumulate: the dtype of the sums and of the result; None is x's.
     precision: None is JAX's setting.
     """
     return convolved(
@@ -33,11 +33,12 @@ def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None
 def convolved(x, kernel, *, accumulate, **how):
     """XLA's convolution of NHWC images and HWIO kernels.
 
-    On NVIDIA's GPUs short factors give a result as short, which is then made longer:
-    cuDNN sums in float32 and rounds at the end. XLA would otherwise multiply in float32
-    there, which it brings to the order NCHW and back around each call.
+    On NVIDIA GPUs, factors of 16 bits give a result of 16 bits, which is then converted
+    to `accumulate`: cuDNN sums in float32 and rounds at the end. If `accumulate` were
+    passed to XLA there, it would multiply in float32, with transposes to NCHW and back
+    around each call.
 
-    accumulate: dtype of the sums and the result, None is x's.
+    accumulate: the dtype of the sums and of the result; None is x's.
     how: the other arguments of `jax.lax.conv_general_dilated`.
     """
     layout = ("NHWC", "HWIO", "NHWC")  # of images, kernels and results
@@ -51,7 +52,7 @@ def convolved(x, kernel, *, accumulate, **how):
     def short(x, kernel):
         return convolve(x, kernel).astype(accumulate)
 
-    # Factors as long as the sums need no second form.
+    # Factors of the same type as the sums need no second form.
     if accumulate is None or accumulate == x.dtype:
         return long(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cuda=short, default=long)
@@ -71,7 +72,7 @@ def fast_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None)
 
 
 def _pointwise(x, kernel, groups: int, *, accumulate, precision):
-    """A 1x1 convolution as a matrix product of channels, 3 to 5 times faster on CPU."""
+    """A 1x1 convolution as a matrix product, which is 3 to 5 times as fast on CPU."""
     image = x.shape[:3]  # (N, H, W)
     if groups == 1:
         return jnp.einsum(
@@ -143,9 +144,10 @@ def depthwise(x, kernel, geometry: Geometry):
 def without_stride(x, geometry: Geometry):
     """(x, geometry) of the same convolution at stride 1, where one exists.
 
-    It exists where the kernel meets only every stride-th pixel: x is then those pixels.
-    Elsewhere both are returned as they are. At stride 1 the gradient with respect to
-    the input takes a quarter of the time on CPU.
+    It exists where the kernel reads only every stride-th pixel, such as with dilation
+    2, padding 2 and stride 2: then x is reduced to these pixels. Otherwise both are
+    returned as they are. At stride 1, the gradient with respect to x takes a quarter of
+    the time on CPU.
     """
     if geometry.stride == (1, 1):
         return x, geometry

@@ -10,8 +10,8 @@ class Geometry:
     """How a kernel moves over an image. Each pair is (rows, columns).
 
     stride, dilation: in pixels.
-    padding: how many zeros on both sides.
-    groups: how many groups the input and output channels are divided into.
+    padding: the number of zeros on each side.
+    groups: the number of groups that the input and output channels are divided into.
     """
 
     stride: Pair = (1, 1)
@@ -26,7 +26,7 @@ class Geometry:
     def _length(self, image: Pair, kernel: Pair, *, axis: int) -> int:
         """The length of the output along one axis.
 
-        It is how many places a stride apart the kernel has in the padded image.
+        It is the number of positions of the dilated kernel in the padded image.
         """
         reach = self.dilation[axis] * (kernel[axis] - 1) + 1  # of the dilated kernel
         room = image[axis] + 2 * self.padding[axis] - reach
@@ -67,7 +67,7 @@ def rectangle(
     """
     rows, columns = kernel
     if padding is None:
-        # Half of what the dilated kernel reaches beyond its centre.
+        # Half the extent of the dilated kernel.
         pads = (dilation * (rows - 1) // 2, dilation * (columns - 1) // 2)
     else:
         pads = (padding, padding)

@@ -1,4 +1,4 @@
-"""Where XLA stores a value, and where it computes one again."""
+"""`materialize` makes XLA store a value; `recompute` makes it compute one again."""
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
@@ -6,12 +6,12 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 @jax.custom_vjp
 def materialize(x):
-    """x as it is, which XLA stores once instead of recomputing it in every consumer.
+    """The identity; XLA stores x once instead of recomputing it in each consumer.
 
-    The gradient of x is stored once, too. XLA's CPU compiler fuses cheap operations
-    into each of their consumers. Along the inter-cell skips such a chain is as long as
-    the network: without this, every layer of the first cell recomputed the gradient of
-    the outputs of all later cells.
+    The same holds for the gradient. XLA's CPU compiler fuses cheap operations into each
+    of their consumers. The sums of the inter-cell skips are a chain of such operations
+    as long as the network: without `materialize`, every layer of the first cell
+    recomputed the gradients of the outputs of all later cells.
 
     x: an array or a tree of arrays.
     """
@@ -32,10 +32,12 @@ materialize.defvjp(_forward, _backward)
 
 
 def recompute(function):
-    """The same function of arrays, whose gradient computes it again from its inputs.
+    """The same function; its gradient recomputes it from its inputs.
 
-    Nothing but the inputs is stored. `jax.checkpoint` does the same by an optimization
+    Only the inputs are stored. `jax.checkpoint` does the same by an optimization
     barrier, which XLA's CPU compiler removes too early.
+
+    function: takes arrays and returns an array.
     """
 
     @jax.custom_vjp
@@ -46,7 +48,7 @@ def recompute(function):
         return function(*inputs), inputs
 
     def backward(inputs, gradient):
-        # Both together, so that the inputs are not read before the gradient is there.
+        # One barrier for both, so that recomputing waits for the gradient.
         gradient, inputs = materialize((gradient, inputs))
         _, vjp = jax.vjp(function, *inputs)
         return vjp(gradient)

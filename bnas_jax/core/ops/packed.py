@@ -1,6 +1,6 @@
-"""Kernels of signs at one bit a weight.
+"""Kernels of signs with one bit for each weight.
 
-A packed network holds them in place of latent weights.
+A packed network has them in place of latent weights.
 """
 
 import jax
@@ -23,13 +23,13 @@ class Kernel(struct.PyTreeNode):
 def pack_signs(signs) -> Kernel:
     """The packed kernel of the signs (kh, kw, C / groups, O).
 
-    A sign has one bit, so that 0 is taken as 1.
+    A sign is a single bit, so that 0 becomes 1.
     """
     return Kernel(words=pack_kernel(signs), shape=tuple(signs.shape))
 
 
 def signs_of(w, dtype):
-    """The signs of a kernel, (kh, kw, C / groups, O): -1 and 1 of that dtype.
+    """The signs -1 and 1 of a kernel, (kh, kw, C / groups, O), in `dtype`.
 
     A kernel that is not packed is returned as it is.
     """

@@ -1,6 +1,6 @@
 """3x3 poolings with a border of one pixel.
 
-All take (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), C).
+All map (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), C).
 """
 
 import functools
@@ -18,15 +18,15 @@ TAPS = KERNEL[0] * KERNEL[1]
 def max_pool(x, stride: int):
     """3x3 max pooling, borders padded with -inf.
 
-    The gradient goes to the first of equal values, row by row, as in PyTorch. One byte
-    stores which of the nine values it was. XLA's own gradient writes four integers for
-    each value on CPU, and takes many times as long there.
+    Of equal values the first in the window, row by row, gets the gradient, as in
+    PyTorch. Its position is stored in one byte. On CPU, XLA's own gradient stores four
+    integers for each value, and takes many times as long.
     """
     return _max_pool_forward(x, stride)[0]
 
 
 def plain_max_pool(x, stride: int):
-    """`max_pool` as Flax has it, with XLA's own gradient."""
+    """`max_pool` by Flax, with XLA's own gradient."""
     return nn.max_pool(x, KERNEL, strides=(stride, stride), padding=BORDER)
 
 
@@ -78,7 +78,7 @@ def _max_pool_backward(stride, residuals, gradient):
     tap, (height, width) = residuals
     zero = jnp.zeros((), gradient.dtype)
 
-    # With a stride: as at stride 1, where the windows in between took no pixel (-1).
+    # Reduce a stride to stride 1: the windows in between took no pixel (-1).
     if stride > 1:
         _, rows, columns, _ = tap.shape
         spread = [
@@ -90,9 +90,9 @@ def _max_pool_backward(stride, residuals, gradient):
         tap = jax.lax.pad(tap, jnp.int8(-1), padding_config=spread)
         gradient = jax.lax.pad(gradient, zero, padding_config=spread)
 
-    # A pixel is tap k of the window that lies as far to the other side. So the shifted
-    # windows come in the opposite order of the taps. Each gives the pixel its gradient
-    # if it took that pixel.
+    # A pixel lies in nine windows: it is tap k of the window that is shifted by the
+    # opposite offset, so that `_windows` lists them in the reverse order of taps. The
+    # pixel gets the gradient of each window that took it.
     image = (height, width)
     taps = _windows(tap, image=image, stride=1, fill=-1)
     gradients = _windows(gradient, image=image, stride=1, fill=0)

@@ -1,9 +1,9 @@
 """Sums of products of signs by xor and popcount of packed bits (XNOR-Net section 3.2).
 
 A product of two signs is -1 where their bits differ, else 1. So a sum of n products is
-n - 2 * (the number of bits that differ), the same integer as the convolution's. On CPU,
-where a product of floats takes a lane of 32 bits, popcount takes 0.25 to 0.6 of the
-time (docs/performance.md).
+n - 2 * (the number of bits that differ), the same integer as by a convolution. On CPU,
+where a product of floats takes 32 bits of a vector register, popcount takes 0.25 to 0.6
+of the time (docs/performance.md).
 """
 
 import functools
@@ -18,17 +18,18 @@ from bnas_jax.core.ops.geometry import Geometry
 from bnas_jax.core.ops.materialize import materialize
 
 WORD = 32  # bits
-# Fewer channels do not fill the words.
+# Fewer channels would leave most bits of a word empty.
 MIN_CHANNELS = 8
-# The most signs in a sum: the code for all words is written out, and the time to
-# compile it grows with their number.
+# The largest number of signs in a sum: the loop over their words is unrolled, and takes
+# the longer to compile the more words there are.
 MAX_SIGNS = 8192
 
 
 def pays(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
     """Whether popcount is faster for a convolution of signs.
 
-    It is for a square kernel in one group, with words that are full and not too many.
+    That holds for a square kernel in one group, with full words and not too many of
+    them.
 
     kernel_shape: (kh, kw, C, O).
     """
@@ -50,7 +51,7 @@ def sums_of_signs(x, kernel, geometry: Geometry):
     x: (N, H, W, C).
     kernel: (k, k, C, O), square, as is the geometry.
     """
-    # Stored, or XLA would pack the kernel again at every pixel.
+    # Materialized, or XLA would pack the kernel again for every pixel.
     words = materialize(pack_kernel(kernel))
     return sums_of_words(x, words, kernel.shape, geometry=geometry)
 
@@ -76,17 +77,17 @@ def sums_of_words(x, words, kernel_shape: tuple[int, ...], geometry: Geometry):
     row = _joined(row, width)  # (N, H, W', words)
     rows = _taps(row, axis=1, size=size, geometry=geometry)  # (N, H', W', words) each
 
-    # Around the image there are no signs: those products are not part of the sum.
+    # Zero padding has no signs: its products are not part of the sum.
     inside = _inside(x.shape[1:3], size=size, geometry=geometry)  # (H', W', k, k)
     taps = inside.sum(axis=(2, 3), dtype=np.int32)
     products = channels * taps[:, :, None]  # (H', W', 1)
 
-    # Nor may their bits differ: the mask is 1 at bits of pixels inside.
+    # Nor may its bits count as different: the mask is 1 for bits inside the image.
     ones = np.repeat(inside, image.shape[-1], axis=-1) * _all_ones(width)
     mask = _joined(ones, width)  # (H', W', k, words)
 
-    # The bits that differ, word by word. A single sum over all words is one loop to
-    # XLA, which keeps the sum in a register.
+    # The bits that differ, word by word. XLA compiles the single sum over all words to
+    # one loop, which keeps the sum in a register.
     differences = []
     for r, word in itertools.product(range(size), range(words.shape[1])):
         pixels = rows[r][..., word, None]  # (N, H', W', 1)
@@ -102,7 +103,7 @@ def pack_kernel(kernel):
     taps = (kernel < 0).transpose(0, 3, 1, 2)  # (kh, O, kw, C)
     words = _packed(taps, width)  # (kh, O, kw, words of a tap)
     rows = words.reshape(*words.shape[:2], -1)  # (kh, O, words of a row)
-    # The outputs last, as the loop over them is the inner one.
+    # The outputs last, as the innermost loop runs over them.
     return _joined(rows, width).swapaxes(1, 2)
 
 
@@ -115,7 +116,7 @@ def unpack_kernel(words, kernel_shape: tuple[int, ...], dtype):
     width = _width(channels)
     of_tap = -(-channels // width)  # words of `width` bits for the channels of a tap
 
-    # The steps of `pack_kernel` backwards, without the zeros that filled up.
+    # The steps of `pack_kernel` in reverse, dropping the zeros that it padded with.
     joined = words.swapaxes(1, 2)  # (kh, O, words)
     row = _separated(joined, count=WORD // width, width=width)[..., : columns * of_tap]
     taps = row.reshape(rows, features, columns, of_tap)
@@ -126,7 +127,7 @@ def unpack_kernel(words, kernel_shape: tuple[int, ...], dtype):
 
 
 def _width(channels: int) -> int:
-    """The bits of the words that channels fill with the least waste: 32, 16 or 8."""
+    """The word size (32, 16 or 8 bits) that leaves the fewest bits empty."""
     return min((32, 16, 8), key=lambda width: channels + -channels % width)
 
 
@@ -169,20 +170,20 @@ def _inside(shape: tuple[int, int], *, size: int, geometry: Geometry) -> np.ndar
 
 
 def _packed(bits, width: int):
-    """(..., C) booleans as (..., C / width) words, filled up with zeros."""
+    """(..., C) booleans as (..., C / width) words, padded with zeros."""
     return _combined(_padded(bits, width), count=width, width=1)
 
 
 def _joined(words, width: int):
-    """(..., n) words of `width` bits as words of 32 bits, filled up with zeros."""
+    """(..., n) words of `width` bits as words of 32 bits, padded with zeros."""
     count = WORD // width
     return _combined(_padded(words, count), count=count, width=width)
 
 
 def _padded(values, multiple: int):
-    """(..., n), with zeros behind so that n is a multiple.
+    """Values (..., n), padded with zeros at the end so that `multiple` divides n.
 
-    NumPy's arrays stay NumPy's, so that constants are not traced.
+    A NumPy array gives a NumPy array, so that constants are not traced.
     """
     pad: Callable = jnp.pad
     if isinstance(values, np.ndarray):
@@ -194,8 +195,8 @@ def _padded(values, multiple: int):
 def _combined(values, *, count: int, width: int):
     """`count` values of `width` bits as one number: (..., n) to (..., n / count).
 
-    The values of a number lie n / count apart, not side by side. So the words are
-    neighbours in memory, and made by one instruction.
+    The values that make a number are n / count apart, not adjacent: so neighbouring
+    numbers come from neighbouring values, and vector instructions combine them.
     """
     dtype = np.dtype(f"uint{count * width}")
     parts = values.reshape(*values.shape[:-1], count, -1).astype(dtype)
@@ -204,7 +205,7 @@ def _combined(values, *, count: int, width: int):
 
 
 def _separated(numbers, *, count: int, width: int):
-    """The values that `_combined` took: (..., n / count) to (..., n)."""
+    """The inverse of `_combined`: (..., n / count) to (..., n)."""
     shifts = np.arange(0, count * width, width, dtype=numbers.dtype)  # (count,)
     ones = numbers.dtype.type(2**width - 1)
     parts = numbers[..., None, :] >> shifts[:, None] & ones  # (..., count, n / count)

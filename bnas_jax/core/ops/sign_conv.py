@@ -1,4 +1,4 @@
-"""The convolution of signs, the one primitive of all binarization schemes."""
+"""`sign_conv`: the convolution of signs, the primitive of all binarization schemes."""
 
 import functools
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.ops.packed import Kernel, signs_of
 from bnas_jax.core.ops.popcount import pays, sums_of_signs, sums_of_words
 
-# Up to here float16 holds every integer. For float16 factors cuDNN has convolutions in
-# the order NHWC, which sum in float32.
+# float16 represents every integer up to this one. cuDNN has NHWC convolutions of
+# float16 factors, which sum in float32.
 LARGEST_OF_HALF = 2048
 
 
@@ -67,32 +67,31 @@ def sign_conv(
 ):
     """`after(sums, *operands)`, with `sums` the convolution of the signs x and w.
 
-    Signs are multiplied before any factor, so that sums are exact integers, and 0 is 0
-    in every order of summation. With beta inside the products, a sum of 0 (one in ten
-    for a 3x3 convolution of 6 channels) becomes a tiny number of either sign, and
-    rounding decides whether a ReLU behind it passes the gradient.
+    The signs are multiplied without scales, so that the sums are exact integers in any
+    order of summation. If beta were inside the products, a sum that should be 0 (one in
+    ten for a 3x3 convolution of 6 channels) would be a tiny number of either sign, and
+    rounding would decide whether a following ReLU passes the gradient.
 
-    Gradients go to x, w and every operand. Stored for them are x, w and the sums as
-    small integers; everything in `after` is computed again. Gradients are first order:
-    the sums have no derivative.
+    x, w and every operand have gradients. For these, x, w and the sums (as small
+    integers) are stored, and `after` is recomputed. There are only first derivatives,
+    since integers have none.
 
     after: any differentiable function of the sums, (N, H', W', O) in x's dtype, and of
         the operands; hashable, as it decides what is compiled.
     x: (N, H, W, C).
     w: (kh, kw, C / groups, O).
     operands: arrays, such as the scales of the scheme.
-    one_bit: whether x and w hold -1 and 1 alone. False where zeros are among them, as
-        with PyTorch's sign or dropout.
-    dtype: the type that the factors of all products are rounded to, None is x's. The
-        sums are exact integers in any.
+    one_bit: whether all values of x and w are -1 or 1. False where some are 0, as with
+        PyTorch's sign or dropout.
+    dtype: the type of the factors of all products; None is x's. The sums are exact
+        integers in any type.
     """
-    # Positional, in the order of the custom gradient: arguments that are no arrays come
-    # first.
+    # `custom_vjp` takes positional arguments, those that are not arrays first.
     return _sign_conv(after, geometry, one_bit, dtype, x, w, tuple(operands))
 
 
 def plain_sign_conv(after: Callable, geometry: Geometry, x, w, operands=()):
-    """`sign_conv` as a composition that JAX differentiates, with sums of floats."""
+    """`sign_conv` in plain operations that JAX differentiates, with sums of floats."""
     return after(plain_conv(x, signs_of(w, x.dtype), geometry), *operands)
 
 
@@ -106,9 +105,9 @@ def packed_sign_conv(
     one_bit: bool = True,
     dtype=None,
 ):
-    """`sign_conv` with a kernel of one bit a weight.
+    """`sign_conv` with a packed kernel, one bit for each weight.
 
-    It has no gradients: nothing is stored for them.
+    It has no gradients and stores nothing for them.
     """
     sums = integer_sums(x, w, geometry=geometry, one_bit=one_bit, dtype=dtype)
     return after(sums.astype(x.dtype), *operands)
@@ -129,14 +128,13 @@ def _forward(after, geometry, one_bit, dtype, x, w, operands):
 def _backward(after, geometry, one_bit, dtype, residuals, gradient):
     x, w, sums, operands = residuals
 
-    # Through `after`, which is computed again. Without the barrier XLA makes floats of
-    # the sums in the forward pass already, and stores those.
+    # Through `after`, which is recomputed. Without the barrier, XLA would convert the
+    # sums to floats in the forward pass, and store these.
     gradient, sums = materialize((gradient, sums))
     _, after_vjp = jax.vjp(after, sums.astype(x.dtype), *operands)
     to_sums, *to_operands = after_vjp(gradient)
 
-    # Through the convolution. It is linear in x and in w, so that its output, the sums,
-    # is not needed.
+    # Through the convolution. Its gradients need only x and w, as it is linear in each.
     _, conv_vjp = jax.vjp(lambda x, w: conv(x, w, geometry=geometry, dtype=dtype), x, w)
     to_x, to_w = conv_vjp(to_sums)
     return to_x, to_w, tuple(to_operands)
@@ -147,10 +145,10 @@ _sign_conv.defvjp(_forward, _backward)
 
 @jax.custom_vjp
 def _differentiated_once(signs):
-    """Signs as they are, which a second derivative refuses in place of a wrong 0.
+    """The identity, which raises `UserError` when it is differentiated.
 
-    The sums are integers, which carry no derivative. A first derivative never comes
-    here: `_forward` is part of it.
+    The integer sums would silently give a second derivative of 0. A first derivative
+    does not differentiate this: it is part of the custom gradient's forward pass.
     """
     return signs
 
@@ -171,22 +169,22 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
 
     x: (N, H, W, C).
     w: (kh, kw, C / groups, O), or the same packed.
-    one_bit: whether x and w hold -1 and 1 alone, so that popcount can count them.
-    dtype: of the products, None is x's.
+    one_bit: whether all values of x and w are -1 or 1, as popcount needs it.
+    dtype: the type of the factors where they are multiplied; None is x's.
     """
-    # The smallest type that holds the sums: none is larger than the number of its
-    # terms, kh * kw * C / groups.
+    # The smallest type for the sums: their magnitude is at most the number of terms,
+    # kh * kw * C / groups.
     largest = np.prod(w.shape[:3])
     integer = jnp.int32
     if largest <= np.iinfo(np.int16).max:
         integer = jnp.int16
     products = dtype or x.dtype
 
-    # The forms of the convolution: popcount on CPU, where it pays; float16 on NVIDIA's
-    # GPUs; elsewhere the type of the products.
+    # Three forms of the convolution: popcount on CPU, where that is faster; float16 on
+    # NVIDIA GPUs; a convolution in the type `products` elsewhere.
     def convolved(x, w, products=products, accumulate=x.dtype):
-        # The default precision is a single pass on any accelerator. It rounds factors
-        # to bfloat16 or TF32, and both hold signs.
+        # The default precision: a single pass, on accelerators in bfloat16 or TF32,
+        # which both represent signs exactly.
         return fast_conv(
             x.astype(products),
             signs_of(w, products).astype(products),
@@ -199,7 +197,7 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
         return convolved(x, w).astype(integer)
 
     def by_popcount(x, w):
-        # Stored, or XLA would count again in every consumer of the sums.
+        # Materialized, or XLA would count again in every consumer of the sums.
         if isinstance(w, Kernel):
             sums = sums_of_words(x, w.words, w.shape, geometry=geometry)
         else:
@@ -207,13 +205,13 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
         return materialize(sums.astype(integer))
 
     def by_cudnn(x, w):
-        # float16 factors give sums of float16 there, which has to hold them.
+        # float16 factors give sums in float16, which must represent them exactly.
         short = jnp.float16 if largest <= LARGEST_OF_HALF else x.dtype
         sums = convolved(x, w, products=short, accumulate=short)
-        # Rounded, as some of cuDNN's algorithms only come near an integer.
+        # Some of cuDNN's algorithms are inexact: round to the nearest integer.
         return jnp.rint(sums).astype(integer)
 
-    # The compiler takes the form of the platform that it compiles for.
+    # XLA compiles only the form of its platform.
     forms = {"cuda": by_cudnn}
     if one_bit and pays(w.shape, geometry):
         forms["cpu"] = by_popcount

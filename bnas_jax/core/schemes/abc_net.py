@@ -1,6 +1,6 @@
 """ABC-Net, "Clip + Scale" (arXiv 1711.11294).
 
-Weights and activations have several bases of signs each.
+Weights and activations are each approximated by several binary bases.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from bnas_jax.core.schemes.binary_conv import convolve_module, finish
 from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import straight_through
 
-# This share of the number of weights is added to the diagonal of the normal equations:
-# equal bases have no single solution.
+# This share of the number of weights is added to the diagonal of the normal equations,
+# which are singular where two bases are equal.
 RIDGE = 1e-6
 
 
@@ -30,28 +30,29 @@ class AbcNet(Scheme):
     (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
 
     The bases of the weights, m from 1 to M, are B_m = sign(W - mean W + u_m * std W),
-    (kh, kw, ci, co). The u_m are evenly spaced from -1 to 1; a single one is 0. Mean
+    (kh, kw, ci, co). The u_m are evenly spaced from -1 to 1; with M = 1, u_1 is 0. Mean
     and (biased) deviation are those of the whole kernel. alpha, (M,), minimises
     |W - sum of alpha_m B_m|^2; a kernel of zeros has alpha 0.
 
     The bases of the activations, n from 1 to N, are A_n = 1 where x + v_n >= 0.5, else
     -1. v is the parameter `shift`, beta the parameter `beta`, (N,) each; beta begins at
-    1. Inputs that are left float meet the sum of alpha_m B_m.
+    1. Inputs that stay float are convolved with the sum of alpha_m B_m.
 
-    Gradients: W gets that of each B_m as if B_m were W; mean, deviation and alpha are
-    constants. The gradient passes through A_n where 0 <= x + v_n <= 1, to x and,
-    summed, to v. beta has its ordinary gradient. W is not projected.
+    Gradients: W gets the gradient with respect to each B_m unchanged; mean, deviation
+    and alpha are constants. The gradient passes through A_n where 0 <= x + v_n <= 1, to
+    x and, summed, to v. beta has its ordinary gradient. W is not projected.
 
     weight_bases: M.
     activation_bases: N.
     per_channel: fit alpha for each output channel, (co, M).
-    shift, spread: the v_n begin evenly spaced from shift - spread to shift + spread; a
-        single one at `shift`. Equal ones would stay equal, as they get equal gradients.
+    shift, spread: the v_n begin evenly spaced from shift - spread to shift + spread;
+        with N = 1, v_1 begins at `shift`. Equal v_n would stay equal, because their
+        gradients would be equal.
 
-    How sure: the formulas follow a third party's notebook, which fits alpha by descent;
-    the bases agree with the code of another third party. `spread` is our choice: the
-    notebook begins with 0. The BNAS paper compares M = N = 1. ABC-Net's paper begins
-    with a trained float network.
+    How sure: the formulas follow a third party's notebook, which fits alpha by gradient
+    descent; the bases agree with the code of another third party. `spread` is our
+    choice: in the notebook it is 0. The BNAS paper compares with M = N = 1. ABC-Net's
+    paper starts from a trained float network.
     """
 
     weight_bases: int = 1
@@ -60,8 +61,8 @@ class AbcNet(Scheme):
     shift: float = 0.0
     spread: float = 0.5
 
-    # Bases multiply the channels and images of a convolution, and their shifts are its
-    # parameters.
+    # The bases add channels and images to a convolution, and the shifts are parameters
+    # of a single convolution.
     batches_edges: ClassVar[bool] = False
     plain_signs: ClassVar[bool] = False
 
@@ -80,15 +81,15 @@ class AbcNet(Scheme):
     def kernel(self, module, x):
         """The bases as output channels, (kh, kw, ci, co * M)."""
         bases, alpha = self.bases(module.latent(x))  # (kh, kw, ci, co, M)
-        # The basis is the minor index of the channels, so that the channels of a group
-        # lie together.
+        # The basis is the fastest index of the output channels, so that the channels of
+        # a group stay contiguous.
         return bases.reshape(*bases.shape[:3], -1), (alpha,)
 
     def convolve(self, module, x):
         """All pairs of bases as one convolution.
 
-        The bases of the activations are further images, those of the weights further
-        output channels.
+        Each basis of the activations is an image of its own, each basis of the weights
+        an output channel of its own.
         """
         w, (alpha,) = module.binarized(x)
         x, beta = self._activations(module, x)
@@ -110,9 +111,9 @@ class AbcNet(Scheme):
         return finish(self, y, scale=None, activation=module.activates_sums)
 
     def _activations(self, module, x):
-        """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta, (N,)).
+        """(A_1 to A_N on the batch axis, (N * images, H, W, C); beta, (N,)).
 
-        Where x stays float: x as it is and a beta of 1.
+        If x stays float, it is (x, (1,)).
         """
         dtype = module.arithmetic.dtype
         if not module.binary_input:
@@ -139,7 +140,7 @@ class AbcNet(Scheme):
             real, window=everywhere, sign_of_zero=self.sign_of_zero
         )
 
-        # alpha of least squares, a constant too.
+        # alpha by least squares, also a constant.
         constant_bases = jax.lax.stop_gradient(bases)
         alpha = fit(constant, constant_bases, per_channel=self.per_channel)
         return bases, alpha
@@ -156,7 +157,7 @@ class AbcNet(Scheme):
         # (N, images, H', W', co, M)
         sums = sums.reshape(len(beta), -1, height, width, channels // bases, bases)
 
-        # The sum over m of alpha_m, then that over n of beta_n.
+        # The sum over m, weighted by alpha, then the sum over n, weighted by beta.
         over_weights = jnp.sum(sums * alpha, axis=-1)  # (N, images, H', W', co)
         return jnp.sum(over_weights * beta[:, None, None, None, None], axis=0)
 
@@ -176,7 +177,7 @@ class AbcNet(Scheme):
         )
 
     def _first_shifts(self, key, dtype):
-        """v at the start, (N,)."""
+        """The initial v, (N,)."""
         del key
         shifts = self.shift + self.spread * offsets_of(self.activation_bases)
         return shifts.astype(dtype)
@@ -190,11 +191,11 @@ def offsets_of(bases: int) -> np.ndarray:
 
 
 def fit(latent, bases, *, per_channel: bool):
-    """alpha of least squares, by the normal equations: (1, M), or (co, M).
+    """alpha by least squares, from the normal equations: (1, M) or (co, M).
 
     latent: (kh, kw, ci, co).
     bases: (kh, kw, ci, co, M).
-    per_channel: fit each output channel by itself.
+    per_channel: fit an alpha for each output channel.
     """
     channels, count = bases.shape[-2:]
     bases = bases.reshape(-1, channels, count).swapaxes(0, 1)  # (co, weights, M)
@@ -204,8 +205,8 @@ def fit(latent, bases, *, per_channel: bool):
         bases = bases.reshape(1, -1, count)  # (1, weights, M)
         latent = latent.reshape(1, -1)  # (1, weights)
 
-    # (B^T B + ridge) alpha = B^T W, in full precision: accelerators round to fewer
-    # digits than a solution needs.
+    # (B^T B + ridge) alpha = B^T W, in full precision: accelerators would round the
+    # products to too few digits for the solution.
     products = {
         "preferred_element_type": latent.dtype,
         "precision": jax.lax.Precision.HIGHEST,
@@ -219,10 +220,10 @@ def fit(latent, bases, *, per_channel: bool):
 
 
 def everywhere(x):
-    """1: the gradient passes as it is."""
+    """1, in the shape of x: the gradient passes unchanged."""
     return jnp.ones_like(x)
 
 
 def half_clip(x):
-    """1[|x| <= 1/2]: where the clip of x + 1/2 to [0, 1] has a slope."""
+    """1[|x| <= 1/2], the derivative of x + 1/2 clipped to [0, 1]."""
     return jnp.abs(x) <= 0.5

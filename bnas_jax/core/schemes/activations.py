@@ -1,4 +1,4 @@
-"""The activations that follow a convolution: `ACTIVATIONS`, the table of them."""
+"""`ACTIVATIONS`: the table of the activations that can follow a convolution."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ def leaky_clip(y):
     return jnp.where(within, y, 0.1 * y + 0.9 * jnp.sign(y))
 
 
-# A PReLU has a parameter: it is left out here, and `activated` adds it.
+# A PReLU has a parameter and is a module: here it is the identity, and `activated`
+# calls the module.
 ACTIVATIONS = {
     "relu": nn.relu,
     "none": lambda y: y,
@@ -34,23 +35,23 @@ ACTIVATIONS = {
 
 
 class PRelu(nn.Module):
-    """x where it is positive, else slope * x (arXiv 1502.01852).
+    """x where it is positive, else slope * x (arXiv 1502.01852), in the shape of x.
 
-    The slope of each channel is learned.
+    Each channel has a learned slope.
     """
 
     arithmetic: Arithmetic
 
     @nn.compact
     def __call__(self, x):
-        # PyTorch's first slope.
+        # The slope begins at 0.25, as in PyTorch.
         start = nn.initializers.constant(0.25)
         slope = self.param("slope", start, (x.shape[-1],), self.arithmetic.dtype)
         return jnp.where(x > 0, x, slope * x)
 
 
 def activated(x, activation: str, *, arithmetic: Arithmetic):
-    """x behind an activation, one of `ACTIVATIONS`.
+    """x after an activation, one of `ACTIVATIONS`.
 
     Call it within a module's `__call__`: a PReLU becomes a submodule of that module.
     """

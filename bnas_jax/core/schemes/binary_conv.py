@@ -1,4 +1,4 @@
-"""The convolution that all schemes share, and its forms that leave one side float.
+"""The convolution that all schemes share, also with float inputs or float weights.
 
 A scheme makes the signs, says what follows the sums, and calls these functions.
 """
@@ -15,7 +15,7 @@ from bnas_jax.core.schemes.activations import ACTIVATIONS
 
 
 class Binarizer(Protocol):
-    """What a convolution asks of its scheme; see `scheme.Scheme`."""
+    """The methods of a scheme that a convolution calls; see `scheme.Scheme`."""
 
     @property
     def activation(self) -> str: ...
@@ -33,11 +33,11 @@ class Binarizer(Protocol):
 
 
 def finish(scheme: Binarizer, y, scale, *, activation: bool):
-    """y times the input scale, then the scheme's activation: in the shape of y.
+    """activation(y * scale), in the shape of y.
 
     y: (N, H', W', ..., O).
-    scale: (N, H', W', ..., 1), or (N, H', W', groups, 1) for y (N, H', W', O); None is
-        1.
+    scale: K, (N, H', W', ..., 1), or (N, H', W', groups, 1) for y (N, H', W', O); None
+        is 1.
     activation: whether the activation follows.
     """
     # K of Eq. (1): one for each group of output channels, or one for all of them.
@@ -55,7 +55,7 @@ def finish(scheme: Binarizer, y, scale, *, activation: bool):
 class _After:
     """The function `after` of `sign_conv` for a single convolution.
 
-    A dataclass, because equal ones compare equal: tracing is cached.
+    It is a dataclass because equal instances compare equal, so that tracing is cached.
     """
 
     scheme: Binarizer
@@ -67,9 +67,10 @@ class _After:
 
 
 def binary_conv(x, latent, *, scheme: Binarizer, **options: Any):
-    """The convolution of the signs of x and of the latent weights, (N, H', W', O).
+    """The output of a scheme's binary convolution, (N, H', W', O).
 
-    What the scheme does after the sums is part of it.
+    It convolves the signs of x and of the latent weights, and applies `Scheme.after`,
+    the input scale and the activation.
 
     x: normalised activations (N, H, W, C).
     latent: (kh, kw, C / groups, O).
@@ -99,7 +100,7 @@ def convolve_kernel(
     activation: whether the scheme's activation follows.
     """
     scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)
-    # All factors are operands of `after`, so that the products are of signs alone.
+    # All scales are operands of `after`: only signs are multiplied in the convolution.
     return convolve_signs(
         _After(scheme, activation),
         geometry,
@@ -112,7 +113,7 @@ def convolve_kernel(
 
 
 def convolve_module(module: Any, x, w, operands: tuple):
-    """The output of a `convolution.Convolution`, of x whose signs are made already.
+    """The output of a `convolution.Convolution` for an x that is binarized already.
 
     x: (N, H, W, C), signs where `module.binary_input`.
     w: signs (kh, kw, C / groups, O).
@@ -135,7 +136,7 @@ def convolve_module(module: Any, x, w, operands: tuple):
         geometry,
         x=x,
         w=w,
-        operands=(None, *operands),  # in front the input scale: none
+        operands=(None, *operands),  # no input scale
         one_bit=scheme.one_bit,
         arithmetic=arithmetic,
     )
@@ -152,9 +153,9 @@ def float_input_conv(
     parameters: tuple = (),
     activation: bool = True,
 ):
-    """The convolution of x as it is with signs of the weights.
+    """The convolution of float inputs x with the signs of the weights.
 
-    For one form of the inter-cell skips (`reduction_skip="binary_weight"`).
+    It is used by `reduction_skip="binary_weight"`, a form of the inter-cell skips.
 
     kernel, operands, parameters, activation: see `convolve_kernel`.
     """
@@ -176,14 +177,14 @@ def float_weight_conv(
     binary_input: bool,
     activation: bool = True,
 ):
-    """The convolution of the signs of x, or of x as it is, with a float kernel.
+    """The convolution of the signs of x, or of x itself, with a float kernel.
 
-    For the scheme `float`, the first of two stages, and the kernels that the released
-    code leaves float by an index error.
+    It is used by the scheme `float`, in the first of two stages, and for the kernels
+    that the released code leaves float by an index error.
 
     binary_input: whether the signs of x are taken.
     """
-    # K scales signs of x; x as it is needs none.
+    # K scales signs of x; a float x needs no scale.
     scale = None
     if binary_input:
         scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)

@@ -19,8 +19,8 @@ class BinaryNet(Scheme):
 
     How sure: agrees with a layer of the benchmark BiBench; not checked against the
     authors' code. The paper's order is convolution, pooling, BN, sign, without a ReLU.
-    Here the blocks are those of the other schemes (BN, sign, convolution, ReLU), so
-    that the scheme alone differs: that is our choice.
+    Here the order is that of the other schemes (BN, sign, convolution, ReLU), so that
+    networks differ only in the scheme: that is our choice.
     """
 
     def signs(self, x):
@@ -33,7 +33,7 @@ class BinaryNet(Scheme):
         return signs, ()
 
     def after(self, sums):
-        # No scale: the BN in front of the next sign takes its place.
+        # No scale: the BN before the next sign normalises the sums.
         return sums
 
     @property

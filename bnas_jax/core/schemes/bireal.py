@@ -1,4 +1,4 @@
-"""Bi-Real Net (arXiv 1808.00278): a gradient closer to the sign's, a constant scale."""
+"""Bi-Real Net (arXiv 1808.00278): a triangular straight-through window."""
 
 import dataclasses
 from typing import ClassVar
@@ -31,18 +31,19 @@ class BiReal(Scheme):
     with respect to beta * sign(W):
 
     - `paper`: beta * 1[|W| <= 1] * G, as in section 3.3.
-    - `torch`: 1[|W| <= 1] * G, as in the authors' PyTorch code. (Their Caffe code lacks
-      the mask, too.) It is 0 where beta is 0, for a kernel of zeros.
+    - `torch`: 1[|W| <= 1] * G, as in the authors' PyTorch code. (Their Caffe code has
+      neither beta nor the mask.) It is 0 where beta is 0, for a kernel of zeros.
 
-    How sure: both rules agree with published code, `torch` with the authors'. The block
-    and the float shortcut of its strided form belong to the networks (`baselines`).
+    How sure: both rules agree with published code, `torch` with that of the authors.
+    The block, and its float shortcut where it is strided, belong to the networks
+    (`baselines`).
     """
 
     activation: str = "none"
     weight_gradient: str = "paper"
 
-    # Its shortcuts carry real values around each convolution, and lose them in a binary
-    # one.
+    # Its shortcuts carry real values around each convolution. A binary convolution in
+    # the shortcut would lose them.
     block: ClassVar[str] = "bireal"
     float_shortcut: ClassVar[bool] = True
 
@@ -58,8 +59,8 @@ class BiReal(Scheme):
         return straight_through(x, window=triangle, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        # The gradient with respect to the signs comes with a factor beta from `after`:
-        # it is beta * G. `torch` takes beta out again.
+        # `after` multiplies by beta, so that the gradient with respect to the signs is
+        # beta * G. The window of `torch` divides by beta.
         window = closed_clip
         if self.weight_gradient == "torch":
             window = clip_without_beta
@@ -76,6 +77,6 @@ class BiReal(Scheme):
 def clip_without_beta(latent):
     """1[|W| <= 1] / beta, (kh, kw, ci, co); 0 where beta is 0.
 
-    It takes the beta of `after` out of the gradient with respect to sign W.
+    It divides the gradient with respect to sign W by the beta of `after`.
     """
     return closed_clip(latent) * inverse(beta(latent))

@@ -1,4 +1,4 @@
-"""CBCN (arXiv 1910.10853): each kernel of signs is used in four turns."""
+"""CBCN (arXiv 1910.10853): each binary kernel is used in four rotations."""
 
 import dataclasses
 from typing import ClassVar
@@ -13,7 +13,7 @@ from bnas_jax.core.schemes.scales import kernel_scale
 from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import straight_through, triangle
 
-TURNS = 4  # of 90 degrees each
+TURNS = 4  # rotations by 0, 90, 180 and 270 degrees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,31 +22,31 @@ class Cbcn(Scheme):
 
     (N, H, W, C) to (N, H', W', O). A feature is 4 neighbouring channels, one for each
     orientation: channel = 4 * feature + orientation. So C and O are multiples of 4, and
-    W is (kh, kw, C, O / 4). For orientation k of an output feature, its kernel in W is
-    turned clockwise by k * 90 degrees, and its weights of input orientation i move to
-    input orientation i + k (modulo 4).
+    W is (kh, kw, C, O / 4). For orientation k of an output feature, the kernel is
+    rotated clockwise by k * 90 degrees, and its weights for input orientation i are
+    used for input orientation i + k (modulo 4).
 
-    Kernels that are not square are not turned: only their input orientations are
-    shifted. Depthwise kernels, (kh, kw, 1, O / 4), read one orientation and give the
-    same one: they are only turned.
+    Kernels that are not square are not rotated: only their input orientations are
+    shifted. Depthwise kernels, (kh, kw, 1, O / 4), read and give a single orientation:
+    they are only rotated.
 
-    Gradients pass through the signs of x and of W times 2 - 2|.| where that is
-    positive; s is differentiated. W gets the sum of the gradients of its four turns,
-    and is not projected.
+    The gradients of the signs of x and of W are multiplied by 2 - 2|.| where that is
+    positive, else by 0; s is differentiated. W gets the sum of the gradients of its
+    four rotations, and is not projected.
 
-    orientations: False is the simpler reading of the paper. Features are as in other
-        networks, and W is (kh, kw, C, O). An output is the mean over the four turns of
-        its kernel, each behind a ReLU: without that the four would be one symmetric
-        kernel.
+    orientations: False is the simpler reading of the paper. Channels are ordinary ones,
+        and W is (kh, kw, C, O). An output is the mean over the four rotations of its
+        kernel, with a ReLU before the mean: without the ReLU, the four would amount to
+        one symmetric kernel.
 
-    How sure: agrees with the training code of the authors' group, whose activations
-    have the gradient of the weights, too. Turns of kernels other than 3x3 and 1x1,
-    depthwise ones and `orientations=False` are our choice.
+    How sure: agrees with the training code of the authors' group, in which the
+    activations have the same gradient as the weights. The rotation of kernels other
+    than 3x3 and 1x1, depthwise kernels and `orientations=False` are our choice.
     """
 
     orientations: bool = True
 
-    # Its latent weights have another shape.
+    # Its latent weights have fewer output channels than the convolution.
     batches_edges: ClassVar[bool] = False
     block: ClassVar[str] = "cbcn"
     float_shortcut: ClassVar[bool] = True
@@ -59,7 +59,7 @@ class Cbcn(Scheme):
         return straight_through(x, window=triangle, sign_of_zero=self.sign_of_zero)
 
     def kernel(self, module, x):
-        """All turns of W."""
+        """(the signs of all four rotations of W, (s,))."""
         latent = module.latent(x, self._features(module, x))  # (kh, kw, ci, features)
         signs = straight_through(
             latent, window=triangle, sign_of_zero=self.sign_of_zero
@@ -68,19 +68,19 @@ class Cbcn(Scheme):
         return self._turned(signs), (kernel_scale(latent),)
 
     def convolve_float(self, module, x):
-        """In the first of two stages the float kernels are turned, too."""
+        """In the first of two stages, the float kernels are rotated, too."""
         # A convolution that stays float in both stages is an ordinary one.
         if not module.binary_weights:
             return super().convolve_float(module, x)
 
-        # The turned float kernels on x or its signs.
+        # The rotated float kernels, applied to x or to its signs.
         kernel = module.float_kernel(x, self._features(module, x))
         w = self._turned(kernel)
         if module.binary_input:
             x = self.signs(x)
         y = float_conv(x, w, geometry=module.geometry, arithmetic=module.arithmetic)
 
-        # Float kernels have their magnitude: no scale.
+        # Float kernels need no scale s.
         y = self.after(y, scale=1)
         return finish(self, y, scale=None, activation=module.activates_sums)
 
@@ -88,14 +88,14 @@ class Cbcn(Scheme):
         y = sums * scale
         if self.orientations:
             return y
-        # The mean over the four turns, each behind its ReLU.
+        # The mean over the four rotations, each after a ReLU.
         of_turns = nn.relu(y).reshape(*y.shape[:3], -1, TURNS)  # (N, H', W', O, 4)
         return jnp.mean(of_turns, axis=-1)
 
     def cost(self, row, module):
-        """Products are those of the turned kernels, bits those of W."""
-        # With orientations the turns are outputs of their own; without weights to
-        # binarize nothing is turned.
+        """The row with the MACs of all rotations, and with the bits of W alone."""
+        # With orientations, the rotations are output channels and counted already. A
+        # convolution that stays float is not rotated.
         if self.orientations or not module.binary_weights:
             return row
         return dataclasses.replace(
@@ -105,13 +105,16 @@ class Cbcn(Scheme):
         )
 
     def _features(self, module, x) -> int:
-        """The output channels of W; `UserError` where the orientations do not fit."""
+        """The number of output channels of W.
+
+        Raises `UserError` where 4 orientations do not divide the channels.
+        """
         if not self.orientations:
             return module.features
         groups, inputs = module.geometry.groups, module.kernel_shape(x)[2]
         outputs = module.features
-        # Depthwise kernels meet a single orientation, so that groups may divide a
-        # feature.
+        # Depthwise kernels read a single orientation, so that a feature may lie in
+        # several groups.
         if inputs == 1:
             _check_multiple(module, side="output", channels=outputs, groups=1)
         else:
@@ -120,9 +123,9 @@ class Cbcn(Scheme):
         return outputs // TURNS
 
     def _turned(self, w):
-        """All turns of W (kh, kw, ci, co): (kh, kw, ci, 4 co).
+        """All rotations of W (kh, kw, ci, co): (kh, kw, ci, 4 co).
 
-        The turn is the minor index of the outputs.
+        The rotation is the fastest index of the output channels.
         """
         oriented = self.orientations and w.shape[2] > 1
         turns = [turn(w, quarters, oriented=oriented) for quarters in range(TURNS)]
@@ -131,7 +134,7 @@ class Cbcn(Scheme):
 
 
 def _check_multiple(module, *, side: str, channels: int, groups: int) -> None:
-    """`UserError` unless the channels of a group are whole features."""
+    """Raises `UserError` unless each group has whole features."""
     if channels % (TURNS * groups) == 0:
         return
     of_groups = ""
@@ -146,12 +149,12 @@ def _check_multiple(module, *, side: str, channels: int, groups: int) -> None:
 
 
 def turn(w, quarters: int, *, oriented: bool):
-    """W (kh, kw, ci, co) turned by quarters * 90 degrees clockwise.
+    """W (kh, kw, ci, co) rotated clockwise by quarters * 90 degrees.
 
-    oriented: whether its input orientations are shifted, too.
+    oriented: whether to shift its input orientations, too.
     """
     kh, kw, inputs, features = w.shape
-    # The taps of a square kernel; `rot90` turns against the clock.
+    # The taps of a square kernel; `rot90` rotates counterclockwise.
     if kh == kw:
         w = jnp.rot90(w, k=-quarters, axes=(0, 1))
     if not oriented:

@@ -1,6 +1,7 @@
-"""No binarization.
+"""The scheme without binarization.
 
-For the float twin of a network, and the float networks of DARTS, SNAS and GDAS.
+It gives the float twin of a binary network, and the float networks of DARTS, SNAS and
+GDAS.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ class Float(Scheme):
     order: str = BN_FIRST
     bias: bool = False
 
-    # There is nothing to binarize in stages.
+    # Not a setting here: there is nothing to binarize in stages.
     stage: str = dataclasses.field(default="all", metadata={"setting": False})
 
     binary: ClassVar[bool] = False
@@ -38,6 +39,6 @@ class Float(Scheme):
                 f"convolution; leave config.scheme.activation={self.activation} out"
             )
 
-    # `convolve_float` convolves what this returns.
+    # `convolve_float` convolves the values that this returns.
     def signs(self, x):
         return x

@@ -1,4 +1,4 @@
-"""What the optimizer does to latent weights, as a scheme says it: `LatentRule`."""
+"""`LatentRule`: what a scheme makes the optimizer do to latent weights."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,18 +10,18 @@ import jax
 class LatentRule:
     """What the optimizer does to latent weights. A part that is None is left out.
 
-    factor: a function of a latent kernel's shape (kh, kw, ci, co); its result
-        multiplies the kernel's gradient, before weight decay.
-    project: a function of latent weights, which they are replaced by at the start and
+    factor: (shape (kh, kw, ci, co) of a latent kernel) -> the number that multiplies
+        the kernel's gradient, before weight decay.
+    project: (latent weights) -> the latent weights that replace them, at the start and
         after each update.
-    gradients: a function of the parameters of a module that has latent weights, of
-        their gradients, and of the learning rate. It returns the gradients that the
-        optimizer is given. Parameters and gradients are dicts by name.
-    rates: learning rates of further parameters of such a module, by name, in units of
-        the learning rate of the others.
+    gradients: (params, gradients, learning rate) -> the gradients for the optimizer, in
+        closed form. params and gradients are dicts by name, of a module that has latent
+        weights.
+    rates: {name of another parameter of such a module: its learning rate relative to
+        that of all other parameters}.
 
-    The factor of XNOR-Net for a kernel of 3x3 with 64 inputs, and a rule that clips
-    alone:
+    The factor of XNOR-Net for a 3x3 kernel with 64 input channels, and a rule that only
+    clips:
 
     >>> bnas.Xnor().latents.factor((3, 3, 64, 64))
     567.0

@@ -1,6 +1,6 @@
 """PCNN, "Projection" (arXiv 1811.12755).
 
-Kernels are projected on signs, and a loss draws them to their projections.
+Kernels are projected onto signs, and a loss pulls them towards their projections.
 """
 
 import dataclasses
@@ -32,13 +32,14 @@ class Pcnn(Scheme):
     whose entries are W_1 to W_J. The J projections Q_j are concatenated on the output
     channels, so that J must divide co.
 
-    The parameter `latent`, (kh, kw, ci, co), holds J equal copies of C, so that its
-    gradient has the part delta_j of each projection. After each update the optimizer
-    copies the first of them over the others.
+    The parameter `latent`, (kh, kw, ci, co), consists of J equal copies of C, so that
+    its gradient has a part delta_j for each projection. After each update the optimizer
+    replaces all copies by the first.
 
-    Gradients. `latent` gets delta_j = dL/dQ_j of the classification loss L. Let r be
-    the learning rate of C, W_j repeated along the channels, M_j = 1[|W_j C| <= 1] a
-    mask, and E_j = W_j (C + r delta_j) - Q_j. The optimizer (`latents`) then makes
+    Gradients. The gradient at `latent` is delta_j = dL/dQ_j, with L the classification
+    loss. Let r be the learning rate of C, W_j be repeated along the channels, M_j =
+    1[|W_j C| <= 1], and E_j = W_j (C + r delta_j) - Q_j. From these the optimizer
+    (`latents`) computes the gradients
 
     - for C: sum over j of delta_j M_j W_j + projection_loss * E_j W_j;
     - for W_j: sum over the channels of
@@ -46,18 +47,18 @@ class Pcnn(Scheme):
 
     The terms with E_j are the gradient of the projection loss,
     projection_loss / 2 * sum of |Q_j - W_j (C + r delta_j)|^2, for constant delta_j.
-    With respect to x the gradient passes where |x| < 1. C is not projected, W_j begins
-    at 1. A layer whose C is all 0 learns nothing.
+    The gradient with respect to x passes where |x| < 1. C is not projected, W_j begins
+    at 1. A layer whose C is all 0 does not learn.
 
     planes: J.
     projection_loss: lambda.
-    plane_rate: the learning rate of W_j, in units of that of C.
+    plane_rate: the learning rate of W_j, relative to that of C.
 
-    How sure: formulas of the paper and of a later book by its authors; the output
-    agrees with their published test code, whose kernels are signs times a number. They
-    published no code of the training. W_j's first value, its rate and the gradient with
-    respect to x are our choice. The paper binarizes step by step, and the BNAS paper
-    quotes J = 1.
+    How sure: the formulas are those of the paper and of a later book by its authors;
+    the output agrees with their published test code, whose kernels are signs times a
+    number. They published no training code. The first value of W_j, its learning rate
+    and the gradient with respect to x are our choice. The paper binarizes step by step,
+    and the BNAS paper quotes J = 1.
     """
 
     planes: int = 1
@@ -79,7 +80,7 @@ class Pcnn(Scheme):
 
     @property
     def latents(self) -> LatentRule:
-        # A single projection has no copies to hold together.
+        # With a single projection there are no copies to keep equal.
         project = None
         if self.planes > 1:
             project = SharedKernels(self.planes)
@@ -121,7 +122,7 @@ class Pcnn(Scheme):
         return sums * scale
 
     def cost(self, row, module):
-        """The row with the bits of C alone: its J projections differ in sign alone."""
+        """The row with the bits of C only: each Q_j is a * sign C up to its sign."""
         del module
         return dataclasses.replace(row, binary_params=row.binary_params // self.planes)
 
@@ -130,8 +131,8 @@ class Pcnn(Scheme):
 def projected(latent, planes, sign_of_zero: int):
     """(signs of the J projections, (kh, kw, ci, co); a).
 
-    Backward, `latent` gets delta_j itself, and `planes` the sum over the channels of
-    delta_j M_j C.
+    The custom gradient is delta_j with respect to `latent`, and the sum over the
+    channels of delta_j M_j C with respect to `planes`.
 
     latent: (kh, kw, ci, co), J copies of C.
     planes: (J, kh, kw).
@@ -151,8 +152,8 @@ def _forward(latent, planes, sign_of_zero):
 def _backward(sign_of_zero, residuals, gradients):
     del sign_of_zero
     latent, planes, scale = residuals
-    # The gradient that arrives at the signs is a * delta_j, as the sums are multiplied
-    # by a afterwards. The gradient of a itself is not used.
+    # The gradient with respect to the signs is a * delta_j, as `after` multiplies the
+    # sums by a. The gradient with respect to a is not used.
     deltas = gradients[0] * inverse(scale)  # (kh, kw, ci, co)
 
     # The gradient of each W_j is the sum over the channels of delta_j M_j C.
@@ -169,7 +170,7 @@ projected.defvjp(_forward, _backward)
 
 
 def kernels_of(latent, planes: int):
-    """C, (kh, kw, ci, co / J), of latent weights that hold J copies of it."""
+    """C, (kh, kw, ci, co / J), from latent weights that are J copies of it."""
     return latent[..., : latent.shape[-1] // planes]
 
 
@@ -181,7 +182,7 @@ def mask(plane, kernels):
 
 @dataclasses.dataclass(frozen=True)
 class SharedKernels:
-    """`LatentRule.project`: J copies of the first part of the output channels."""
+    """`LatentRule.project`: replaces all copies of C by the first, J = `planes`."""
 
     planes: int
 
@@ -194,8 +195,8 @@ class SharedKernels:
 class ClosedForms:
     """`LatentRule.gradients`: the formulas of `Pcnn` for C and W_j.
 
-    Backpropagation leaves delta_j at `latent` and the sums of delta_j M_j C at
-    `planes`, see `projected`. This makes the gradients of the optimizer from them.
+    Backpropagation gives delta_j at `latent` and the sums of delta_j M_j C at `planes`,
+    see `projected`. From them it computes the gradients for the optimizer.
     """
 
     planes: int
@@ -227,6 +228,6 @@ class ClosedForms:
             pulled = jnp.sum(pull * ahead, axis=(2, 3))  # (kh, kw)
             to_planes.append(gradients[PLANES][index] + pulled)
 
-        # All J copies of C alike.
+        # The same gradient for all J copies of C.
         to_latent = jnp.concatenate([to_kernels] * self.planes, axis=-1)
         return {**gradients, "latent": to_latent, PLANES: jnp.stack(to_planes)}

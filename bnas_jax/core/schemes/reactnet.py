@@ -1,4 +1,4 @@
-"""ReActNet (arXiv 2003.03488): Bi-Real Net with a learned threshold of each sign."""
+"""ReActNet (arXiv 2003.03488): Bi-Real Net with learned thresholds of the signs."""
 
 import dataclasses
 from typing import ClassVar
@@ -17,26 +17,25 @@ class ReActNet(BiReal):
 
     b0, the parameter `shift` of shape (C,), begins at 0; -b0 is the threshold. The
     gradient with respect to the sign is multiplied by 2 - 2|x + b0| where that is
-    positive. It goes to x and, summed over images and pixels, to b0. The shift is there
-    with `stage="activations"`, too, the first of the paper's two stages.
+    positive, else by 0. It goes to x and, summed over images and pixels, to b0. The
+    first of the paper's two stages, `stage="activations"`, has the shift, too.
 
-    RPReLU, the shifts around a PReLU behind the shortcut (Eq. 2), belongs to ReActNet's
-    block (`baselines`). In searched cells the shift alone is learned. The paper's
-    distillation from a float network is a setting of the training, `config.teacher`.
+    RPReLU, a PReLU between two shifts after the shortcut (Eq. 2), belongs to ReActNet's
+    block (`baselines`), so that searched cells have only b0. The paper's distillation
+    from a float network is a setting of the training, `config.teacher`.
 
-    How sure: agrees with the authors' published code. It is not among the methods that
-    the BNAS paper compares with.
+    How sure: agrees with the authors' published code. The BNAS paper does not compare
+    with ReActNet.
     """
 
     weight_gradient: str = "torch"
 
-    # The shift belongs to one convolution.
+    # Each convolution has a shift of its own.
     batches_edges: ClassVar[bool] = False
     block: ClassVar[str] = "reactnet"
     plain_signs: ClassVar[bool] = False
 
-    # RSign is Bi-Real's sign behind the shift, so that Bi-Real's convolutions do the
-    # rest.
+    # RSign is the sign after the shift: Bi-Real's methods do the rest.
     def convolve(self, module, x):
         return super().convolve(module, _shifted(module, x))
 

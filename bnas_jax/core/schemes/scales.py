@@ -1,22 +1,24 @@
-"""Scales of kernels of signs: the mean magnitude of the latent weights."""
+"""The scale of a binary kernel: the mean magnitude of its latent weights."""
 
 import jax
 import jax.numpy as jnp
 
 
 def kernel_scale(latent, axes: tuple[int, ...] | None = None):
-    """mean |W| over these axes; None is over all.
+    """mean |W| over the given axes, or over all axes for None.
 
-    The gradient at 0 is 0, as in PyTorch; that of `jnp.abs` is 1 there.
+    The gradient at W = 0 is 0, as in PyTorch; that of `jnp.abs` is 1 there.
+
+    latent: W, (kh, kw, ci, co).
     """
     magnitude = latent * jax.lax.stop_gradient(jnp.sign(latent))
     return jnp.mean(magnitude, axis=axes)
 
 
 def inverse(scale):
-    """1 / scale, and 0 where a scale is 0, as that of a kernel of zeros is.
+    """1 / scale, or 0 where the scale is 0, as for a kernel of zeros.
 
-    Scales are never negative. Of any shape.
+    scale: of any shape, not negative.
     """
     # Nothing is divided by 0, not even in the branch of `where` that is not taken: its
     # gradient would be NaN.

@@ -1,10 +1,10 @@
 """What a binarization scheme is: `Scheme`, the base of all schemes.
 
 A scheme is a frozen dataclass whose fields are its settings (`config.scheme.*`), and
-one entry of `schemes.SCHEMES`. It says how activations and weights become signs, with
-which gradients, and what comes after the integer sums. Everything else is the same for
-all schemes: `convolution.Convolution` calls `convolve`, `binary_conv` multiplies the
-signs, the optimizer reads `latents`.
+one entry of `schemes.SCHEMES`. It defines the signs of activations and weights, their
+straight-through gradients, and what follows the integer sums. Everything else is the
+same for all schemes: `convolution.Convolution` calls `convolve`, `binary_conv`
+multiplies the signs, and the optimizer applies `latents`.
 """
 
 import dataclasses
@@ -36,14 +36,15 @@ BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
 class Scheme:
     """The base of all schemes.
 
-    A scheme adds at least the signs of its weights (`weights`) and what follows the
-    sums of products of signs (`after`). All other methods have a default: signs of
-    activations are those whose gradient passes where |x| < 1.
+    A subclass must define the signs of its weights (`weights`) and what follows the
+    sums of products of signs (`after`). All other methods have a default. The default
+    gradient of the sign of an activation x passes where |x| < 1.
 
-    sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch.
-    activation: what follows the convolution, one of `activations.ACTIVATIONS`.
-    stage: `activations`: binary activations with float weights, the first stage of
-        two-stage training; `all`: both binary.
+    sign_of_zero: 1, so that a sign is one bit, or 0 as in PyTorch.
+    activation: the function that follows the convolution, one of
+        `activations.ACTIVATIONS`.
+    stage: `activations` binarizes only the activations, the first stage of two-stage
+        training; `all` binarizes the weights, too.
 
     >>> scheme = bnas.SCHEMES["bireal"](stage="activations")
     >>> scheme.binary_weights
@@ -57,15 +58,15 @@ class Scheme:
     # Whether it binarizes at all.
     binary: ClassVar[bool] = True
     # Whether the convolutions of all edges that leave a state can be computed as one
-    # with more output channels. Not where a convolution has parameters of the scheme,
-    # as these belong to one edge.
+    # with more output channels. False where the scheme has parameters for each
+    # convolution, which belong to a single edge.
     batches_edges: ClassVar[bool] = True
     # The block of a ResNet that is usual with the scheme, one of
     # `baselines.blocks.BLOCKS`.
     block: ClassVar[str] = "xnor"
     # Whether its paper leaves the shortcuts of ImageNet's ResNet float.
     float_shortcut: ClassVar[bool] = False
-    # Whether `signs` alone makes the signs of activations, without parameters of a
+    # Whether `signs` gives the signs of activations without parameters of the
     # convolution.
     plain_signs: ClassVar[bool] = True
 
@@ -82,13 +83,13 @@ class Scheme:
     def binary_weights(self) -> bool:
         """Whether the scheme binarizes weights.
 
-        While they are trained, such weights are latent, in floating point.
+        In training these are latent weights, in floating point.
         """
         return self.binary and self.stage == "all"
 
     @property
     def latents(self) -> LatentRule:
-        """What the optimizer does to the latent weights."""
+        """What the optimizer does to the latent weights; by default nothing."""
         return LatentRule()
 
     def always_zero(self, shape: tuple[int, ...]) -> bool:
@@ -111,7 +112,7 @@ class Scheme:
     def order(self) -> str:
         """The order of BN, convolution and activation, one of `ORDERS`.
 
-        Signs need a BN in front of them.
+        A binary scheme needs `BN_FIRST`: a BN comes before the sign.
         """
         return BN_FIRST
 
@@ -122,7 +123,7 @@ class Scheme:
 
     @property
     def width_step(self) -> int:
-        """The number that the widths of a network have to be multiples of."""
+        """The number that all widths of a network must be multiples of."""
         return 1
 
     def signs(self, x):
@@ -135,33 +136,36 @@ class Scheme:
     def weights(self, latent) -> tuple[jax.Array, tuple]:
         """(signs, operands) of latent weights (kh, kw, ci, co), with their gradients.
 
-        Each scheme has its own; a scheme that overrides `kernel` can do without.
+        A subclass must define this method, unless it overrides `kernel`.
 
         signs: -1, 1 or 0, in the shape of the latent weights.
-        operands: what `after` needs.
+        operands: a tuple of arrays for `after`, such as beta.
         """
         raise _not_written(self, "weights(self, latent), which returns signs, (beta,)")
 
     def after(self, sums, *operands):
-        """The output, before the activation, from the sums of products of signs.
+        """The output before the activation, from the sums of products of signs.
 
-        Each scheme has its own.
+        A subclass must define this method. The output has the shape of the sums, unless
+        the scheme overrides `kernel` as well.
 
-        sums: (N, H', W', O).
+        sums: (N, H', W', O), in a float type.
         operands: those of `weights`, then those of `parameters`.
         """
         raise _not_written(self, "after(self, sums, beta), which returns the output")
 
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
-        """A factor of the outputs that is computed from the real inputs, or None.
+        """A factor of the outputs computed from the real inputs, such as K, or None.
 
-        Returns (N, H', W', ..., 1), with groups (N, H', W', groups, 1).
+        Returns (N, H', W', 1), or (N, H', W', groups, 1) where there are groups.
+
+        x: (N, H, W, C), normalised.
         """
         del x, kernel, geometry
         return None
 
     def cost(self, row, module: Any):
-        """A convolution's row of the cost table, with what the scheme adds to it.
+        """A convolution's row of the cost table, with the scheme's own cost added.
 
         row: a `cost.counts.Row`.
         module: the `convolution.Convolution`, which says whether its inputs and
@@ -172,10 +176,10 @@ class Scheme:
         return row
 
     def parameters(self, module: nn.Module, output_shape: tuple[int, ...]) -> tuple:
-        """Further operands of `after` that are learned.
+        """Learned operands of `after`, after those of `weights`.
 
-        They are made by `module.param(name, init, shape, dtype)`. A scheme that has any
-        sets `batches_edges = False`.
+        They are made by `module.param(name, init, shape, dtype)`. A scheme with such
+        parameters sets `batches_edges = False`.
 
         output_shape: (N, H', W', O) of the convolution.
         """
@@ -185,12 +189,12 @@ class Scheme:
     def kernel(self, module: Any, x) -> tuple[jax.Array, tuple]:
         """(signs, operands) of a `convolution.Convolution`, by `weights`.
 
-        A scheme whose latent weights have another shape, or that makes several kernels
-        of them, overrides this.
+        A scheme overrides this if its latent weights have another shape, or if it makes
+        several kernels of them.
 
         The signs, (kh, kw, C / groups, outputs), are multiplied with those of x. The
-        operands are a tuple of arrays. Both depend on parameters alone, because a
-        packed network stores them; x is there for its shape.
+        operands are a tuple of arrays. Both may depend only on parameters, because a
+        packed network stores them; x is passed for its shape.
         """
         return self.weights(module.latent(x))
 
@@ -199,9 +203,9 @@ class Scheme:
 
         (N, H, W, C) to (N, H', W', features).
 
-        A scheme whose signs have parameters overrides this. It makes the parameters by
-        `module.param`, takes the signs of its weights from `module.binarized`, and sets
-        `batches_edges = False`.
+        A scheme overrides this if the signs of its activations have parameters. The
+        method then makes the parameters by `module.param` and takes the signs of the
+        weights from `module.binarized`, and the scheme sets `batches_edges = False`.
         """
         convolve = convolve_kernel
         if not module.binary_input:
@@ -221,9 +225,9 @@ class Scheme:
     def convolve_float(self, module: Any, x):
         """`convolve` where the weights stay float.
 
-        They do in the first of two stages, or as `binary_weights` of the module says. A
-        scheme whose parameters have a meaning without signs of the weights overrides
-        this, too.
+        That is in the first of two stages, or where the module has
+        `binary_weights=False`. A scheme overrides this if its parameters apply to float
+        weights as well.
         """
         return float_weight_conv(
             x,
@@ -237,8 +241,8 @@ class Scheme:
 
 
 def _not_written(scheme: Scheme, method: str) -> UserError:
-    """What to raise for a method that each scheme has to have.
+    """The error for a method that a subclass must define.
 
-    method: its name, its arguments and what it returns.
+    method: the method's name, its arguments and what it returns.
     """
     return UserError(f"{type(scheme).__name__} lacks a method: write {method}")

@@ -20,8 +20,8 @@ from bnas_jax.core.schemes.straight_through import closed_clip, sign, straight_t
 KERNEL_AXES = (0, 1, 2)  # of (kh, kw, ci, co): all but the output channel
 
 WEIGHT_GRADIENTS = ("bnas", "paper", "allenai")
-# Rules whose code multiplies the gradient by `gradient_factor`; the optimizer does so
-# here.
+# The rules whose published code multiplies the gradient by `gradient_factor`. Here the
+# optimizer multiplies by it.
 SCALED_GRADIENTS = ("bnas", "allenai")
 
 
@@ -38,18 +38,17 @@ class Xnor(Scheme):
     over the kernel of an output channel:
 
     - `bnas`: c * (beta * 1[|W| <= 1] * G + sign(W) * mean(sign(W) * G)), the chain rule
-      times c; the BNAS release (docs/schemes.md).
+      times c, as in the BNAS release (docs/schemes.md).
     - `paper`: G * (beta * 1[|W| < 1] + 1 / n), as printed in XNOR-Net section 3.1,
       without c.
     - `allenai`: the rule `paper` times c, as in XNOR-Net's Torch code.
 
-    c = (1 - 1 / ci) * n, and 1 for depthwise kernels that are not centred. The
-    optimizer multiplies by it (`latents`), so that `jax.grad` gives these rules without
-    c.
+    c = (1 - 1 / ci) * n, or 1 for depthwise kernels that are not centred. The optimizer
+    multiplies by c (`latents`): `jax.grad` gives these rules without it.
 
-    activation_scale: multiply by K. No gradient flows through it.
-    depthwise_center: also centre kernels of a single input channel, as the codes do.
-        That makes them zero, so that they never learn (docs/schemes.md).
+    activation_scale: multiply by K. No gradient flows through K.
+    depthwise_center: centre kernels of a single input channel, too, as the published
+        codes do. That makes them zero, so that they never learn (docs/schemes.md).
 
     >>> kernel = jax.numpy.array([0.5, -0.25]).reshape(1, 1, 2, 1)
     >>> signs, (beta,) = bnas.Xnor().weights(kernel)
@@ -57,7 +56,7 @@ class Xnor(Scheme):
     ([1.0, -1.0], [0.375])
     """
 
-    # What the paper describes; `core.conventions` has those of the released code.
+    # The defaults follow the paper; `core.conventions` has the values of the release.
     weight_gradient: str = "bnas"
     activation_scale: bool = True
     depthwise_center: bool = False
@@ -84,15 +83,15 @@ class Xnor(Scheme):
         return self.depthwise_center and shape[2] == 1
 
     def weights(self, latent):
-        # `bnas` is the chain rule. The signs give beta * 1[|W| <= 1] * G; beta, which
-        # is differentiated, gives sign(W) * mean(sign(W) * G).
+        # `bnas` is the chain rule: the first term is the gradient through the signs,
+        # beta * 1[|W| <= 1] * G, the second that through beta.
         if self.weight_gradient == "bnas":
             signs = straight_through(
                 latent, window=closed_clip, sign_of_zero=self.sign_of_zero
             )
             return signs, (beta(latent),)
 
-        # `paper` and `allenai` have a gradient of their own.
+        # `paper` and `allenai` have a custom gradient.
         signs, scale = _signs_and_beta(latent, self.sign_of_zero)
         return signs, (scale,)
 
@@ -102,7 +101,7 @@ class Xnor(Scheme):
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
         if not self.activation_scale:
             return None
-        # One K for each group, of the channels that the group sees.
+        # One K for each group, from the channels that the group reads.
         if geometry.groups > 1:
             # (N, H, W, groups, C / groups)
             x = x.reshape(*x.shape[:3], geometry.groups, -1)
@@ -128,8 +127,8 @@ def _forward(latent, sign_of_zero):
 def _backward(sign_of_zero, residuals, gradients):
     del sign_of_zero
     latent, scale = residuals
-    # The gradient that arrives at the signs is beta * G, as the sums are multiplied by
-    # beta afterwards. The gradient of beta itself is not used.
+    # The gradient with respect to the signs is beta * G, as `after` multiplies the sums
+    # by beta. The gradient with respect to beta is not used.
     at_signs = gradients[0]  # beta * G, (kh, kw, ci, co)
     at_binary = at_signs * inverse(scale)  # G
 
@@ -144,16 +143,18 @@ _signs_and_beta.defvjp(_forward, _backward)
 def center_and_clip(latent):
     """Latent weights centred over the input channels and clipped to [-1, 1].
 
-    The mean is taken for each tap and output channel. latent: (kh, kw, ci, co).
+    Each tap of each output channel has a mean of its own.
+
+    latent: (kh, kw, ci, co).
     """
     centred = latent - jnp.mean(latent, axis=2, keepdims=True)
     return jnp.clip(centred, min=-1, max=1)
 
 
 def center_and_clip_unless_depthwise(latent):
-    """`center_and_clip`, where kernels of a single input channel are clipped alone.
+    """`center_and_clip`, but kernels of a single input channel are only clipped.
 
-    Centring would leave nothing of them.
+    Centring would make them zero.
     """
     if latent.shape[2] == 1:
         return jnp.clip(latent, min=-1, max=1)
@@ -172,7 +173,7 @@ def gradient_factor(shape: tuple[int, ...]) -> float:
 def factor_of_centred(shape: tuple[int, ...]) -> float:
     """`gradient_factor`, or 1 for kernels of a single input channel.
 
-    Those are not centred, and their factor would be 0.
+    These are not centred, and `gradient_factor` would be 0.
     """
     if shape[2] == 1:
         return 1.0
@@ -182,12 +183,13 @@ def factor_of_centred(shape: tuple[int, ...]) -> float:
 def mean_magnitude(x, kernel: Pair, geometry: Geometry):
     """K of Eq. (1): the mean magnitude of the inputs under the kernel.
 
-    Borders count as 0. No gradient flows through it.
+    The zero padding counts as 0. No gradient flows through K. Returns (N, H', W', ...,
+    1).
 
-    x: (N, H, W, ..., C). Returns (N, H', W', ..., 1).
+    x: (N, H, W, ..., C).
     kernel: (rows, columns).
     """
-    # The mean over the channels first, so that the window runs over a single one:
+    # First the mean over the channels, so that the window sums a single channel:
     # (N, H, W, ..., 1).
     magnitude = jnp.mean(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
 
@@ -195,7 +197,7 @@ def mean_magnitude(x, kernel: Pair, geometry: Geometry):
     rows, columns = geometry.padding
     rest = x.ndim - 3
     ones = (1,) * rest
-    # NumPy's 0: with a traced one JAX would not see that this is a sum.
+    # A NumPy 0, from which JAX sees that this is a sum, which it can differentiate.
     zero = np.zeros((), x.dtype)[()]
     total = jax.lax.reduce_window(
         magnitude,

@@ -1,4 +1,4 @@
-"""XNOR-Net++ (arXiv 1909.13863): one learned scale in place of two computed ones."""
+"""XNOR-Net++ (arXiv 1909.13863): a learned scale Gamma in place of beta and K."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ from bnas_jax.core.schemes.straight_through import (
 )
 from bnas_jax.core.schemes.xnor import beta
 
-# {case of section 3.2: {factor of Gamma: the axes of an output (H', W', co) it has}}.
+# {case of section 3.2: {factor of Gamma: its axes, of an output (H', W', co)}}.
 CASES: dict[int, dict[str, tuple[int, ...]]] = {
     1: {"alpha": (2,)},
     2: {"alpha": (0, 1, 2)},
@@ -31,31 +31,32 @@ CASES: dict[int, dict[str, tuple[int, ...]]] = {
 class XnorPlusPlus(Scheme):
     """y = Gamma * conv(sign x, sign W), with a learned Gamma.
 
-    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). Gamma is learned with the
-    weights, without constraint, from ones (section 3.2).
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). Gamma is learned together
+    with the weights, without constraint, and begins at 1 (section 3.2). W is not
+    projected.
 
     case: the form of Gamma, a product of parameters:
 
-    - 1: `alpha` (co,): one number for each output channel;
-    - 2: `alpha` (H', W', co): one for each output;
+    - 1: `alpha` (co,): a scale for each output channel;
+    - 2: `alpha` (H', W', co): a scale for each output;
     - 3: `alpha` (co,) times `beta` (H', W');
     - 4: `alpha` (co,) times `beta` (H',) times `gamma` (W',), the paper's best.
 
-    All but case 1 tie a network to its size of images.
+    In cases 2 to 4, a trained network takes images of one size only.
 
-    closed_window: gradients pass the signs where |x| <= 1 and |W| <= 1, as in the
-        benchmark BiBench; False is |x| < 1 and |W| < 1, as in the author's library. W
-        is not projected.
+    closed_window: the gradient passes through the signs where |x| <= 1 and |W| <= 1, as
+        in the benchmark BiBench; False is |x| < 1 and |W| < 1, as in the author's
+        library.
     center: binarize W minus its mean over the input channels of each tap; depthwise
-        kernels, of a single input channel, stay as they are.
+        kernels, of a single input channel, are not centred.
     analytic_scale: multiply by mean |W| of each output channel, too.
 
-    `center` and `analytic_scale` are differentiated; with case 1 they are the recipe in
+    `center` and `analytic_scale` are differentiated; with case 1 they are the recipe of
     the author's library.
 
     How sure: cases 1 and 2 and the recipe agree with the author's library, case 4 with
     BiBench. No code of case 3 is published; it follows section 3.2. The ReLU is that of
-    the other schemes, our choice.
+    the other schemes, which is our choice.
     """
 
     case: int = 4
@@ -63,7 +64,7 @@ class XnorPlusPlus(Scheme):
     analytic_scale: bool = False
     closed_window: bool = False
 
-    # Gamma belongs to one convolution.
+    # Each convolution has a Gamma of its own.
     batches_edges: ClassVar[bool] = False
     float_shortcut: ClassVar[bool] = True
 
@@ -75,8 +76,8 @@ class XnorPlusPlus(Scheme):
         return straight_through(x, window=self._window, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        # Centring is part of the function, so that it is differentiated, too. It would
-        # leave nothing of a single channel.
+        # Centring is part of the forward pass, and differentiated. It would make a
+        # kernel of a single input channel zero.
         if self.center and latent.shape[2] > 1:
             latent = latent - jnp.mean(latent, axis=2, keepdims=True)
         signs = straight_through(
@@ -105,7 +106,7 @@ class XnorPlusPlus(Scheme):
         return tuple(factors)
 
     def convolve_float(self, module, x):
-        """In the first of two stages Gamma multiplies sums with a float kernel."""
+        """In the first of two stages, Gamma scales the sums with a float kernel."""
         if not module.binary_input:
             return super().convolve_float(module, x)
 
@@ -119,7 +120,7 @@ class XnorPlusPlus(Scheme):
             binary_input=True,
             activation=False,
         )
-        # Both behind it.
+        # Then Gamma and the activation.
         gamma = self.parameters(module, module.output_shape(x))
         y = self.after(sums, *gamma)
         return finish(self, y, scale=None, activation=module.activates_sums)
@@ -130,7 +131,7 @@ class XnorPlusPlus(Scheme):
 
 
 def _check_shape(module, *, name: str, shape: tuple[int, ...]) -> None:
-    """Raises `UserError` for a factor of Gamma that images of another size left."""
+    """Raises `UserError` for a factor of Gamma learned with another size of images."""
     if not module.has_variable("params", name):
         return
     found = module.get_variable("params", name).shape
