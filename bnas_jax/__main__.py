@@ -33,96 +33,100 @@ COMMANDS = {
     "reproduce": "reproduce",
     "gradients": "gradients",
 }
-# Commands for which JAX is not set up, as it takes seconds to load.
+# These commands do not load JAX, which takes seconds.
 WITHOUT_JAX = ("draw", "report")
 
 USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
 
   search     search a cell; writes DIR/genotype.json
              --config=configs/search.py:digits --workdir=DIR
-             --change: go on in DIR with other values of weights, alphas,
-               precision, activations or num_epochs; docs/usage.md says which
+             --change: continue the run in DIR with other values of weights,
+               alphas, precision or num_epochs; docs/usage.md says which
                settings must stay
-  derive     another genotype of the same alphas
+  derive     derive another genotype from the alphas of a search
              --workdir=DIR --out=FILE [--gamma=3] [--keep_zeroise=False]
              [--epoch=N|best|last] [--as_of=before|after]
   train      train a final network
              --config=configs/train.py:digits --workdir=DIR
-             --change: go on in DIR with other values of optimizer, recipe,
-               precision, activations or num_epochs; docs/usage.md says which
-               settings must stay
+             --change: continue the run in DIR with other values of optimizer,
+               recipe, precision, activations or num_epochs; docs/usage.md
+               says which settings must stay
              --init=DIR2 [--init_step=best]: begin with the weights of another
                run, for the same or other classes
-  evaluate   restore a checkpoint and evaluate it
+  evaluate   evaluate a checkpoint or a packed network on test images
              --workdir=DIR [--step=best|last|N]
-             --model=FILE: evaluate a file that export wrote
-  cost       count FLOPs, bits and parameters of each layer; a search's, too
+             --model=FILE: a file that export wrote
+  cost       count FLOPs, bits and parameters of each layer of a network or a
+             supernet
              --config=configs/train.py:a [--budget=FLOPS]
   draw       draw both cells
              --genotype=NAME|FILE|DIR --out=FILE.svg|.png
              [--zeroise=False] [--skip=False]
-             --genotype twice: side by side
-             --strip=10: the epochs of the search in DIR
+             --genotype twice: two genotypes side by side
+             --strip=10: the genotypes of 10 epochs of the search in DIR
              --template: how cells follow each other
-  export     one file with one bit for each binary weight
+  export     pack a checkpoint into one file, with one bit per binary weight
              --workdir=DIR --out=FILE [--step=best|last|N]
-             --format=program: a program that needs JAX alone, and not this package
-             [--platforms=cpu,cuda] [--batch_size=N]: for these alone, and N images
-  predict    classify images by a file that export wrote
+             --format=program: a program that needs JAX, but not this package
+             [--platforms=cpu,cuda] [--batch_size=N]: the program's platforms
+               and number of images
+  predict    classify images with a file that export wrote
              --model=FILE --input=IMAGES.npy|FILE|DIR [--out=FILE.csv|.npz]
-  report     one HTML page: result, curves, cells, settings
+  report     write one HTML page: result, curves, cells, settings
              --workdir=DIR [--out=FILE.html]
-  gradients  sum of |gradient| of each convolution, for the page of report
+  gradients  measure the sum of |gradient| at each convolution, for report
              --workdir=DIR [--step=best|last|N]
-  import     the authors' weights into a work directory
+  import     make a work directory from the authors' weights
              --checkpoint=FILE --preset=d --workdir=DIR
-  data       data sets on disk
+  data       prepare, convert or check a data set
              prepare NAME [--out=DATA_DIR]
                download and prepare a TFDS data set
              convert --source=DIR --out=DATA_DIR
-               a prepared TFRecord directory into ArrayRecord
+               write a prepared TFRecord directory as ArrayRecord
              check NAME --path=DIR
-               read everything, count, and name what cannot be read
-  benchmark  times and memory on this machine
+               read and count all images, and name those that cannot be read
+  benchmark  measure time and memory on this machine
              search --config=configs/search.py:cifar10
-               time of a step, compiling, memory; also: benchmark train
+               step time, compile time, memory; also: benchmark train
              search --config=... --against=plain
-               the same beside the step as one writes it first, in turns
+               also the plain, unoptimized step; the two alternate
              train --config=baselines:resnet18 --against=torch
-               the step of XNOR-Net's ResNet18 beside PyTorch's, in turns
+               XNOR-Net's ResNet18, also in PyTorch; the two alternate
              search --config=... --grow
-               time and memory over channels, cells and batch
+               time and memory over channels, cells and batch sizes
              save --config=configs/train.py:a
                how long saving a checkpoint blocks the steps
              packed --config=configs/train.py:a [--batch_size=1]
-               a packed network beside its float twin, layer by layer
+               a packed network and its float twin, layer by layer
              data
                images per second, and the cost of augmentation
-  reproduce  a table or figure of the paper, ours beside the paper's
+  reproduce  run a table or figure of the paper; our numbers next to the printed
              --table=8|--figure=4 --scale=smoke|paper --workdir=DIR
              [--rows=NAME,NAME] [--seeds=N]
-             --count: what can be counted, nothing is run
-  study      many runs over seeds, and their table; goes on where it was
+             --count: only count costs, without a run
+  study      run several variants with several seeds, and write their table;
+             the same command continues an interrupted study
              --study=configs/studies.py:layers --workdir=DIR
-  plan       what a step needs, moves and takes at least on a machine that is
-             not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...
+  plan       compile a step for a machine that is not there, and estimate its
+             memory, traffic and least time: v4-32, v5e-16, h100x8, ...
              --config=configs/train.py:a --on=v4-8 [--of=evaluate] [--quick]
              [--again]
              --presets=train:a,search:digits --on=v4-8,v5e-8
-               a table of all pairs; goes on where it was
+               a table of all pairs; the same command continues it
 
---config=train:digits is short for configs/train.py:digits.
-Any setting of a config: --config.KEY=VALUE.
---extensions=FILE.py, on every command: layer types, schemes, searchers and
-networks of one's own.
+--config=train:digits is short for --config=configs/train.py:digits.
+--config.KEY=VALUE sets any setting of a config.
+--extensions=FILE.py, for every command, loads your own layer types, schemes,
+searchers and networks.
 --debug shows the traceback of an error, --version the version."""
 
 
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit code.
 
-    0 and 1: it came to its end, see `exit_code_of`. 2: an error that the user can mend.
-    130 or 143: stopped by a signal.
+    0 or 1: the command finished, see `exit_code_of`. 2: an error that the user can
+    correct. 130 or 143: a signal stopped the command. Others: the `exit_code` of the
+    error.
     """
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]
@@ -134,11 +138,11 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt as error:
         return _fail(error, code=130, debug=debug, message="stopped by Ctrl-C")
     except Exception as error:
-        # `stops.Stopped`, which may not be imported here without JAX.
+        # `stops.Stopped`, whose module is not imported here because it loads JAX.
         if hasattr(error, "exit_code"):
             return _fail(error, code=error.exit_code, debug=debug)
-        # A machine that lacks something is no mistake in the code; anything else shows
-        # its traceback.
+        # An error of the machine gets one line. Any other error is a bug, and shows its
+        # traceback.
         lacking = machine.explain(error)
         if lacking is None:
             raise
@@ -147,7 +151,7 @@ def run(arguments: list[str]) -> int:
 
 def _answer(words: list[str]) -> int:
     """Shows the usage or the version, or performs a command; returns the exit code."""
-    # No command at all is a mistake; asking for help or the version is none.
+    # A missing command is an error; --help and --version are not.
     if not words:
         print(USAGE, file=sys.stderr)
         return 2
@@ -173,8 +177,8 @@ def _answer(words: list[str]) -> int:
 
 def _perform(command: str, arguments: list[str]) -> int:
     """Runs a command and prints its result; returns the exit code."""
-    # Modules are imported as late as possible: --help and a mistake in the command take
-    # no second.
+    # Modules are imported here and not at the top, so that --help and a misspelled
+    # command are answered at once.
     if command not in WITHOUT_JAX:
         _set_up()
     extensions = importlib.import_module("bnas_jax.extensions")
@@ -199,11 +203,12 @@ def _perform(command: str, arguments: list[str]) -> int:
 
 
 def exit_code_of(result: Mapping) -> int:
-    """The exit code of a command that came to its end.
+    """The exit code of a command that finished.
 
-    1 for a plan that does not fit its machine, and for a table some of whose runs
-    failed, so that a script stops there; 0 otherwise. result: what the command prints
-    as JSON.
+    It is 1 for a plan that does not fit its machine, and for a table if some of its
+    runs failed, so that a script stops there; 0 otherwise.
+
+    result: the object that the command prints as JSON.
 
     >>> exit_code_of({"top1": 97.8}), exit_code_of({"fits": False})
     (0, 1)
@@ -216,9 +221,9 @@ def exit_code_of(result: Mapping) -> int:
 
 
 def usage_of(command: str) -> str:
-    """The lines of USAGE about a command, and those about all of them."""
-    # USAGE is a head, the commands, and the options of all commands, with an empty line
-    # between two parts.
+    """The lines of USAGE about one command, and those about all commands."""
+    # USAGE has three parts, separated by empty lines: a head, the commands, and the
+    # options that all commands have.
     head, _, *lines = USAGE.splitlines()
     end = lines.index("")
     commands, always = lines[:end], lines[end:]
@@ -240,10 +245,10 @@ def _fail(
     """Prints an error in one line; returns the exit code."""
     if debug:
         traceback.print_exc()
-    # One line, whatever the error has; the class where it has no words.
+    # All whitespace becomes single spaces. An error without a message shows its class.
     words = (message or str(error)).split()
     message = " ".join(words) or type(error).__name__
-    # Any other code is that of a run that was stopped, which is no error.
+    # Other codes mean that a run was stopped, which is not an error.
     prefix = ""
     if code == 2:
         prefix = "error: "
@@ -253,7 +258,8 @@ def _fail(
 
 def _set_up() -> None:
     """Silences the logs of libraries, and turns on JAX's compilation cache."""
-    # Orbax and TFDS log each of their steps; warnings that matter are raised as errors.
+    # Orbax and TFDS log every operation. Their warnings that matter are raised as
+    # errors.
     import absl.logging
 
     absl.logging.set_verbosity(absl.logging.ERROR)
@@ -267,8 +273,8 @@ def main() -> None:
     """The entry point of `bnas` and of `python -m bnas_jax`."""
     machine.open_streams()
     code = run(sys.argv[1:])
-    # Python would wait for threads that still compile after a signal, or still save
-    # after a second Ctrl-C.
+    # A normal exit would wait for threads that still compile after a signal, or still
+    # save after a second Ctrl-C.
     threads = [thread.name for thread in threading.enumerate()]
     if code == 130 or "given up" in threads:
         _quit(code)
@@ -278,17 +284,17 @@ def main() -> None:
 def _quit(code: int) -> None:
     """Ends the process without waiting for its threads.
 
-    Threads and processes that read data are ended first; another Ctrl-C skips that.
+    Threads and processes that read data are ended first, unless another Ctrl-C follows.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    # A module that was never imported has nothing to end.
+    # Nothing is imported here: a module that was never imported has started nothing.
     jax = sys.modules.get("jax")
     read_ahead = sys.modules.get("bnas_jax.data.read_ahead")
     try:
         if read_ahead is not None:
             read_ahead.close_all()
-        # The other processes wait to hear that this one ends.
+        # The other processes of the run wait for this one to leave.
         if jax is not None and jax.distributed.is_initialized():
             jax.distributed.shutdown()
     finally:
