@@ -1,4 +1,4 @@
-r"""Ablations, as small deltas on the presets of search.py and train.py.
+r"""Ablations: the presets of search.py and train.py, each with one thing changed.
 
     python -m bnas_jax search --workdir=DIR \
         --config=configs/ablations.py:search_no_diversity_cifar10
@@ -7,9 +7,9 @@ r"""Ablations, as small deltas on the presets of search.py and train.py.
     python -m bnas_jax train --workdir=DIR \
         --config=configs/ablations.py:train_no_skip_a
 
-A variant is TASK_ABLATION_PRESET, of one ablation or of several, one behind the other.
-Its cost is that of the preset. The paper's top-1 on CIFAR-10 in %, none of them
-measured here:
+A variant is TASK_ABLATION_PRESET. ABLATION may be several ablations, one after the
+other. A run takes as long as with the preset. The accuracies are the paper's top-1 on
+CIFAR-10 in %; none was measured here:
 
 | | what changes | A | B | C | table |
 |---|---|---|---|---|---|
@@ -20,19 +20,19 @@ measured here:
 | no_dilated | a search without dilated convolutions | 92.22 | | | 10 |
 | separable | a search with separable convolutions (A with a dagger) | 89.66 | | | 11 |
 
-and of DARTS, without binarization:
+For DARTS without binarization they are:
 
 | | what changes | top-1 | table |
 |---|---|---|---|
 | float of cifar10_darts | | 97.45, 96.53 | 2, 4 |
-| float_zeroise of cifar10_darts | Zeroise may stand in the derived cell | 94.43 | 2 |
+| float_zeroise of cifar10_darts | the derived cell may have Zeroise | 94.43 | 2 |
 | float_diversity of cifar10_darts | a search with Eq. 5 | 96.73 | 4 |
 
-`float` is the setting of DARTS, SNAS and GDAS: no binarization, DARTS's eight layer
-types, no skips between cells. The cells that they publish, binarized, give 10.01, 41.72
-and 43.19 (Table 11). For an ablation without a published cell, search first, then train
-with --config.network.genotype=DIR/genotype.json. no_zeroise, zeroise, no_diversity and
-diversity are for bnas and darts.
+`float` searches and trains as DARTS, SNAS and GDAS do: no binarization, the eight layer
+types of DARTS, no skips between cells. Their published cells, binarized, reach 10.01,
+41.72 and 43.19 % (Table 11). For an ablation without a published cell, search first,
+then train with --config.network.genotype=DIR/genotype.json. no_zeroise, zeroise,
+no_diversity and diversity are for bnas and darts.
 """
 
 from bnas_jax.core.errors import UserError
@@ -51,9 +51,9 @@ DARTS_TYPES = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-# The forms of searchers' own networks; all others have that of DARTS.
+# Searcher -> the form of the networks in its own code; the others have that of DARTS.
 FORMS = {"snas": "snas", "gdas": "gdas"}
-# The layer types that `separable` adds to our search space.
+# The layer types that `separable` adds to the search space.
 SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5")
 
 
@@ -62,8 +62,8 @@ def get_config(variant: str = "train_no_skip_a"):
     task, ablations, preset = _parsed(variant)
     config = {"search": search, "train": train}[task].get_config(preset)
 
-    # `float` sets the layer types, which the other ablations change: it is the first
-    # one, whatever the order in the name.
+    # `float` comes first, whatever the order in the name: it sets the layer types,
+    # which other ablations change.
     for name in sorted(ablations, key=lambda name: name != "float"):
         if task == "search":
             _check_searcher(name, config)
@@ -77,11 +77,11 @@ def get_config(variant: str = "train_no_skip_a"):
 def _parsed(variant: str) -> tuple[str, list[str], str]:
     """(task, ablations, preset) of a variant.
 
-    Raises `UserError` for an unknown task, and where there is no ablation.
+    Raises `UserError` for an unknown task, and for a variant without an ablation.
     """
     task, _, rest = variant.partition("_")
-    # Names of ablations have underscores, too: they are taken from the front, one by
-    # one.
+    # Names of ablations have underscores, so that they are removed from the front one
+    # by one.
     ablations = []
     while name := _first_ablation(rest):
         ablations.append(name)
@@ -96,7 +96,7 @@ def _parsed(variant: str) -> tuple[str, list[str], str]:
 
 
 def _first_ablation(names: str) -> str | None:
-    """The ablation with which a text begins; None without one."""
+    """The ablation that a text begins with, or None."""
     for name in ABLATIONS:
         if names.startswith(f"{name}_"):
             return name
@@ -104,7 +104,7 @@ def _first_ablation(names: str) -> str | None:
 
 
 def _check_searcher(ablation: str, config) -> None:
-    """Raises `UserError` for an ablation of what the searcher does not have."""
+    """Raises `UserError` if the searcher does not have the setting of an ablation."""
     setting = SEARCHER_SETTINGS.get(ablation)
     searcher = config.searcher.name
     if setting is not None and setting not in entries.settings_of(SEARCHERS[searcher]):
@@ -125,7 +125,7 @@ def no_zeroise(config) -> None:
 
 
 def zeroise(config) -> None:
-    """Zeroise may stand in the derived cell, for DARTS."""
+    """The derived cell may have Zeroise (for DARTS)."""
     config.searcher.keep_zeroise = True
 
 
@@ -135,7 +135,7 @@ def no_diversity(config) -> None:
 
 
 def diversity(config) -> None:
-    """A search with Eq. 5 at the paper's lambda, for DARTS."""
+    """A search with Eq. 5 and the paper's lambda (for DARTS)."""
     config.searcher.diversity = 1.0
 
 
@@ -146,17 +146,14 @@ def no_dilated(config) -> None:
 
 
 def separable(config) -> None:
-    """A search that has separable convolutions, too."""
+    """A search that also has separable convolutions."""
     types = config.network.layer_types
     added = [name for name in SEPARABLE if name not in types]
     config.network.layer_types = (*types, *added)
 
 
 def floats(config) -> None:
-    """No binarization, as in the searches that BNAS is compared with.
-
-    The form of the network is that of their codes.
-    """
+    """No binarization, as in DARTS, SNAS and GDAS, with the network of their code."""
     template.choose(config, "scheme", "float")
     config.scheme.order = "relu_first"
     config.scheme.bias = config.searcher.name == "gdas"
@@ -171,7 +168,7 @@ def without_zeroise(config) -> None:
 
 
 def float_training(config) -> None:
-    """A cell that was searched without binarization, trained without it."""
+    """The training, without binarization, of a cell that was searched without it."""
     template.choose(config, "scheme", "float")
     config.scheme.order = "relu_first"
     config.network.skip = False
@@ -180,14 +177,14 @@ def float_training(config) -> None:
 
 
 def ask_for_cell(config) -> None:
-    """Leaves the genotype open, so that the user names it.
+    """Removes the genotype, so that the user must give that of the ablation's search.
 
-    It is that of the ablation's own search; none is published.
+    No such genotype is published.
     """
     config.network.genotype = None
 
 
-# What each ablation changes of a search.
+# Ablation -> the function that changes the config of a search.
 ABLATIONS = {
     "no_skip": no_skip,
     "no_zeroise": no_zeroise,
@@ -198,9 +195,10 @@ ABLATIONS = {
     "diversity": diversity,
     "float": floats,
 }
-# What it changes of a training. The others train a cell of their own search.
+# Ablation -> the function that changes the config of a training. All other ablations
+# train the cell of their own search.
 TRAININGS = {"no_skip": no_skip, "no_zeroise": without_zeroise, "float": float_training}
-# The setting of a searcher that an ablation changes.
+# Ablation -> the searcher's setting that it changes.
 SEARCHER_SETTINGS = {
     "no_zeroise": "keep_zeroise",
     "zeroise": "keep_zeroise",

@@ -1,9 +1,9 @@
-r"""Training the hand-crafted networks that the paper compares with, under any scheme.
+r"""Presets that train hand-crafted networks with any binarization scheme.
 
     python -m bnas_jax train --workdir=DIR \
         --config=configs/baselines.py:NAME --config.scheme.name=SCHEME
 
-FLOPs are given in 1e8, counted and the paper's; top-1 (top-5) are the paper's, in %:
+FLOPs are in 1e8: ours, counted, and the paper's. top-1 (top-5) are the paper's, in %:
 
 | variant | scheme in the paper | FLOPs | top-1 (top-5) |
 |---|---|---|---|
@@ -27,20 +27,21 @@ FLOPs are given in 1e8, counted and the paper's; top-1 (top-5) are the paper's, 
 | imagenet_resnet18 | float | 18.14, ~18.25 | 69.76 (89.08) |
 | reactnet_mobilenet | reactnet | - | not in the paper |
 
-Nothing of these was reproduced here; the accuracies are the paper's (Tables 1, 6, 7).
-digits_NAME, of each but ImageNet's, is a narrow form for the embedded digits: 40 epochs
-take 22 s (digits_small_cnn) to 134 s (digits_resnext29) on two cores of an AMD EPYC,
-compiling included, by the time of three epochs.
+The accuracies are those of Tables 1, 6 and 7, and were not reproduced here.
+digits_NAME, for all but the ImageNet networks, is a narrow form for the embedded
+digits. Its 40 epochs take 22 s (digits_small_cnn) to 134 s (digits_resnext29) on two
+cores of an AMD EPYC, with compiling, estimated from the time of three epochs.
 
-The paper prints its FLOPs as classes. Those of resnet18 in float fit only a pooling
-behind its first convolution, and those of wrn22 are unexplained. PCNN's published
-shortcut has its float 1x1 convolution before the pooling, where it costs four times as
-much.
+The paper prints FLOPs as classes. Its FLOPs of resnet18 in float fit only with a
+pooling after the first convolution, and those of wrn22 are unexplained. PCNN's
+published shortcut has its float 1x1 convolution before the pooling, where it costs four
+times as much.
 
-The paper does not state how it trained them. Here they are trained as BNAS-A and, on
-ImageNet, BNAS-D, see train.py (docs/recipes.md); `small_cnn` for 50 epochs (section
-4.1.2). What the blocks, shortcuts and first convolutions are under each scheme:
-`bnas_jax/baselines`, one file a family.
+The paper does not say how it trained these networks. Here they are trained as BNAS-A
+and, on ImageNet, as BNAS-D (train.py; for others see docs/recipes.md), but `small_cnn`
+for 50 epochs (section 4.1.2). `bnas_jax/baselines` has a file for each family of
+networks, which says what their blocks, shortcuts and first convolutions are under each
+scheme.
 """
 
 from typing import Any
@@ -49,8 +50,8 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.settings import template
 from configs import train
 
-# The settings of the narrow form of each network. An image of 8 pixels can be halved
-# three times.
+# Network -> the settings of its narrow form. An image of 8x8 pixels can be halved three
+# times.
 DIGITS: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 8, "blocks": (2, 2, 2)},
     "resnet34": {"width": 8, "blocks": (3, 4, 3)},
@@ -73,9 +74,9 @@ def get_config(variant: str = "resnet18"):
     name = variant.removeprefix("digits_")
     config = train.get_config(_trained_as(variant))
     template.choose(config, "network", name)
-    config.preset.optimizer.drop_path = 0.0  # of cells alone
+    config.preset.optimizer.drop_path = 0.0  # only for networks of cells
 
-    # What the network has of its own.
+    # Settings of the network.
     if variant != name:
         config.network.update(DIGITS[name])
     elif name == "small_cnn":
@@ -86,7 +87,7 @@ def get_config(variant: str = "resnet18"):
 
 
 def _trained_as(variant: str) -> str:
-    """The preset of train.py by which a variant is trained."""
+    """The preset of train.py that a variant is trained with."""
     if variant in IMAGENET:
         return "d"
     if variant.startswith("digits_"):

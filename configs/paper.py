@@ -1,39 +1,40 @@
-"""The trainings of the paper's comparisons of layer types and cells.
+"""Presets for the paper's comparisons of layer types and of published cells.
 
-They are made as far as the paper says how.
+They follow the paper where it says how the networks were trained.
 
     python -m bnas_jax train --config=configs/paper.py:VARIANT --workdir=DIR
 
-Tables 1 and 12 have three equal layers and three dense ones (section 4.1.2, appendix
-E.1). The paper's top-1 on CIFAR-10 in %, binary and float:
+The networks of Tables 1 and 12 have three layers of one type and three dense layers
+(section 4.1.2, appendix E.1). The paper's top-1 on CIFAR-10 in %, binary and float:
 
 | variant | layers | binary | float |
 |---|---|---|---|
-| table1_bin_conv_3x3, _5x5 | binary convolutions | 46.15, 42.53 | 61.78, 60.14 |
-| table1_bin_dil_conv_3x3, _5x5 | dilated ones | 41.02, 37.68 | 56.97, 55.17 |
-| table1_sep_conv_3x3, _5x5 | separable ones | 10.00, 10.00 | 56.38, 57.00 |
+| table1_bin_conv_3x3, _5x5 | convolutions | 46.15, 42.53 | 61.78, 60.14 |
+| table1_bin_dil_conv_3x3, _5x5 | dilated convolutions | 41.02, 37.68 | 56.97, 55.17 |
+| table1_sep_conv_3x3, _5x5 | separable convolutions | 10.00, 10.00 | 56.38, 57.00 |
 | table12_sep_conv_3x3 | as in Table 1 | 10.00 | 56.38 |
-| table12_mobinet_3x3, table12_mobinet_k4_3x3 | those of MoBiNet | 10 | |
+| table12_mobinet_3x3, table12_mobinet_k4_3x3 | separable, of MoBiNet | 10 | |
 
-Figure 2 and Table 11 have published cells, binarized:
+Figure 2 and Table 11 have published cells, binarized, and BNAS-A for comparison:
 
 | variant | top-1 |
 |---|---|
 | figure2_darts_v2 | 10.01 |
 | figure2_snas_mild | 41.72 |
 | figure2_gdas_f1 | 43.19 |
-| figure2_bnas, BNAS-A beside them | 92.70 |
+| figure2_bnas (BNAS-A) | 92.70 |
 
---config.scheme.name=float is the float network. All set `depthwise_center`: XNOR-Net's
-published codes centre depthwise kernels, too, which makes them zero. That alone gives
-10 % for separable layers, whose only way leads through them; whether it was the cause
-in the paper is our inference (docs/schemes.md). --config.scheme.depthwise_center=False
-leaves such kernels as they are.
+These accuracies were not reproduced here.
 
-Our choice, where the paper is silent: the sizes of both networks (LeNet-5's with three
-layers; BNAS-A's 20 cells of 36 channels), no inter-cell skip in Figure 2's published
-cells, and the training of BNAS-A, for the tables 50 epochs. Nothing of these was
-reproduced here.
+--config.scheme.name=float trains the float network. All presets set
+`depthwise_center`: published code of XNOR-Net also centres depthwise kernels, which
+makes them zero. That alone leads to 10 % with separable layers, because every path goes
+through such a kernel; that it was the cause in the paper is our inference
+(docs/schemes.md). --config.scheme.depthwise_center=False does not centre such kernels.
+
+Where the paper says nothing, we chose: the sizes of both networks (LeNet-5 with three
+layers; 20 cells of 36 channels as BNAS-A), no inter-cell skips for the published cells
+of Figure 2, and the training of BNAS-A, with 50 epochs for Tables 1 and 12.
 """
 
 from bnas_jax.core.errors import UserError
@@ -69,7 +70,7 @@ def get_config(variant: str = "table1_bin_conv_3x3"):
         raise UserError(f"no training {variant!r}: write one of {', '.join(VARIANTS)}")
     where, _, name = variant.partition("_")
 
-    # A cell with the training of BNAS-A, or layers of one type.
+    # Either a published cell with the training of BNAS-A, or layers of one type.
     if where == "figure2":
         config = train.get_config("a")
         config.network.genotype = FIGURE_2[name]
@@ -79,6 +80,6 @@ def get_config(variant: str = "table1_bin_conv_3x3"):
         config = baselines.get_config("small_cnn")
         config.network.layer_type = name
 
-    # As in XNOR-Net's published codes.
+    # As in published code of XNOR-Net.
     config.scheme.depthwise_center = True
     return config

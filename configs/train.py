@@ -1,9 +1,9 @@
-"""Training the final networks of Table 5 (section 5.1, "Learning details").
+"""Presets that train the networks of Table 5 (section 5.1, "Learning details").
 
     python -m bnas_jax train --config=configs/train.py:VARIANT --workdir=DIR
 
-The accuracies are the paper's top-1 (top-5) in %; for ours on digits see
-docs/results.md:
+The accuracies are those of the paper, top-1 (top-5) in %. Ours on the digits are in
+docs/results.md.
 
 | variant | cells/channels | data | top-1 (top-5) |
 |---|---|---|---|
@@ -15,59 +15,62 @@ docs/results.md:
 | release_f, release_g | 15/68, 11/74 | ImageNet | - |
 | release_h | 16/128 | ImageNet | - |
 
-f and g are of Table 13; g is the release's BNAS-H. release_f, release_g and release_h
-are named as in the authors' repository.
+f and g are the networks of Table 13. release_f, release_g and release_h have their
+names from the authors' repository, whose BNAS-H has the sizes of g.
 
-Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on
-two V100 by the authors' log; ImageNet 250 epochs, their time not stated.
+Time: digits takes a minute or two on 2 CPU cores. CIFAR-10 takes 600 epochs, for A of
+165 s each on two V100 (the authors' log); ImageNet takes 250 epochs of unknown time.
 
-channels is C, the width of the first cell's layers. It is "# Chn." of Table 5, as in
-the authors' code: with it the FLOPs are the printed ones. The table's text calls it the
-outputs of the first convolution, but those are 3 C on CIFAR and C / 2 on ImageNet.
+channels is C, the width of the first cell's layers. It is "# Chn." in Table 5, as in
+the authors' code: only then the FLOPs are the printed ones. The text of the table
+defines it as the number of outputs of the first convolution, but that is 3 C on CIFAR
+and C / 2 on ImageNet.
 
 f and g have the cell of d and e (gamma = 3), `latest_cell`, although Table 13 says
-gamma = 1: with it they count 2.49e8 and 6.31e8 FLOPs, where the table prints 2.49e8 to
-6.39e8; with `latest_cell_zeroise`, of gamma = 1, they would count 1.98e8 and 4.68e8.
+gamma = 1. With this cell we count 2.49e8 and 6.31e8 FLOPs, and the table prints 2.49e8
+to 6.39e8; with `latest_cell_zeroise`, of gamma = 1, we count 1.98e8 and 4.68e8.
 
-Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's.
---config.network.genotype takes a named cell, a search's genotype.json or work
-directory, or a text that the DARTS family prints.
+The accuracies on CIFAR-10 and ImageNet were not reproduced here.
+--config.network.genotype takes a named cell, the genotype.json or the work directory of
+a search, or a text as the code of DARTS and its successors prints it.
 
-Each setting that the paper's text and its code give differently is in `config.paper`
-and `config.release` below; `meant` is `release` without the one of the code's index
-errors that a training meets: it leaves as many of the last convolutions float as there
-are skip convolutions (`config.network.float_head`). One-cycle: the text has 5e-2 to
-4e-4, taken as low 4e-4 without further decay in the tail; the code has .0025, .05,
-.0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label
-smoothing and augmentation are the code's, as the text is silent. The clipping of the
-released ImageNet code acts before the factor c of the weights' gradient; there it acted
-before the chain rule through the binarization, too.
+Where the paper's text and the authors' code differ, `config.paper` and `config.release`
+below have the values of each. `meant` is `release` without the one index error of the
+code that affects a training: as many of the last convolutions stay float as there are
+skip convolutions (`config.network.float_head`). The one-cycle schedule of the text is
+5e-2 to 4e-4, which we read as a lower rate of 4e-4 without further decay in the tail;
+the code has .0025, .05, .0025 over 90 % of the steps, and 2.5e-5 at the end. Drop-path
+(rising linearly to .2), label smoothing and augmentation are those of the code, because
+the text says nothing. Gradient clipping on ImageNet acts before the factor c of the
+weights' gradient; in the released code it also acts before the chain rule through the
+binarization.
 
---config.recipe=NAME trains as another paper does, whatever the preset and the
-convention say of num_epochs, batch_size, bn_examples and optimizer; see
+--config.recipe=NAME trains as another paper does. A recipe replaces num_epochs,
+batch_size, bn_examples and optimizer of the preset and the convention; see
 docs/recipes.md.
 
---config.bn_examples: batch norm sees the whole batch in `paper`, and in `release` 128
-examples (CIFAR-10) or 256 (ImageNet), as on each of its GPUs; here on any number of
-devices.
+--config.bn_examples: batch norm normalises the whole batch in `paper`. In `release` it
+normalises 128 (CIFAR-10) or 256 examples (ImageNet), as on each GPU of the release, but
+here on any number of devices.
 
-What no convention reproduces:
+No convention reproduces these details:
 
-- Incomplete batches: CIFAR-10 makes 195 steps an epoch here, and 196 in the release,
-  whose last has 80 images; ImageNet in `release` makes 1251 and 1252, with 143 images.
-  As many sit an epoch out here.
-- Per-GPU running statistics: the release keeps those of its first GPU, of 128 or 256
-  examples a step. Here they are averages over all groups, 2 (CIFAR-10) or 4 (ImageNet):
-  the same in the mean, with a half or a quarter of the variance.
-- A fixed ImageNet order: the release goes through the images in the same order in all
-  250 epochs; here each has its own.
+- Incomplete batches: an epoch of CIFAR-10 has 195 steps here. The release has 196, and
+  its last batch has 80 images. An epoch of ImageNet in `release` has 1251 steps here,
+  and 1252 in the release, whose last batch has 143 images. As many images are left out
+  of each epoch here.
+- Running statistics: the release keeps those of its first GPU, of 128 or 256 examples a
+  step. Here they are averages over all groups, 2 (CIFAR-10) or 4 (ImageNet): the mean
+  is the same, and the variance a half or a quarter.
+- The order of ImageNet: the release goes through the images in the same order in all
+  250 epochs; here each epoch has its own order.
 """
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import template
 
-# (cells, channels) of each network. gamma was 1 for the CIFAR cells, 3 for D and E
-# (Table 5); of F and G see above.
+# (cells, channels) of each network. gamma was 1 for the CIFAR cells, and 3 for D and E
+# (Table 5); for F and G see above.
 CIFAR = {"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108)}
 IMAGENET = {
     "d": (12, 64),
@@ -95,7 +98,7 @@ def get_config(variant: str = "a"):
     else:
         cifar(config, *CIFAR.get(variant, (5, 8)))
 
-    # What some variants change.
+    # Changes of some variants.
     if variant == "digits":
         digits(config)
     if variant.startswith("release_"):
@@ -110,7 +113,8 @@ def cifar(config, num_cells: int, channels: int) -> None:
     config.network.channels = channels
     config.network.form = "cifar"
 
-    # What the paper's text and its code agree on, and what they do not.
+    # First the settings in which the paper's text and the authors' code agree, then
+    # those in which they differ.
     config.preset = {
         "num_epochs": 600,
         "batch_size": 256,
@@ -142,16 +146,17 @@ def cifar(config, num_cells: int, channels: int) -> None:
 
 
 def imagenet(config, num_cells: int, channels: int) -> None:
-    """250 epochs of cosine annealing with a restart every 50 on ImageNet."""
+    """250 epochs of cosine annealing with a restart every 50 epochs on ImageNet."""
     config.dataset.name = "imagenet2012"
     config.network.genotype = "latest_cell"
     config.network.num_cells = num_cells
     config.network.channels = channels
     config.network.form = "imagenet"
-    # An epoch takes long, and a host may be lost without notice.
+    # An epoch takes long, and a host may fail in it.
     config.checkpoint_every_minutes = 15.0
 
-    # What the paper's text and its code agree on, and what they do not.
+    # First the settings in which the paper's text and the authors' code agree, then
+    # those in which they differ.
     config.preset = {
         "num_epochs": 250,
         "optimizer": {
@@ -179,16 +184,19 @@ def imagenet(config, num_cells: int, channels: int) -> None:
 
 
 def digits(config) -> None:
-    """The CIFAR form on 8x8 digits; short enough that drop-path only slows it down."""
+    """A short training on 8x8 digits, with the network form of CIFAR.
+
+    Drop-path would only slow down such a short training.
+    """
     config.dataset.name = "digits"
     config.preset.num_epochs = 40  # with 20 some seeds end below 97.5 %
     config.preset.batch_size = 64
     del config.release["bn_examples"]  # a batch has fewer
     optimizer = config.preset.optimizer
     optimizer.drop_path = 0.0
-    # With the paper's range (4e-4 throughout the tail) the last epochs are noisier and
-    # about one point lower here.
+    # With the paper's rates (4e-4 throughout the tail), the accuracy of the last epochs
+    # is noisier here, and about one point lower.
     optimizer.update({"low_learning_rate": 0.0025, "min_learning_rate": 2.5e-5})
-    # No gradient flows through K, so nothing holds the scale of the BN before it: a
-    # cell mostly of poolings diverged without.
+    # No gradient flows through K, so that nothing limits the scale of the BN before it:
+    # without clipping, a cell with mostly poolings diverged.
     optimizer.clip_norm = 5.0
