@@ -1,4 +1,4 @@
-"""BNAS in JAX: search, train and count 1-bit convolutional networks.
+"""BNAS in JAX: search, train and ship 1-bit convolutional networks.
 
 Examples begin with `import jax, optax` and `import bnas_jax as bnas`.
 """
@@ -48,7 +48,7 @@ def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    # In its module, this function has the name `load`.
+    # `core.genotypes.load` is the one function with another name in its module.
     if name == "load_genotype":
         return module.load
     return getattr(module, name)

@@ -33,7 +33,7 @@ COMMANDS = {
     "reproduce": "reproduce",
     "gradients": "gradients",
 }
-# Commands for which JAX is not set up, as it takes seconds to load.
+# These commands do not load JAX, which takes seconds.
 WITHOUT_JAX = ("draw", "report")
 
 USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
@@ -87,13 +87,13 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
                read everything, count it, and name what cannot be read
   benchmark  measure times and memory on this machine
              search --config=configs/search.py:cifar10
-               time of a step, compiling, memory; also: benchmark train
+               step time, compile time, memory; also: benchmark train
              search --config=... --against=plain
                compare with a plain JAX step, timed alternately
              train --config=baselines:resnet18 --against=torch
                compare XNOR-Net's ResNet18 with PyTorch, timed alternately
              search --config=... --grow
-               time and memory over channels, cells and batch
+               time and memory over channels, cells and batch sizes
              save --config=configs/train.py:a
                how long saving a checkpoint blocks the steps
              packed --config=configs/train.py:a [--batch_size=1]
@@ -136,7 +136,7 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt as error:
         return _fail(error, code=130, debug=debug, message="stopped by Ctrl-C")
     except Exception as error:
-        # `stops.Stopped`, which may not be imported here without JAX.
+        # `stops.Stopped`, whose module is not imported here because it loads JAX.
         if hasattr(error, "exit_code"):
             return _fail(error, code=error.exit_code, debug=debug)
         # A machine that lacks something is not a bug. Any other error shows its
@@ -175,8 +175,8 @@ def _answer(words: list[str]) -> int:
 
 def _perform(command: str, arguments: list[str]) -> int:
     """Runs a command and prints its result; returns the exit code."""
-    # Modules are imported as late as possible: --help and a mistake in the command take
-    # no second.
+    # Modules are imported here and not at the top, so that --help and a misspelled
+    # command are answered at once.
     if command not in WITHOUT_JAX:
         _set_up()
     extensions = importlib.import_module("bnas_jax.extensions")
@@ -201,11 +201,12 @@ def _perform(command: str, arguments: list[str]) -> int:
 
 
 def exit_code_of(result: Mapping) -> int:
-    """The exit code of a command that came to its end.
+    """The exit code of a command that finished.
 
-    1 for a plan that does not fit its machine, and for a table some of whose runs
-    failed, so that a script stops there; 0 otherwise. result: what the command prints
-    as JSON.
+    It is 1 for a plan that does not fit its machine, and for a table if some of its
+    runs failed, so that a script stops there; 0 otherwise.
+
+    result: the object that the command prints as JSON.
 
     >>> exit_code_of({"top1": 97.8}), exit_code_of({"fits": False})
     (0, 1)
@@ -218,9 +219,9 @@ def exit_code_of(result: Mapping) -> int:
 
 
 def usage_of(command: str) -> str:
-    """The lines of USAGE about a command, and those about all of them."""
-    # USAGE is a head, the commands, and the options of all commands, with an empty line
-    # between two parts.
+    """The lines of USAGE about one command, and those about all commands."""
+    # USAGE has three parts, separated by empty lines: a head, the commands, and the
+    # options that all commands have.
     head, _, *lines = USAGE.splitlines()
     end = lines.index("")
     commands, always = lines[:end], lines[end:]
@@ -242,10 +243,10 @@ def _fail(
     """Prints an error in one line; returns the exit code."""
     if debug:
         traceback.print_exc()
-    # One line, whatever the error has; the class where it has no words.
+    # All whitespace becomes single spaces. An error without a message shows its class.
     words = (message or str(error)).split()
     message = " ".join(words) or type(error).__name__
-    # Any other code is that of a run that was stopped, which is no error.
+    # Other codes mean that a run was stopped, which is not an error.
     prefix = ""
     if code == 2:
         prefix = "error: "
@@ -255,7 +256,8 @@ def _fail(
 
 def _set_up() -> None:
     """Silences the logs of libraries, and turns on JAX's compilation cache."""
-    # Orbax and TFDS log each of their steps; warnings that matter are raised as errors.
+    # Orbax and TFDS log every operation. Their warnings that matter are raised as
+    # errors.
     import absl.logging
 
     absl.logging.set_verbosity(absl.logging.ERROR)
@@ -269,8 +271,8 @@ def main() -> None:
     """The entry point of `bnas` and of `python -m bnas_jax`."""
     machine.open_streams()
     code = run(sys.argv[1:])
-    # Python would wait for threads that still compile after a signal, or still save
-    # after a second Ctrl-C.
+    # A normal exit would wait for threads that still compile after a signal, or still
+    # save after a second Ctrl-C.
     threads = [thread.name for thread in threading.enumerate()]
     if code == 130 or "given up" in threads:
         _quit(code)
@@ -280,17 +282,17 @@ def main() -> None:
 def _quit(code: int) -> None:
     """Ends the process without waiting for its threads.
 
-    Threads and processes that read data are ended first; another Ctrl-C skips that.
+    Threads and processes that read data are ended first, unless another Ctrl-C follows.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    # A module that was never imported has nothing to end.
+    # Nothing is imported here: a module that was never imported has started nothing.
     jax = sys.modules.get("jax")
     read_ahead = sys.modules.get("bnas_jax.data.read_ahead")
     try:
         if read_ahead is not None:
             read_ahead.close_all()
-        # The other processes wait to hear that this one ends.
+        # The other processes of the run wait for this one to leave.
         if jax is not None and jax.distributed.is_initialized():
             jax.distributed.shutdown()
     finally:

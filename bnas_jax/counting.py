@@ -1,6 +1,6 @@
-"""The command `cost`: counts the operations, bits and parameters of a network.
+"""Counts the operations, bits and parameters of a network, for the command `cost`.
 
-The network is that of a config, or of a genotype and sizes. It is compared with a
+The network is given by a config, or by a genotype and sizes. It is compared with a
 float network, which is counted in the same way.
 """
 
@@ -24,11 +24,11 @@ from bnas_jax.settings import DatasetSettings, Settings
 SIZES = ("num_cells", "channels", "image_size", "num_classes", "image_channels")
 # All of its options.
 OPTIONS = (*SIZES, "genotype", "form", "conventions", "budget", "cells", "reference")
-# The options that are fields of a network.
+# The options that are also fields of a network.
 NETWORK_SIZES = ("num_cells", "channels")
 
-# Data set -> image side, channels and classes: its networks are counted without its
-# files.
+# Data set -> (image side, channels, classes), so that a network can be counted without
+# the files of its data set.
 KNOWN_DATA = {
     "digits": (8, 1, 10),
     "cifar10": (32, 3, 10),
@@ -52,9 +52,10 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
 def counts(
     run: Settings | None, options: Mapping[str, Any]
 ) -> tuple[cost_lib.Cost, dict]:
-    """Counts a network: (its cost layer by layer, its totals).
+    """(the cost of each layer of a network, the totals).
 
-    The totals also say how many times less the network takes than a float one.
+    The totals also have the ratios to a float network, such as how many times smaller
+    this one is.
 
     run: the settings of --config, None without one.
     options: the value of each of `OPTIONS`, None where it is not given.
@@ -80,7 +81,7 @@ def counts(
     compared = _compared(model, counted, options, image_shape=image_shape)
     total = counted.total
 
-    # Networks of published depths have neither num_cells nor channels.
+    # Hand-crafted networks have neither num_cells nor channels.
     sizes = {
         name: getattr(model, name) for name in NETWORK_SIZES if hasattr(model, name)
     }
@@ -105,7 +106,7 @@ def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
             f"cost needs --config=configs/train.py:VARIANT, or else also {missing}"
         )
 
-    # Without --form, the stem and the strides are those that fit the images.
+    # Without --form, the size of the images chooses the stem and its strides.
     form = options["form"]
     if form is None:
         form = "cifar"
@@ -135,7 +136,7 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
 
     Options that are given take the place of the config's settings.
     """
-    # Some options are settings where there is a config.
+    # With a config, these two options are settings instead.
     as_settings = {"form": "config.network.form", "conventions": "config.conventions"}
     for name, setting in as_settings.items():
         if options[name] is not None:
@@ -156,7 +157,7 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
 
 
 def _data_sizes(dataset: DatasetSettings, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of a network's data: options go before what is known of the data set.
+    """The sizes of a network's images: the options', else those of the data set.
 
     given: the options that have a value.
     """
@@ -173,7 +174,7 @@ def _data_sizes(dataset: DatasetSettings, given: Mapping[str, Any]) -> dict[str,
 
 
 def _changed_network(network: Any, given: Mapping[str, Any]) -> Any:
-    """A network's settings, with the options in place of its fields.
+    """A network's settings, in which the given options replace fields.
 
     given: the options that have a value.
     """
@@ -185,7 +186,7 @@ def _changed_network(network: Any, given: Mapping[str, Any]) -> Any:
                 f"the network of this config has no {name}; leave --{name} out"
             )
 
-    # The option is the name or the file of a genotype.
+    # --genotype is a name or a file.
     if "genotype" in changes:
         changes["genotype"] = genotypes.load(changes["genotype"])
     return dataclasses.replace(network, **changes)
@@ -201,7 +202,7 @@ def _built(
 ) -> tuple[nn.Module, ImageShape]:
     """The network of these settings, with its images' shape (H, W, C).
 
-    sizes: of the data, by the names of the options.
+    sizes: the sizes of the images, by the names of the options.
     """
     for name in ("image_size", "num_classes", "image_channels"):
         size = sizes.get(name)
@@ -221,9 +222,10 @@ def _built(
 def known_sizes(dataset: DatasetSettings) -> dict[str, int]:
     """The sizes of a data set that are known without its files.
 
-    They are image_size, image_channels and num_classes; settings come first.
+    The keys are image_size, image_channels and num_classes. The settings `image_size`
+    and `channels` override the table.
     """
-    # A data set that is not in the table has no values, which gives an empty dict.
+    # For a data set that is not in the table, `values` and `known` are empty.
     names = ("image_size", "image_channels", "num_classes")
     values = KNOWN_DATA.get(dataset.name, ())
     known = dict(zip(names, values, strict=False))
@@ -251,14 +253,14 @@ def _fitted(
 
 
 def _cells(text: str | None) -> tuple[int, ...]:
-    """The numbers of cells that `LOW-HIGH` means, both ends included.
+    """The numbers of cells from LOW to HIGH inclusive, for a text `LOW-HIGH`.
 
-    Without a text it is (), which keeps the network's number.
+    Without a text the result is (), which keeps the network's number of cells.
     """
     if not text:
         return ()
     low, _, high = text.partition("-")
-    # One number alone is both ends.
+    # A single number is both LOW and HIGH.
     high = high or low
     are_numbers = low.isdigit() and high.isdigit()
     if not are_numbers or not 1 <= int(low) <= int(high):
@@ -273,10 +275,11 @@ def _compared(
     *,
     image_shape: ImageShape,
 ) -> dict:
-    """How many times less the network takes than a float one, and which one that is.
+    """The ratios of a float network's cost to the network's, and the float one's name.
 
-    The float network has the same size. Its cell is that of --reference, or else the
-    same cell: without Zeroise where the cell is a named one that has such a twin.
+    The float network has the same size. Its cell is that of --reference; by default it
+    is the same cell or, if that is a published cell with Zeroise, the published twin
+    without Zeroise.
     """
     # Choose the float network.
     twin, name = cost_lib.float_twin(model), "the same size"
@@ -297,9 +300,9 @@ def _compared(
 
 
 def _without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
-    """The name of the cell that is this one with Zeroise left out.
+    """The name of the published twin of a cell without Zeroise.
 
-    None where this is no named cell, or has no such twin.
+    None for a cell that is not a published one, or has no such twin.
     """
     for name in genotypes.named():
         if genotypes.load(name) != genotype:

@@ -1,8 +1,9 @@
 """A user's own layer types, schemes, searchers and networks: `--extensions=FILE.py`.
 
-Every command has the option. The file is Python, and adds entries to the tables
-`bnas_jax.LAYERS`, `SCHEMES`, `SEARCHERS` and `NETWORKS`. It is loaded before a config.
-run.json notes which files a run was made with; nothing is loaded from there.
+Every command has this option. FILE.py is a Python file that adds entries to the tables
+`bnas_jax.LAYERS`, `SCHEMES`, `SEARCHERS` and `NETWORKS`. It is loaded before the config
+is read. run.json notes the files that a run was made with, but they are never loaded
+because of that note: the option must be given again.
 """
 
 import hashlib
@@ -21,10 +22,10 @@ OPTION = "--extensions"
 
 
 class Extension(NamedTuple):
-    """A file that was loaded.
+    """An extension file that was loaded.
 
     file: its absolute path.
-    sha256: of its contents.
+    sha256: the SHA-256 hash of its contents.
     """
 
     file: str
@@ -32,10 +33,10 @@ class Extension(NamedTuple):
 
 
 def take(arguments: list[str]) -> tuple[list[str], tuple[Extension, ...]]:
-    """(the arguments without `--extensions`, the extensions, which are loaded).
+    """Loads the extensions; returns (the arguments without `--extensions`, extensions).
 
-    Several files are written between commas, or in an option each. Raises `UserError`
-    for the first that cannot be loaded.
+    Several files are separated by commas, or given by one option each. Raises
+    `UserError` for the first file that cannot be loaded.
     """
     rest: list[str] = []
     files: list[str] = []
@@ -51,9 +52,9 @@ def take(arguments: list[str]) -> tuple[list[str], tuple[Extension, ...]]:
 
 
 def load(file: str) -> Extension:
-    """Runs a file of Python, which adds its entries to the tables.
+    """Runs a Python file, which adds its entries to the tables.
 
-    Raises `UserError` for a file that cannot be read, and for any error within it.
+    Raises `UserError` for a file that cannot be read, and for any error in running it.
     """
     if not file:
         raise UserError(f"{OPTION} names no file; write {OPTION}=FILE.py")
@@ -65,15 +66,14 @@ def load(file: str) -> Extension:
             f"{OPTION}={file} cannot be read ({error.strerror}); write {OPTION}=FILE.py"
         ) from None
 
-    # The module is named by its contents, too, so that two files of one name are two
-    # modules.
+    # The hash in the module's name keeps two files with the same file name apart.
     name = f"bnas_jax_extension_{path.stem}_{digest[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{OPTION}={file} is no file of Python; write {OPTION}=FILE.py")
     module = importlib.util.module_from_spec(spec)
 
-    # Dataclasses look for their module in `sys.modules`.
+    # `dataclasses` looks up the module of a class in `sys.modules`.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -85,12 +85,12 @@ def load(file: str) -> Extension:
 
 
 def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
-    """Raises `UserError` where a run was made with an extension that is not given now.
+    """Raises `UserError` if a run was made with an extension that is not given now.
 
     Extensions are compared by the names of their files. A file that has changed since
-    is taken, with a warning on stderr.
+    then is accepted, with a warning on stderr.
 
-    workdir: of the run.
+    workdir: the work directory of the run.
     given: the extensions that are loaded now.
     """
     compare(workdir, _noted(workdir), given)
@@ -99,16 +99,17 @@ def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
 def compare(
     made: pathlib.Path, noted: Sequence[tuple[str, str]], given: tuple[Extension, ...]
 ) -> None:
-    """Raises `UserError` where an extension that was noted is not given now.
+    """Raises `UserError` if one of the noted extensions is not given now.
 
-    A changed file is only warned of, see `check`.
+    A changed file causes only a warning, see `check`.
 
     made: the directory or file that was made with the extensions.
     noted: (file, sha256) of each of them.
     given: the extensions that are loaded now.
     """
     for file, digest in noted:
-        # By the name alone, as a directory may have been copied to another machine.
+        # Only the file name counts, because a work directory may have been copied to
+        # another machine.
         name = _name(file)
         same = [extension for extension in given if _name(extension.file) == name]
         if not same:
@@ -121,7 +122,8 @@ def compare(
 def _noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
     """(file, sha256) of each extension in run.json.
 
-    There is none where run.json cannot be read: who reads it later notices that.
+    The list is empty if run.json cannot be read; that error is reported where the run
+    itself is read.
     """
     found = []
     try:
@@ -134,20 +136,21 @@ def _noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def _name(file: str) -> str:
+    """The file name without its folder."""
     return pathlib.PurePath(file).name
 
 
 def line_of(error: BaseException, path: pathlib.Path) -> str:
-    """The line of a file in which an error is, for instance ", line 3".
+    """The line of a file where an error occurred, as a text such as ", line 3".
 
-    It is empty where the error is elsewhere.
+    It is "" for an error that occurred elsewhere.
 
-    path: of the file.
+    path: the path of the file.
     """
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
 
-    # The lines of the file in the calls that led to the error.
+    # The lines of this file in the traceback.
     lines = []
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename == str(path):

@@ -1,8 +1,8 @@
-"""Errors of the machine, in one line each.
+"""One-line messages for errors that the machine causes, and robust output streams.
 
-The machine may lack an accelerator, room on a disk, a file, memory, a library or a
-terminal. The exceptions that follow are translated here, once, for the command line;
-see `explain`.
+The machine may lack an accelerator, disk space, a file, memory, a library or a
+terminal. `explain` turns the exceptions of Python, JAX and XLA for such cases into one
+line for the command line.
 """
 
 import os
@@ -13,14 +13,14 @@ from typing import Any, TextIO
 
 from bnas_jax.core.errors import first_line
 
-# The end of a message whose cause is not known here.
+# The end of a message that does not know the cause.
 _HINT = "--debug shows where"
 
 
 def explain(error: BaseException) -> str | None:
-    """One line about what the machine lacks, and what to do.
+    """One line that says what the machine lacks, and what to do.
 
-    None for an error of another kind, such as a mistake in this package.
+    None for an error of another kind, such as a bug in this package.
     """
     reason = _first_line(error)
 
@@ -28,14 +28,14 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return _explain_os(error)
 
-    # Memory. XLA's error, on any device, begins with this word.
+    # Memory. On any device, XLA's error begins with this word.
     if isinstance(error, MemoryError) or reason.startswith("RESOURCE_EXHAUSTED"):
         return (
             "out of memory; lower config.batch_size or raise config.microbatches "
             "(--debug shows what was asked for)"
         )
 
-    # Libraries. A missing module of this package is a mistake in it.
+    # Libraries. If a module of this package is missing, that is a bug.
     if isinstance(error, ImportError):
         name = error.name or "bnas_jax"
         if not name.startswith("bnas_jax"):
@@ -44,8 +44,8 @@ def explain(error: BaseException) -> str | None:
                 "install -r requirements.txt"
             )
 
-    # Devices. JAX raises plain RuntimeErrors and ValueErrors, which are told apart by
-    # the module that raises them.
+    # Devices. JAX raises plain RuntimeErrors and ValueErrors; the module that raises
+    # them tells them apart.
     if _raised_in(error, "jax._src.xla_bridge"):
         return _explain_platform(error)
     if isinstance(error, ValueError) and _raised_in(error, "jax._src.config"):
@@ -58,7 +58,7 @@ def explain(error: BaseException) -> str | None:
 
 def _explain_os(error: OSError) -> str:
     """`explain` for a file that cannot be used."""
-    # Renaming has two files.
+    # An error in renaming a file has two names.
     files = (error.filename, error.filename2)
     names = [str(name) for name in files if name is not None]
     where = " and ".join(names) or "a file"
@@ -70,12 +70,12 @@ def _explain_os(error: OSError) -> str:
 
 
 def _explain_platform(error: BaseException) -> str:
-    """`explain` for JAX without the devices that it should use."""
+    """`explain` for a platform that JAX cannot use."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    # JAX's own advice is cut off.
+    # Without JAX's own advice.
     reason = _first_line(error).partition(" (set JAX_PLATFORMS")[0]
 
-    # No platform was set: there is no driver, or no device.
+    # JAX_PLATFORMS is not set: a driver or a device is missing.
     if not platforms:
         return (
             f"JAX finds no device ({reason}); write JAX_PLATFORMS=cpu to run on the CPU"
@@ -95,16 +95,18 @@ def _raised_in(error: BaseException, module: str) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    # The first line of XLA's errors can be as long as a program.
+    """The first line of an error's message, up to 300 characters."""
+    # XLA's errors can have a whole program in the first line.
     return first_line(error)[:300]
 
 
 class Stream:
-    """stdout or stderr, which may be lost without ending the program.
+    """stdout or stderr as a stream that may fail without ending the program.
 
-    Once it cannot be written to, further text is dropped, and `lost` is the reason. A
-    run of hours does not end because its terminal, the program behind its pipe or room
-    for its log is gone: the work directory has the messages and the result, too.
+    After a failed write, further text is dropped, and `lost` is the error. So a long
+    run does not end if its terminal is closed, the program that reads its pipe ends, or
+    the disk of its log is full. The work directory has the messages and the result,
+    too.
     """
 
     def __init__(self, stream: TextIO):
@@ -112,7 +114,7 @@ class Stream:
         self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Writes the text at once."""
+        """Writes the text without buffering; returns its number of characters."""
         try:
             self._stream.write(text)
             self._stream.flush()
@@ -129,19 +131,20 @@ class Stream:
 
 
 def open_streams() -> None:
-    """Opens stdin, stdout and stderr where they are closed.
+    """Opens those of stdin, stdout and stderr that are closed, on the null device.
 
-    That is done before another file is opened: the system would give their numbers to
-    the next files, and messages would go into those.
+    This comes before any other file is opened: such a file would get the descriptor 0,
+    1 or 2, and messages would be written into it. stdout and stderr become `Stream`s,
+    and Python's warnings are shown in one line.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        # `os.open` takes the lowest number that is free, which is this one.
+        # `os.open` takes the lowest free descriptor, which is this one.
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
 
-        # Python sets a stream to None that was closed when it started.
+        # Python sets a stream to None if it was closed when Python started.
         if getattr(sys, name) is None:
             mode = "w"
             if name == "stdin":
@@ -153,15 +156,15 @@ def open_streams() -> None:
 
 
 def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
-    """A warning in one line, as errors are; Python's has the source, too."""
+    """A warning in one line, without the source line that Python shows."""
     one_line = " ".join(str(message).split())
     return f"bnas_jax: warning: {one_line}\n"
 
 
 def check_stdout() -> None:
-    """Raises `OSError` where a result could not be written to stdout.
+    """Raises `OSError` if the result could not be written to stdout.
 
-    It is no error where the program behind a pipe has closed it, as `head` does.
+    A pipe that its reader has closed, as `head` does, is not an error.
     """
     lost = getattr(sys.stdout, "lost", None)
     if lost is not None and not isinstance(lost, BrokenPipeError):
@@ -169,7 +172,7 @@ def check_stdout() -> None:
 
 
 def _drop(stream: TextIO) -> None:
-    """Sends the text that a stream has not written yet, and all to come, nowhere."""
+    """Redirects a stream, with any text in its buffer, to the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

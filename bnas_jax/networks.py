@@ -1,9 +1,8 @@
-"""The networks that can be trained: `NETWORKS`, the one table of them.
+"""`NETWORKS`: the table of the networks that can be trained.
 
-A new network is a new entry.
-
-An entry is a `core.networks.NetworkSettings`: a frozen dataclass whose fields are its
-settings, `config.network.*`, and which builds the module.
+Each entry is a subclass of `core.networks.NetworkSettings`: a frozen dataclass whose
+fields are the settings `config.network.*` of the network, and whose method `build`
+makes the Flax module. A new network is a new entry.
 """
 
 from bnas_jax.baselines.densenet import DenseNet121
@@ -17,7 +16,7 @@ from bnas_jax.baselines.wide_resnet import Wrn22, Wrn40
 from bnas_jax.core.networks import Cells, NetworkSettings
 
 NETWORKS: dict[str, type[NetworkSettings]] = {
-    # Networks of searched cells, the paper's and those of other searches.
+    # Networks of searched cells: of the paper, and of other search algorithms.
     "cells": Cells,
     # Hand-crafted networks for CIFAR (Table 6).
     "resnet18": ResNet18,
@@ -30,8 +29,8 @@ NETWORKS: dict[str, type[NetworkSettings]] = {
     "resnext29": ResNeXt29,
     # A network of layers of one type (Tables 1 and 12).
     "small_cnn": SmallCnnSettings,
-    # Hand-crafted networks for ImageNet: that of Table 7, and one that is not in the
-    # paper.
+    # Hand-crafted networks for ImageNet. ResNet18 is in Table 7; ReActNet's MobileNet
+    # is not in the paper.
     "imagenet_resnet18": ImageNetResNet18,
     "reactnet_mobilenet": ReActNetMobileNet,
 }

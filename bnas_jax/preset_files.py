@@ -1,8 +1,4 @@
-"""Finding config files.
-
-They are the user's own, those in the project's folder, or those that were installed
-with the package.
-"""
+"""Finds config files: the user's, the project's and the installed ones."""
 
 import difflib
 import pathlib
@@ -12,25 +8,26 @@ from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
-# The folders that hold configs/: of the project, and of the installed package
-# (setup.py).
+# The folders that contain configs/: the project's folder, and a folder of the installed
+# package (see setup.py).
 _ROOTS = (_PACKAGE.parent, _PACKAGE / "presets")
 
 
 def find(name: str, option: str, example: str) -> pathlib.Path:
-    """The config file that is meant by a name.
+    """The path of a config file.
 
-    The file's imports work afterwards: from its folder, and of presets, as `from
-    configs import train`. Raises `UserError` where there is no such file.
+    It also extends `sys.path`, so that the file can import its neighbours and the
+    presets, as in `from configs import train`. Raises `UserError` if there is no such
+    file.
 
-    name: such as "configs/train.py", "train", or the path of a file of the user's.
-    option, example: for the error.
+    name: such as "configs/train.py", "train", or the path of a user's file.
+    option, example: the option and a value of it, for the error message.
     """
     if not name:
         raise UserError(f"{option} names no file; write {option}={example}")
 
-    # The path as it is written, from the current folder or from the roots. A word alone
-    # is also a file of configs/.
+    # The path is relative to the current folder or to a root. A single word is also the
+    # name of a file in configs/.
     candidates = [paths.local(name, option)]
     for root in _ROOTS:
         candidates.append(root / name)
@@ -43,8 +40,8 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
         raise UserError(f"no config file {name}; {advice}")
     path = found[0]
 
-    # A file in configs/ imports its neighbours as `configs.NAME`. The user's files come
-    # first.
+    # A file in configs/ imports its neighbours as `configs.NAME`. The user's folder
+    # takes precedence over the roots.
     folder = str(path.resolve().parent.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -55,9 +52,9 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
 
 
 def _instead(name: str, option: str, *, example: str) -> str:
-    """The advice for a config file that is not there.
+    """The advice for a config file that does not exist.
 
-    It is a preset of a similar name, or an example and the names of all presets.
+    It suggests a preset with a similar name, else an example and all presets.
     """
     presets = set()
     for root in _ROOTS:
@@ -65,7 +62,8 @@ def _instead(name: str, option: str, *, example: str) -> str:
             presets.add(path.stem)
     known = sorted(presets)
 
-    # The stem may be right, and the folder or the suffix wrong: no preset is suggested.
+    # If the stem is a preset's, the folder or the suffix is wrong, and the name of the
+    # preset would not help.
     stem = pathlib.PurePath(name).stem
     close = difflib.get_close_matches(stem, known, n=1)
     if close and close[0] != stem:

@@ -1,6 +1,6 @@
-"""How options and settings are written on the command line, see docs/usage.md.
+"""Reads options and settings from the command line (docs/usage.md).
 
-From text to a value of a setting's type.
+It turns each text into a value of the setting's type.
 """
 
 import difflib
@@ -12,14 +12,14 @@ from typing import Any
 from bnas_jax.core.errors import UserError
 
 PREFIX = "--config."
-# The prefix of a switch that is turned off.
+# The prefix that turns a switch off.
 _OFF = "--noconfig."
-# How True and False may be written, in any case.
+# The spellings of True and False, in lower case.
 _SWITCHES = {
     **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),
     **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
 }
-# How a value of each type is written, for errors.
+# The spelling of a value of each type, for error messages.
 _SHOWN = {
     int: "a whole number: 64 or 1e2",
     float: "a number: 0.1 or 1e-3",
@@ -31,10 +31,10 @@ _QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 
 
 def options(words: list[str]) -> list[str]:
-    """The words of a command line with each option as `--name=value` or `--name`.
+    """The words of a command line, with each option as `--name=value` or `--name`.
 
-    `-name` becomes `--name`. A word that is no option becomes the value of the option
-    before it, if that has none.
+    `-name` becomes `--name`. Any other word becomes the value of the preceding option
+    if that has no value yet.
     """
     found: list[str] = []
     for word in words:
@@ -48,13 +48,14 @@ def options(words: list[str]) -> list[str]:
 
 
 def read(text: str, kind: type, name: str) -> Any:
-    """A text as a value of a type, for the option or setting `name`.
+    """The value that a text stands for, in the type of the option or setting `name`.
 
-    `None` is None in every type. Raises `UserError` for a text that is no such value.
+    The text `None` is None in every type. Raises `UserError` for a text that is not a
+    value of the type.
 
-    kind: int, float, bool, tuple or str, or NoneType where the type is not known.
+    kind: int, float, bool, tuple or str; NoneType if the type is not known.
     """
-    # A shell may have left quotes around it.
+    # A shell may have left quotes around the text.
     plain = _unquoted(text.strip())
     if plain == "None" or (kind is not str and plain.lower() in ("none", "null")):
         return None
@@ -65,8 +66,7 @@ def read(text: str, kind: type, name: str) -> Any:
     if kind is bool and plain.lower() in _SWITCHES:
         return _SWITCHES[plain.lower()]
 
-    # Numbers. An int may be written as a float, such as 1e5; a float must not be taken
-    # for an int.
+    # Numbers. An int may be written like a float, as 1e5, but 0.5 is not an int.
     if kind in (int, float):
         number = _number(plain)
         if kind is int and number is not None and _TOO_LARGE <= abs(number) < math.inf:
@@ -77,7 +77,7 @@ def read(text: str, kind: type, name: str) -> Any:
         if number is not None and (kind is float or isinstance(number, int)):
             return kind(number)
 
-    # A setting whose config does not say its type.
+    # A setting of unknown type.
     if kind is type(None):
         return _element(plain)
     if kind not in _SHOWN:
@@ -86,17 +86,17 @@ def read(text: str, kind: type, name: str) -> Any:
 
 
 def override(config, words: list[str]) -> None:
-    """Sets settings of a ConfigDict as the words of a command line say.
+    """Sets the settings of a ConfigDict that a command line gives.
 
-    They are `--config.KEY=VALUE`, `--config.KEY` and `--noconfig.KEY`; the last one of
-    a setting counts. Raises `UserError` for a setting that is not there, and for a
-    value of another type.
+    The words `--config.KEY=VALUE`, `--config.KEY` and `--noconfig.KEY` are read, others
+    are ignored. If a setting is given several times, the last value counts. Raises
+    `UserError` for an unknown setting, and for a value of the wrong type.
     """
     for word in words:
         if not is_setting(word):
             continue
         name, equals, written = word.partition("=")
-        # `--config.KEY` has no text, `--config.KEY=` an empty one.
+        # `--config.KEY` has no text; `--config.KEY=` has the text "".
         text = None
         if equals:
             text = written
@@ -107,7 +107,7 @@ def is_known(config, word: str) -> bool:
     """Whether the setting of a word of the command line is one of the config's."""
     *groups, last = key(word).split(".")
     for group in groups:
-        # A ConfigDict has `get_type`; a single setting has not.
+        # A group is a ConfigDict, which has `get_type`; a single setting does not.
         if group not in config or not hasattr(config[group], "get_type"):
             return False
         config = config[group]
@@ -115,7 +115,7 @@ def is_known(config, word: str) -> bool:
 
 
 def is_setting(word: str) -> bool:
-    """Whether a word of the command line is about a setting of the config."""
+    """Whether a word of the command line sets a setting of the config."""
     return word.startswith((PREFIX, _OFF))
 
 
@@ -129,10 +129,10 @@ def key(word: str) -> str:
 def _set(config, key: str, text: str | None, switched_off: bool) -> None:
     """Sets the setting `key`, such as `optimizer.momentum`.
 
-    text: the value as it is written, None for a switch without one.
-    switched_off: whether it was written as `--noconfig.KEY`.
+    text: the value as written; None for a switch without a value.
+    switched_off: whether the word is `--noconfig.KEY`.
     """
-    # Down to the group that the setting is in.
+    # Find the group that contains the setting.
     *groups, last = key.split(".")
     path = "config"
     for group in groups:
@@ -144,7 +144,7 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
                 f"--{path}=VALUE"
             )
 
-    # The setting, which must not be a group.
+    # Find the setting, which must not be a group.
     _check_known(config, last, path)
     path, kind = f"{path}.{last}", config.get_type(last)
     if hasattr(config[last], "get_type"):
@@ -153,7 +153,7 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
             f"--{path} holds settings; write --{path}.KEY=VALUE with one of {known}"
         )
 
-    # Its value.
+    # Read its value.
     if text is None and kind is not bool:
         raise UserError(f"--{path} is no switch; write --{path}=VALUE")
     if text is not None and switched_off:
@@ -165,13 +165,13 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
 
 
 def _check_known(config, name: str, path: str) -> None:
-    """Raises `UserError` for a name that is not in a config, with the names that are.
+    """Raises `UserError`, with the known names, for a name that is not in the config.
 
-    path: of the config, from `config` on.
+    path: the path of this group, such as "config.optimizer".
     """
     if name in config:
         return
-    # A similar name, or all of them.
+    # The advice is a similar name, or all names.
     known = sorted(config.keys())
     close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     advice = f"known there: {', '.join(known)}"
@@ -181,8 +181,8 @@ def _check_known(config, name: str, path: str) -> None:
 
 
 def _list(text: str, name: str) -> tuple:
-    """Numbers and words between commas, with brackets around them or without."""
-    # Without the brackets; there are no others.
+    """The numbers and words of a comma-separated text, with or without brackets."""
+    # Remove the outer brackets; inner ones are refused.
     inside = text
     if text[:1] + text[-1:] in ("()", "[]"):
         inside = text[1:-1]
@@ -192,7 +192,7 @@ def _list(text: str, name: str) -> tuple:
             "nested in it"
         )
 
-    # A comma at the end, as of a tuple of one, is followed by nothing.
+    # Like a tuple of one element, the text may end in a comma.
     parts = [part.strip() for part in inside.split(",")]
     if parts[-1] == "":
         parts.pop()
@@ -205,7 +205,7 @@ def _list(text: str, name: str) -> tuple:
 
 
 def _element(text: str) -> int | float | str:
-    """A number where the text is one, else the text."""
+    """The number that the text is, or else the text without quotes."""
     number = _number(text)
     if number is None:
         return _unquoted(text)
@@ -213,20 +213,19 @@ def _element(text: str) -> int | float | str:
 
 
 def _number(text: str) -> int | float | None:
-    """The number of a text; None where it is no number.
+    """The number that a text stands for; None for other texts.
 
-    It is an int where the text is an integer, however written (64, 64.0, 6.4e1), else a
-    float.
+    Every spelling of an integer (64, 64.0, 6.4e1) gives an int, other numbers a float.
     """
     try:
         number = float(text)
     except ValueError:
         return None
-    # Infinity and NaN are no integers; `read` refuses other integers of that size.
+    # Infinity and NaN are not integers, and `read` refuses finite integers this large.
     if abs(number) >= _TOO_LARGE or math.isnan(number):
         return number
 
-    # Not from the float, which rounds integers beyond 2**53.
+    # Read from the text, because a float rounds integers beyond 2**53.
     if re.fullmatch(r"[+-]?[\d_]+", text):
         return int(text)
     if number.is_integer():

@@ -52,7 +52,7 @@ DARTS_TYPES = (
 )
 # The forms of the networks of some searchers; all others have the form of DARTS.
 FORMS = {"snas": "snas", "gdas": "gdas"}
-# The layer types that `separable` adds to our search space.
+# The layer types that `separable` adds to the search space.
 SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5")
 
 
@@ -61,8 +61,8 @@ def get_config(variant: str = "train_no_skip_a"):
     task, ablations, preset = _parsed(variant)
     config = {"search": search, "train": train}[task].get_config(preset)
 
-    # `float` sets the layer types, which the other ablations change: it is the first
-    # one, whatever the order in the name.
+    # `float` comes first, whatever the order in the name: it sets the layer types,
+    # which other ablations change.
     for name in sorted(ablations, key=lambda name: name != "float"):
         if task == "search":
             _check_searcher(name, config)
@@ -76,11 +76,11 @@ def get_config(variant: str = "train_no_skip_a"):
 def _parsed(variant: str) -> tuple[str, list[str], str]:
     """(task, ablations, preset) of a variant.
 
-    Raises `UserError` for an unknown task, and where there is no ablation.
+    Raises `UserError` for an unknown task, and for a variant without an ablation.
     """
     task, _, rest = variant.partition("_")
-    # Names of ablations have underscores, too: they are taken from the front, one by
-    # one.
+    # Names of ablations have underscores, so that they are removed from the front one
+    # by one.
     ablations = []
     while name := _first_ablation(rest):
         ablations.append(name)
@@ -95,7 +95,7 @@ def _parsed(variant: str) -> tuple[str, list[str], str]:
 
 
 def _first_ablation(names: str) -> str | None:
-    """The ablation with which a text begins; None without one."""
+    """The ablation that a text begins with, or None."""
     for name in ABLATIONS:
         if names.startswith(f"{name}_"):
             return name
@@ -103,7 +103,7 @@ def _first_ablation(names: str) -> str | None:
 
 
 def _check_searcher(ablation: str, config) -> None:
-    """Raises `UserError` for an ablation of what the searcher does not have."""
+    """Raises `UserError` if the searcher does not have the setting of an ablation."""
     setting = SEARCHER_SETTINGS.get(ablation)
     searcher = config.searcher.name
     if setting is not None and setting not in entries.settings_of(SEARCHERS[searcher]):
@@ -124,7 +124,7 @@ def no_zeroise(config) -> None:
 
 
 def zeroise(config) -> None:
-    """Zeroise may stand in the derived cell, for DARTS."""
+    """The derived cell may have Zeroise (for DARTS)."""
     config.searcher.keep_zeroise = True
 
 
@@ -134,7 +134,7 @@ def no_diversity(config) -> None:
 
 
 def diversity(config) -> None:
-    """A search with Eq. 5 at the paper's lambda, for DARTS."""
+    """A search with Eq. 5 and the paper's lambda (for DARTS)."""
     config.searcher.diversity = 1.0
 
 
@@ -145,17 +145,14 @@ def no_dilated(config) -> None:
 
 
 def separable(config) -> None:
-    """A search that has separable convolutions, too."""
+    """A search that also has separable convolutions."""
     types = config.network.layer_types
     added = [name for name in SEPARABLE if name not in types]
     config.network.layer_types = (*types, *added)
 
 
 def floats(config) -> None:
-    """No binarization, as in the searches that BNAS is compared with.
-
-    The form of the network is that of their codes.
-    """
+    """No binarization, as in DARTS, SNAS and GDAS, with the network of their code."""
     template.choose(config, "scheme", "float")
     config.scheme.order = "relu_first"
     config.scheme.bias = config.searcher.name == "gdas"
@@ -170,7 +167,7 @@ def without_zeroise(config) -> None:
 
 
 def float_training(config) -> None:
-    """A cell that was searched without binarization, trained without it."""
+    """The training, without binarization, of a cell that was searched without it."""
     template.choose(config, "scheme", "float")
     config.scheme.order = "relu_first"
     config.network.skip = False
@@ -179,14 +176,14 @@ def float_training(config) -> None:
 
 
 def ask_for_cell(config) -> None:
-    """Leaves the genotype open, so that the user names it.
+    """Removes the genotype, so that the user must give that of the ablation's search.
 
-    It is that of the ablation's own search; none is published.
+    No such genotype is published.
     """
     config.network.genotype = None
 
 
-# What each ablation changes of a search.
+# Ablation -> the function that changes the config of a search.
 ABLATIONS = {
     "no_skip": no_skip,
     "no_zeroise": no_zeroise,
@@ -197,9 +194,10 @@ ABLATIONS = {
     "diversity": diversity,
     "float": floats,
 }
-# What it changes of a training. The others train a cell of their own search.
+# Ablation -> the function that changes the config of a training. All other ablations
+# train the cell of their own search.
 TRAININGS = {"no_skip": no_skip, "no_zeroise": without_zeroise, "float": float_training}
-# The setting of a searcher that an ablation changes.
+# Ablation -> the searcher's setting that it changes.
 SEARCHER_SETTINGS = {
     "no_zeroise": "keep_zeroise",
     "zeroise": "keep_zeroise",

@@ -3,7 +3,7 @@ r"""Training the hand-crafted networks that the paper compares with, in any sche
     python -m bnas_jax train --workdir=DIR \
         --config=configs/baselines.py:NAME --config.scheme.name=SCHEME
 
-FLOPs are given in 1e8, counted and the paper's; top-1 (top-5) are the paper's, in %:
+FLOPs are in 1e8: ours, counted, and the paper's. top-1 (top-5) are the paper's, in %:
 
 | variant | scheme in the paper | FLOPs | top-1 (top-5) |
 |---|---|---|---|
@@ -49,8 +49,8 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.settings import template
 from configs import train
 
-# The settings of the narrow form of each network. An image of 8 pixels can be halved
-# three times.
+# Network -> the settings of its narrow form. An image of 8x8 pixels can be halved three
+# times.
 DIGITS: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 8, "blocks": (2, 2, 2)},
     "resnet34": {"width": 8, "blocks": (3, 4, 3)},
@@ -73,9 +73,9 @@ def get_config(variant: str = "resnet18"):
     name = variant.removeprefix("digits_")
     config = train.get_config(_trained_as(variant))
     template.choose(config, "network", name)
-    config.preset.optimizer.drop_path = 0.0  # of cells alone
+    config.preset.optimizer.drop_path = 0.0  # only for networks of cells
 
-    # What the network has of its own.
+    # Settings of the network.
     if variant != name:
         config.network.update(DIGITS[name])
     elif name == "small_cnn":
@@ -86,7 +86,7 @@ def get_config(variant: str = "resnet18"):
 
 
 def _trained_as(variant: str) -> str:
-    """The preset of train.py by which a variant is trained."""
+    """The preset of train.py that a variant is trained with."""
     if variant in IMAGENET:
         return "d"
     if variant.startswith("digits_"):

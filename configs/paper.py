@@ -9,11 +9,11 @@ The networks of Tables 1 and 12 have three layers of one type and three dense la
 
 | variant | layers | binary | float |
 |---|---|---|---|
-| table1_bin_conv_3x3, _5x5 | binary convolutions | 46.15, 42.53 | 61.78, 60.14 |
-| table1_bin_dil_conv_3x3, _5x5 | dilated ones | 41.02, 37.68 | 56.97, 55.17 |
-| table1_sep_conv_3x3, _5x5 | separable ones | 10.00, 10.00 | 56.38, 57.00 |
+| table1_bin_conv_3x3, _5x5 | convolutions | 46.15, 42.53 | 61.78, 60.14 |
+| table1_bin_dil_conv_3x3, _5x5 | dilated convolutions | 41.02, 37.68 | 56.97, 55.17 |
+| table1_sep_conv_3x3, _5x5 | separable convolutions | 10.00, 10.00 | 56.38, 57.00 |
 | table12_sep_conv_3x3 | as in Table 1 | 10.00 | 56.38 |
-| table12_mobinet_3x3, table12_mobinet_k4_3x3 | those of MoBiNet | 10 | |
+| table12_mobinet_3x3, table12_mobinet_k4_3x3 | separable, of MoBiNet | 10 | |
 
 The networks of Figure 2 and Table 11 have published cells, binarized:
 
@@ -69,7 +69,7 @@ def get_config(variant: str = "table1_bin_conv_3x3"):
         raise UserError(f"no training {variant!r}: write one of {', '.join(VARIANTS)}")
     where, _, name = variant.partition("_")
 
-    # A cell with the training of BNAS-A, or layers of one type.
+    # Either a published cell with the training of BNAS-A, or layers of one type.
     if where == "figure2":
         config = train.get_config("a")
         config.network.genotype = FIGURE_2[name]
@@ -79,6 +79,6 @@ def get_config(variant: str = "table1_bin_conv_3x3"):
         config = baselines.get_config("small_cnn")
         config.network.layer_type = name
 
-    # As in XNOR-Net's published codes.
+    # As in published code of XNOR-Net.
     config.scheme.depthwise_center = True
     return config

@@ -1,6 +1,4 @@
-r"""The tables and figures of the paper.
-
-Each is given as the trainings that it is made of and the numbers that it prints.
+r"""The tables and figures of the paper: their trainings and their printed numbers.
 
     python -m bnas_jax reproduce --table=8 --scale=smoke --workdir=DIR
     python -m bnas_jax reproduce --figure=4 --scale=paper --workdir=DIR \
@@ -13,7 +11,7 @@ Each is given as the trainings that it is made of and the numbers that it prints
 | table 4 | the diversity regularizer, of both (4.3) | 4, 4 searches |
 | table 5 | cells and channels | none |
 | table 6 | all networks on CIFAR-10 (5.3) | 15 of 600 epochs |
-| figure 1 | those of XNOR-Net's scheme | 11 |
+| figure 1 | the networks of table 6 with XNOR-Net's scheme | 11 |
 | table 7 | all networks on ImageNet (5.4) | 9 of 250 epochs |
 | table 8 | ablations of BNAS-A, B and C (5.5) | 12, 1 search |
 | table 9 | BNAS-A with and without Zeroise (B.2) | 2 |
@@ -25,15 +23,16 @@ Each is given as the trainings that it is made of and the numbers that it prints
 | figures 3, 5 to 8 | quantization errors, cells | none |
 | figures 4, 9, 10 | no inter-cell skips: curves, gradients (B.1) | 1, 3, 3 |
 
-A row has one name wherever it stands, so that tables and figures in one DIR share their
-runs; rows.py makes them. `smoke` is every row as a tiny network on the embedded digits
-for five epochs: it shows that a table runs, and nothing else.
+The functions of rows.py make the rows. A row has the same name in all tables and
+figures, so that those in one DIR share their runs. At the scale `smoke`, every row is a
+tiny network that is trained on the embedded digits for five epochs: it only shows that
+the table runs.
 
-Our choice, where the paper is silent: as configs/paper.py, baselines.py and
-ablations.py name it. Cells are the released ones but for the ablations of a search,
-which have no published cell; the search of `DARTS zeroise` is one of its own, too.
-Tables 6 and 7 print FLOPs as classes. Table 7 quotes all but the BNAS networks from
-their papers, some of them pretrained: here they are trained from scratch.
+Where the paper says nothing, paper.py, baselines.py and ablations.py say what we chose.
+Cells are the released ones, but an ablation of a search has no published cell and
+searches its own, as does `DARTS zeroise`. Tables 6 and 7 print FLOPs as classes. Table
+7 quotes all but the BNAS networks from their papers, some of them pretrained; here they
+are trained from scratch.
 """
 
 import dataclasses
@@ -47,19 +46,20 @@ from configs.rows import bnas, darts, hand_crafted, published, searched, three_l
 
 # Remarks on several tables.
 COLLAPSE = (
-    "The paper says that networks without inter-cell skips, and SNAS's and GDAS's, "
-    "collapse during training. Its numbers of them are higher than those of collapsed "
-    "networks; of which epoch they are it does not say."
+    "The paper says that networks without inter-cell skips, and the cells of SNAS and "
+    "GDAS, collapse during training. Its accuracies for them are higher than those of "
+    "a collapsed network; it does not say from which epoch they are."
 )
 RECIPE_OF_DARTS = (
     "DARTS is trained by its own recipe, in Table 2 with cutout and the auxiliary "
-    "classifier: that this is why the paper prints 97.45 there and 96.53 in Table 4 is "
-    "our inference."
+    "classifier. That this explains why the paper prints 97.45 there and 96.53 in "
+    "Table 4 is our inference."
 )
 CENTRING = (
-    "Separable layers are centred as in XNOR-Net's codes, which makes depthwise "
-    "kernels zero (docs/schemes.md); whether that was so in the paper is our "
-    "inference. Rows `uncentred` leave them as they are; the paper has no such rows."
+    "Kernels of separable layers are centred as in XNOR-Net's code, which makes "
+    "depthwise kernels zero (docs/schemes.md); that the paper did so is our "
+    "inference. In the rows `uncentred`, which the paper does not have, depthwise "
+    "kernels are not centred."
 )
 
 
@@ -81,7 +81,7 @@ def get_reproduction(what: str, scale: str) -> Reproduction:
 def _table(
     title: str, columns: tuple[str, ...], lines: list[Printed], **options
 ) -> Reproduction:
-    """A table of these lines. options: other fields of `Reproduction`."""
+    """A table with these lines. options: other fields of `Reproduction`."""
     rows = tuple(line.row for line in lines)
     numbers = {line.row.name: line.numbers for line in lines}
     return Reproduction(title, rows=rows, columns=columns, paper=numbers, **options)
@@ -116,7 +116,7 @@ def table_1(scale: str) -> Reproduction:
 
 
 def table_2(scale: str) -> Reproduction:
-    """Zeroise in the final cell."""
+    """Zeroise in the derived cell, of DARTS and BNAS."""
     darts_with = darts(scale, change="zeroise")
     bnas_without = bnas("a", scale, ablation="no_zeroise")
     lines = [
@@ -131,7 +131,7 @@ def table_2(scale: str) -> Reproduction:
 
 
 def table_4(scale: str) -> Reproduction:
-    """The diversity regularizer."""
+    """DARTS and BNAS with and without the diversity regularizer."""
     lines = [
         Printed(darts(scale, plain=True), {"top1": 96.53}),
         Printed(darts(scale, change="diversity", plain=True), {"top1": 96.73}),
@@ -139,15 +139,15 @@ def table_4(scale: str) -> Reproduction:
         Printed(searched("a", scale), {"top1": 92.70}),
     ]
     remark = (
-        "With the regularizer, section 4.3 says, 16 % more learnable layers (relative) "
-        "are picked in the first 20 epochs. " + RECIPE_OF_DARTS
+        "Section 4.3 says that with the regularizer 16 % more learnable layers "
+        "(relative) are chosen in the first 20 epochs. " + RECIPE_OF_DARTS
     )
     columns = ("top1", "early_learnable")
     return _table("Table 4: the diversity regularizer", columns, lines, remark=remark)
 
 
 def table_5(scale: str) -> Reproduction:
-    """Cells and channels."""
+    """The numbers of cells and channels of BNAS."""
     sizes = {
         "mini": (10, 24),
         "a": (20, 36),
@@ -156,15 +156,15 @@ def table_5(scale: str) -> Reproduction:
         "d": (12, 64),
         "e": (12, 68),
     }
-    # Both are settings; FLOPs are counted.
+    # The paper prints both settings. FLOPs are counted.
     lines = []
     for size, (num_cells, channels) in sizes.items():
         numbers: dict[str, float] = {"num_cells": num_cells, "channels": channels}
         lines.append(Printed(bnas(size, scale), numbers))
     remark = (
-        "gamma (Eq. 4), which the paper's table also has, is of the search: 1 for the "
-        "cell of BNAS-Mini to C, `latest_cell_zeroise`, and 3 for that of D and E, "
-        "`latest_cell`."
+        "The paper's table also has gamma (Eq. 4), a setting of the search: it is 1 "
+        "for the cell of BNAS-Mini to C, `latest_cell_zeroise`, and 3 for that of D "
+        "and E, `latest_cell`."
     )
     columns = ("num_cells", "channels", "flops")
     return _table("Table 5: the sizes of BNAS", columns, lines, remark=remark)
@@ -214,15 +214,15 @@ def table_7(scale: str) -> Reproduction:
     ]
     remark = (
         "The paper's FLOPs are classes. It quotes all networks but BNAS-D and E from "
-        "their papers, where some are pretrained; here each is trained from scratch, "
-        "as BNAS-D."
+        "their papers, where some are pretrained; here all are trained from scratch, "
+        "like BNAS-D."
     )
     columns = ("flops", "top1", "top5")
     return _table("Table 7: networks on ImageNet", columns, lines, remark=remark)
 
 
 def table_8(scale: str) -> Reproduction:
-    """Ablations."""
+    """BNAS-A, B and C, each without skips, without Zeroise and without diversity."""
     printed = {
         "a": (92.70, 61.23, 89.47, 90.95),
         "b": (93.76, 67.15, 91.69, 91.55),
@@ -244,7 +244,7 @@ def table_8(scale: str) -> Reproduction:
 
 def table_9(scale: str) -> Reproduction:
     """BNAS-A with and without Zeroise."""
-    # What the paper prints of the cell without Zeroise, and of that with it.
+    # The printed numbers of the cell without Zeroise, and of the cell with it.
     ratio = "memory_saving_without_bn"
     without = {ratio: 31.79, "flops": 0.36, "speedup": 58.01, "top1": 89.47}
     with_it = {ratio: 91.06, "flops": 0.14, "speedup": 149.14, "top1": 92.70}
@@ -253,9 +253,9 @@ def table_9(scale: str) -> Reproduction:
         Printed(bnas("a", scale), with_it),
     ]
     remark = (
-        "Savings and speed-up are counted against the float network without Zeroise. "
-        "The paper does not say whether its memory holds batch norm's parameters; its "
-        "numbers are near ours without them."
+        "Savings and speed-up are counted relative to the float network without "
+        "Zeroise. The paper does not say whether its memory includes the parameters "
+        "of batch norm; its numbers are closer to ours without them."
     )
     title = "Table 9: BNAS-A with and without Zeroise"
     columns = ("memory_saving", ratio, "flops", "speedup", "top1")
@@ -263,7 +263,7 @@ def table_9(scale: str) -> Reproduction:
 
 
 def table_10(scale: str) -> Reproduction:
-    """No dilated convolutions."""
+    """A search without dilated convolutions."""
     resnet = hand_crafted("XNOR-Net (ResNet18)", "resnet18", "xnor", scale)
     lines = [
         _line(resnet, 0.16, 88.82),
@@ -275,7 +275,7 @@ def table_10(scale: str) -> Reproduction:
 
 
 def table_11(scale: str) -> Reproduction:
-    """Separable convolutions."""
+    """Published cells with separable convolutions, binarized, and BNAS with them."""
     with_separable = searched("a", scale, ablation="separable", centred=True)
     lines = [
         *_binarized(scale),
@@ -318,9 +318,9 @@ def table_12(scale: str) -> Reproduction:
         Printed(three_layers("mobinet_3x3", "xnor", scale, centred=False), {}),
     ]
     remark = (
-        "The numbers are those of the caption and of Table 1. Which MoBiNet layer it "
-        "was is not said: here are two, whose depthwise outputs see one input and "
-        f"four. {CENTRING}"
+        "The paper's numbers are those of its caption and of Table 1. It does not say "
+        "which MoBiNet layer it was. Here are two, in which each output of the first "
+        f"convolution has one or four input channels. {CENTRING}"
     )
     title = "Table 12: MoBiNet's separable layers"
     return _table(title, ("top1",), lines, remark=remark)
@@ -335,9 +335,10 @@ def table_13(scale: str) -> Reproduction:
         Printed(bnas("g", scale), {"flops": 6.39, "top1": 63.51, "top5": 83.91}),
     ]
     remark = (
-        "The paper quotes CBCN and estimates its FLOPs as 2.49e8 to 6.39e8. 63.51 and "
-        "83.91 are those of the same network in the authors' repository, there BNAS-H; "
-        "CBCN's are less by the differences of appendix E.2. BNAS-F's are not here."
+        "The paper quotes CBCN, and estimates its FLOPs as 2.49e8 to 6.39e8. The "
+        "accuracies of BNAS-G, 63.51 and 83.91, are those of the same network in the "
+        "authors' repository, which calls it BNAS-H. Those of CBCN are lower by the "
+        "differences in appendix E.2. Accuracies of BNAS-F are not known."
     )
     columns = ("flops", "top1", "top5")
     return _table("Table 13: BNAS-F and G, and CBCN", columns, lines, remark=remark)
@@ -350,16 +351,16 @@ def table_d(scale: str) -> Reproduction:
         Printed(bnas("e", scale), {"memory_saving": 14.51, "speedup": 21.15}),
     ]
     remark = (
-        "Memory is counted with batch norm's parameters, to which the paper's numbers "
-        "are nearer here; without them the savings are 14.67 and 15.11. In Table 9 it "
-        "is the other way round."
+        "Memory is counted with the parameters of batch norm, because the paper's "
+        "numbers are closer to that; without them the savings are 14.67 and 15.11. "
+        "For Table 9 the opposite holds."
     )
     title = "Appendix D: memory saving and speed-up of BNAS-D and E"
     return _table(title, ("memory_saving", "speedup"), lines, remark=remark)
 
 
 def _line(row: Row, flops: float, top1: float, top5: float | None = None) -> Printed:
-    """A line with what the paper prints: FLOPs / 1e8, top-1 and top-5 in %."""
+    """A line with the printed numbers: FLOPs / 1e8, top-1 and top-5 in %."""
     printed = {"flops": flops, "top1": top1}
     if top5 is not None:
         printed["top5"] = top5
@@ -370,7 +371,7 @@ def _line(row: Row, flops: float, top1: float, top5: float | None = None) -> Pri
 
 
 def figure_1(scale: str) -> Reproduction:
-    """What Table 6 has of XNOR-Net's scheme, as points."""
+    """The rows of Table 6 with XNOR-Net's scheme, as points."""
     table = table_6(scale)
     rows = tuple(row for row in table.rows if row.name.startswith(("XNOR-Net", "BNAS")))
     numbers = {row.name: table.paper[row.name] for row in rows}
@@ -471,7 +472,7 @@ def _cells(title: str, *chosen: str) -> Reproduction:
     """A figure of published cells. chosen: `bnas` and `darts`, in order."""
     named = {"bnas": "latest_cell_zeroise", "darts": "darts_v2"}
     names = tuple(named[name] for name in chosen)
-    # Of both, BNAS alone has inter-cell skips.
+    # Only BNAS has inter-cell skips.
     skip = tuple(name == "bnas" for name in chosen)
     drawn = {"cells": functools.partial(pictures.named_cells, names=names, skip=skip)}
     return Reproduction(title, pictures=drawn)
@@ -484,7 +485,7 @@ def _as_figure(
     return dataclasses.replace(table, title=title, pictures=drawn)
 
 
-# The columns of Figures 4, 9 and 10, beside their pictures.
+# The columns of the tables for Figures 4, 9 and 10.
 CURVES = ("train_top1", "top1", "best_top1")
 
 REPRODUCTIONS: dict[str, Callable[[str], Reproduction]] = {

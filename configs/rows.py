@@ -1,8 +1,8 @@
-"""The rows of the paper's tables, see reproduce.py.
+"""The rows of the paper's tables, for reproduce.py.
 
-Each is a training, some of them of a cell that is searched for before. The configs are
-those of train.py, search.py, ablations.py, baselines.py and paper.py. At the scale
-`smoke` their networks are tiny, and trained on the embedded digits.
+Each row is a training; some rows first search the cell. The configs are those of
+train.py, search.py, ablations.py, baselines.py and paper.py. At the scale `smoke` the
+networks are tiny, and trained on the embedded digits.
 """
 
 import functools
@@ -15,9 +15,9 @@ from bnas_jax.study import Row
 from configs import ablations, baselines, paper, search, train
 from configs.ablations import SEPARABLE
 
-# Of the scale `smoke`: the epochs of a run, by its task.
+# At the scale `smoke`: task -> the number of epochs.
 EPOCHS = {"train": 5, "search": 2}
-# The cells of all its networks, and the channels of each size.
+# The number of cells of all networks, and the channels of each size of Table 5.
 SMOKE_CELLS = 3
 SMOKE_CHANNELS = {"mini": 2, "a": 4, "b": 6, "c": 8, "d": 6, "e": 7, "f": 8, "g": 10}
 # Layer types with depthwise kernels.
@@ -27,7 +27,7 @@ DEPTHWISE = (*SEPARABLE, "mobinet_3x3", "mobinet_k4_3x3")
 def bnas(size: str, scale: str, *, ablation: str = "") -> Row:
     """BNAS of a size of Table 5, with a released cell.
 
-    ablation: of ablations.py, one that has a released cell, too.
+    ablation: an ablation of ablations.py that also has a released cell.
     """
     train_config = functools.partial(
         _network, size=size, scale=scale, ablation=ablation
@@ -38,9 +38,9 @@ def bnas(size: str, scale: str, *, ablation: str = "") -> Row:
 def searched(
     size: str, scale: str, *, ablation: str = "", centred: bool = False
 ) -> Row:
-    """BNAS of a size, with the cell of a search that all sizes share.
+    """BNAS of a size of Table 5, with the cell of a search that all sizes share.
 
-    ablation: of the search.
+    ablation: the ablation of the search.
     centred: see `published`.
     """
     # The names of the row and of its search.
@@ -68,9 +68,9 @@ def searched(
 def darts(scale: str, *, change: str = "", plain: bool = False) -> Row:
     """DARTS in float, searched and trained by its own recipe.
 
-    change: of its search, `zeroise` or `diversity`.
-    plain: without cutout and the auxiliary classifier. At the scale `smoke` they are
-      left out, too.
+    change: a change of its search, `zeroise` or `diversity`.
+    plain: whether cutout and the auxiliary classifier are left out, as they always are
+        at the scale `smoke`.
     """
     # The names of the row and of its search.
     name = f"DARTS {change}".strip()
@@ -90,9 +90,9 @@ def darts(scale: str, *, change: str = "", plain: bool = False) -> Row:
 
 
 def published(name: str, genotype: str, scale: str, *, centred: bool = True) -> Row:
-    """A published cell of floats, binarized (Figure 2).
+    """A cell that was published for float networks, binarized (Figure 2).
 
-    centred: whether depthwise kernels are, as in XNOR-Net's codes.
+    centred: whether depthwise kernels are centred, as in published code of XNOR-Net.
     """
     train_config = functools.partial(
         _published, genotype=genotype, scale=scale, centred=centred
@@ -101,9 +101,9 @@ def published(name: str, genotype: str, scale: str, *, centred: bool = True) -> 
 
 
 def hand_crafted(name: str, network: str, scheme: str, scale: str, **sizes: Any) -> Row:
-    """A network of baselines.py under a scheme.
+    """A network of baselines.py with a scheme.
 
-    sizes: settings of the network, at the paper's scale.
+    sizes: settings of the network at the paper's scale.
     """
     train_config = functools.partial(
         _hand_crafted, network=network, scheme=scheme, scale=scale, sizes=sizes
@@ -114,7 +114,7 @@ def hand_crafted(name: str, network: str, scheme: str, scale: str, **sizes: Any)
 def three_layers(
     layer_type: str, scheme: str, scale: str, *, centred: bool = True
 ) -> Row:
-    """The network of Tables 1 and 12: three layers of a type, three dense ones.
+    """The network of Tables 1 and 12: three layers of a type and three dense layers.
 
     centred: see `published`.
     """
@@ -131,7 +131,7 @@ def three_layers(
 
 
 def _centred_name(name: str, centred: bool) -> str:
-    """The name of a row, which says where depthwise kernels are not centred."""
+    """The name of a row, marked if depthwise kernels are not centred."""
     if centred:
         return name
     return f"{name} uncentred"
@@ -143,13 +143,13 @@ def _bnas_name(size: str, ablation: str) -> str:
     return f"BNAS-{size.capitalize()} {words}".strip()
 
 
-# Their configs: functions from a seed.
+# The configs of the rows, as functions of a seed.
 
 
 def _network(
     seed: int, *, size: str, scale: str, ablation: str = "", centred: bool = False
 ) -> ConfigDict:
-    """The training of a size of Table 5."""
+    """The training of a network of a size of Table 5."""
     del seed  # the study sets it
     if ablation:
         config = ablations.get_config(f"train_{ablation}_{size}")
@@ -165,7 +165,7 @@ def _search(
 ) -> ConfigDict:
     """The search of a variant of ablations.py, or of search.py."""
     del seed
-    # The search without an ablation is a preset of search.py.
+    # Without an ablation, the search is a preset of search.py.
     if variant == "search_cifar10":
         config = search.get_config("cifar10")
     else:
@@ -179,7 +179,7 @@ def _darts(seed: int, *, scale: str, plain: bool) -> ConfigDict:
     """The training of a cell of DARTS in float."""
     config = _network(seed, size="a", scale=scale, ablation="float")
     config.recipe = "darts"
-    # What DARTS's printed 97.2 % also has, see `recipes.darts`.
+    # The published accuracy of DARTS also needs these, see `recipes.darts`.
     if scale == "paper" and not plain:
         config.dataset.cutout = 16
         config.network.auxiliary = True
@@ -203,7 +203,7 @@ def _hand_crafted(
         config = baselines.get_config(network)
         config.network.update(sizes)
     else:
-        # baselines.py has narrow forms of them for the digits.
+        # Take the narrow form for the digits.
         config = baselines.get_config(f"digits_{network.removeprefix('imagenet_')}")
         config.num_epochs = EPOCHS["train"]
     template.choose(config, "scheme", scheme)
@@ -219,33 +219,33 @@ def _three_layers(
     if layer_type in paper.TABLE_1:
         table = "table1"
     config = paper.get_config(f"{table}_{layer_type}")
-    # A first layer of another type sees the single channel of the digits, and its
-    # kernels would be centred, too.
+    # Only for layer types with depthwise kernels: on the digits, which have a single
+    # channel, the first layer of any other type would be centred to zero, too.
     config.scheme.depthwise_center = centred and layer_type in DEPTHWISE
     template.choose(config, "scheme", scheme)
     return _at(scale, config)
 
 
 def _at(scale: str, config: ConfigDict, *, size: str | None = None) -> ConfigDict:
-    """A config of the paper's scale, at the scale that is asked for.
+    """A config of the paper's scale, changed to the given scale.
 
-    size: of Table 5, of a network of cells.
+    size: the size of Table 5 of a network of cells, else None.
     """
     if scale == "paper":
         return config
 
-    # The task on the digits.
+    # Take the digits.
     if config.task == "search":
         search.digits(config)
         config.network.update({"num_cells": SMOKE_CELLS, "channels": 2})
     else:
         train.digits(config)
 
-    # The tiny network.
+    # Make the network tiny.
     if size is not None:
         config.network.num_cells = SMOKE_CELLS
         config.network.channels = SMOKE_CHANNELS[size]
-        # ImageNet's first layers halve an image more often than one of 8 pixels can be.
+        # An image of 8 pixels cannot be halved as often as ImageNet's stem does.
         if config.network.form == "imagenet":
             config.network.form = "cifar"
     config.num_epochs = EPOCHS[config.task]

@@ -1,8 +1,8 @@
-"""Searching a binary cell (section 5.1, "Search details").
+"""Presets that search a binary cell (section 5.1, "Search details").
 
     python -m bnas_jax search --config=configs/search.py:VARIANT --workdir=DIR
 
-| variant | data | cost |
+| variant | data | time |
 |---|---|---|
 | digits | embedded, 8x8 | three minutes on 2 CPU cores |
 | cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti |
@@ -124,7 +124,7 @@ def _set_optimizers(config) -> None:
 
 
 def _set_conventions(config) -> None:
-    """The values of settings in which the paper's text and its code differ."""
+    """The settings in which the paper's text and the authors' code differ."""
     config.paper = {
         "weights": {"min_learning_rate": 0.0, "clip_norm": None, "first_epoch": 0},
         "searcher": {"entropy": "all"},
@@ -143,21 +143,21 @@ def _set_conventions(config) -> None:
 
 
 def darts(config, *, unrolled: str = "none") -> None:
-    """DARTS's rates; its code clips, and takes the last epoch's genotype."""
+    """DARTS: first order, or second order with `unrolled`."""
     _published(config, "darts")
     config.searcher.unrolled = unrolled
 
 
 def snas(config) -> None:
-    """SNAS: train_search.py with the settings of its README.
+    """SNAS, as in its train_search.py with the settings of its README.
 
-    alpha moves by Adam, as on several GPUs.
+    alpha is updated by Adam, as in this code on several GPUs.
     """
     _published(config, "snas")
     config.num_epochs = 150
     config.alphas.clip_norm = 10.0
 
-    # The temperature of the samples falls; weights and alpha both see the whole
+    # The temperature of the samples falls. Weights and alpha both learn on the whole
     # training set.
     config.searcher.update(
         {
@@ -167,16 +167,17 @@ def snas(config) -> None:
             "train_share": 1.0,
         }
     )
-    config.searcher.resource_weight = 1.5e-3  # of our counts
+    config.searcher.resource_weight = 1.5e-3  # for the costs that we count
 
 
 def gdas(config) -> None:
-    """GDAS. Weights and alpha are clipped together, by the searcher."""
+    """GDAS. The searcher clips the gradients of weights and alpha together."""
     _published(config, "gdas")
     config.num_epochs = 250
     config.batch_size = 256
     config.network.num_cells = 6
-    # `chosen` runs edges of one kind; the convention `release` would leave some float.
+    # With `chosen`, either all edges are binary or none. The convention `release` would
+    # leave some of them float.
     config.network.edges = "chosen"
     config.network.float_head = False
 
@@ -185,24 +186,24 @@ def gdas(config) -> None:
 
 
 def random(config) -> None:
-    """Random search with shared weights: DARTS's rates and epochs, and no alpha."""
+    """Random search with shared weights: learning rates of DARTS, and no alpha."""
     _published(config, "random")
     config.searcher.update({"candidates": 1000, "score_batches": 10, "finalists": 10})
 
 
 def random_trained(config) -> None:
-    """Ten random cells, five epochs each."""
+    """Random search with trained cells: ten cells, five epochs each."""
     _published(config, "random_trained")
-    # `chosen` runs edges of one kind; the convention `release` would leave some float.
+    # See `gdas`.
     config.network.edges = "chosen"
     config.network.float_head = False
     config.searcher.candidate_epochs = 5
-    # Here the last epoch is that of the last cell.
+    # The last epoch belongs to the last cell, not to the best.
     config.select = "best"
 
 
 def _published(config, searcher: str) -> None:
-    """What the codes of all other searchers have in common."""
+    """The settings that the code of all other searchers shares."""
     template.choose(config, "searcher", searcher)
     config.weights.update({"min_learning_rate": 0.001, "clip_norm": 5.0})
     config.select = "last"
@@ -219,9 +220,9 @@ SEARCHERS: dict[str, Callable] = {
 
 
 def digits(config) -> None:
-    """A search that a laptop ends in a few minutes.
+    """A search on the digits that takes a laptop a few minutes.
 
-    It has fewer and narrower cells, fewer epochs, and a faster alpha.
+    It has fewer and narrower cells, fewer epochs, and a larger learning rate of alpha.
     """
     config.dataset.name = "digits"
     config.num_epochs = 15
@@ -230,12 +231,12 @@ def digits(config) -> None:
     config.network.channels = 4
     config.alphas.learning_rate = 3e-3
 
-    # What the searcher has of its own.
+    # Settings of the searcher.
     if config.searcher.name in ("bnas", "darts"):
-        # The same share of the search as 7.7 epochs of 50.
+        # The same share of the search as 7.7 of 50 epochs.
         config.searcher.tau = 2.3
     if config.searcher.name == "snas":
-        # About as many steps: an epoch has twice as many, as nothing is held out.
+        # Nothing is held out, so that an epoch has twice as many steps.
         config.num_epochs = 8
     if config.searcher.name == "random":
         config.searcher.update({"candidates": 50, "score_batches": 4, "finalists": 5})

@@ -6,12 +6,12 @@ Their results are in docs/results.md.
 
 | variant | rows | compared with |
 |---|---|---|
-| digits | the preset `train:digits` as it is, 40 epochs | - |
-| schemes_cell | every scheme on five BNAS cells, and the float twin | xnor |
-| schemes_resnet18 | every scheme on the narrow ResNet18 | xnor |
+| digits | the preset `train:digits`, 40 epochs | - |
+| schemes_cell | every scheme, and float, with five BNAS cells | xnor |
+| schemes_resnet18 | every scheme, and float, with a narrow ResNet18 | xnor |
 | layers | layer types of Tables 1 and 12 in `small_cnn` | binary convolutions |
-| searchers | the cell of each searcher, trained from scratch | 20 random cells |
-| objective | BNAS with other values of its objective | BNAS |
+| searchers | the cells of each searcher, trained from scratch | 20 random cells |
+| objective | BNAS with another gamma, without Eq. 5, without Zeroise | BNAS |
 
 `layers` has binary and float layers, and binary layers with centred depthwise kernels.
 `objective` has gamma 3, no regularizer of Eq. 5, and no Zeroise.
@@ -45,20 +45,20 @@ EPOCHS = 20
 
 
 def get_study(variant: str) -> Study:
-    """The study of that name."""
+    """The study of a variant, a key of `STUDIES`."""
     if variant not in STUDIES:
         raise UserError(f"no study {variant!r}: write one of {', '.join(STUDIES)}")
     return STUDIES[variant]()
 
 
 def digits() -> Study:
-    """The training of the quickstart, with the paper's cell."""
+    """The training of the quickstart, but with the paper's cell."""
     row = Row("latest_cell_zeroise", train=_preset)
     return Study("The preset train:digits", (row,))
 
 
 def schemes_cell() -> Study:
-    """Every scheme on the network of the digits preset."""
+    """Every scheme with the network of the digits preset."""
     rows = []
     for scheme in SCHEMES:
         train_config = functools.partial(_cells, scheme=scheme)
@@ -68,7 +68,7 @@ def schemes_cell() -> Study:
 
 
 def schemes_resnet18() -> Study:
-    """Every scheme on the narrow ResNet18."""
+    """Every scheme with the narrow ResNet18."""
     rows = []
     for scheme in SCHEMES:
         train_config = functools.partial(
@@ -81,14 +81,14 @@ def schemes_resnet18() -> Study:
 def layers() -> Study:
     """Tables 1 and 12 (sections 4.1.1 and 4.1.2).
 
-    The network has three equal layers, then three dense ones.
+    The network has three layers of one type, then three dense layers.
     """
     rows = []
     for layer_type in LAYER_TYPES:
         for scheme in ("xnor", "float"):
             rows.append(_layer_row(layer_type, scheme))
 
-    # The depthwise trap: centring makes depthwise kernels zero.
+    # Centring makes depthwise kernels zero (docs/schemes.md).
     rows.append(_layer_row("sep_conv_3x3", "xnor", depthwise_center=True))
     rows.append(_layer_row("mobinet_3x3", "xnor", depthwise_center=True))
     title = "Layer types in a network of three"
@@ -96,7 +96,7 @@ def layers() -> Study:
 
 
 def searchers() -> Study:
-    """The cells that the searchers find, beside random ones of the same grammar."""
+    """The cells of all searchers, compared with random cells of the same form."""
     rows = [Row("random cells", train=_random_cell, seeds=RANDOM_CELLS)]
     for name in SEARCHERS:
         # BNAS is the searcher of the preset `digits`.
@@ -110,10 +110,7 @@ def searchers() -> Study:
 
 
 def objective() -> Study:
-    """What gamma (Eq. 4), the regularizer (Eq. 5) and Zeroise do to a search.
-
-    Zeroise is that of section 4.1.3.
-    """
+    """BNAS with another gamma (Eq. 4), without Eq. 5, and without Zeroise."""
     variants: dict[str, dict[str, Any]] = {
         "bnas": {},
         "gamma 3": {"gamma": 3.0},
@@ -137,7 +134,7 @@ STUDIES = {
 }
 
 
-# The configs of rows: functions from a seed; the study itself sets `config.seed`.
+# The configs of the rows, as functions of a seed. The study sets `config.seed`.
 
 
 def _preset(seed: int) -> ConfigDict:
@@ -147,7 +144,7 @@ def _preset(seed: int) -> ConfigDict:
 
 
 def _cells(seed: int, *, scheme: str) -> ConfigDict:
-    """The training of five BNAS cells under a scheme."""
+    """The training of five BNAS cells with a scheme."""
     del seed
     config = train.get_config("digits")
     template.choose(config, "scheme", scheme)
@@ -156,7 +153,7 @@ def _cells(seed: int, *, scheme: str) -> ConfigDict:
 
 
 def _baseline(seed: int, *, name: str, scheme: str) -> ConfigDict:
-    """The training of a preset of baselines.py under a scheme."""
+    """The training of a preset of baselines.py with a scheme."""
     del seed
     config = baselines.get_config(name)
     template.choose(config, "scheme", scheme)
@@ -165,7 +162,10 @@ def _baseline(seed: int, *, name: str, scheme: str) -> ConfigDict:
 
 
 def _layer_row(layer_type: str, scheme: str, *, depthwise_center: bool = False) -> Row:
-    """A row of `layers`. depthwise_center: whether depthwise kernels are centred."""
+    """A row of the study `layers`.
+
+    depthwise_center: whether depthwise kernels are centred.
+    """
 
     def config_of(seed: int) -> ConfigDict:
         config = _baseline(seed, name="digits_small_cnn", scheme=scheme)
@@ -182,7 +182,7 @@ def _layer_row(layer_type: str, scheme: str, *, depthwise_center: bool = False) 
 
 
 def _random_cell(seed: int) -> ConfigDict:
-    """The training of a cell that the seed draws."""
+    """The training of a random cell."""
     config = _cells(seed, scheme="xnor")
     weights = sample(jax.random.key(seed), len(TABLE_3))
     cells = genotype_of(weights, TABLE_3).to_dict()
@@ -193,12 +193,12 @@ def _random_cell(seed: int) -> ConfigDict:
 
 
 def _searched_cell(seed: int) -> ConfigDict:
-    """The training of the cell that a search has found; the study sets the cell."""
+    """The training of the cell of a search, which the study sets."""
     return _cells(seed, scheme="xnor")
 
 
 def _search(seed: int, *, preset: str, **changed) -> ConfigDict:
-    """A search of a preset of search.py. changed: settings of the searcher."""
+    """The search of a preset of search.py. changed: settings of the searcher."""
     del seed
     config = search.get_config(preset)
     config.searcher.update(changed)

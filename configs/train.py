@@ -1,4 +1,4 @@
-"""Training the final networks of Table 5 (section 5.1, "Learning details").
+"""Presets that train the networks of Table 5 (section 5.1, "Learning details").
 
     python -m bnas_jax train --config=configs/train.py:VARIANT --workdir=DIR
 
@@ -68,8 +68,8 @@ No convention reproduces:
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import template
 
-# (cells, channels) of each network. gamma was 1 for the CIFAR cells, 3 for D and E
-# (Table 5); of F and G see above.
+# (cells, channels) of each network. gamma was 1 for the CIFAR cells, and 3 for D and E
+# (Table 5); for F and G see above.
 CIFAR = {"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108)}
 IMAGENET = {
     "d": (12, 64),
@@ -112,7 +112,8 @@ def cifar(config, num_cells: int, channels: int) -> None:
     config.network.channels = channels
     config.network.form = "cifar"
 
-    # What the paper's text and its code agree on, and what they do not.
+    # First the settings in which the paper's text and the authors' code agree, then
+    # those in which they differ.
     config.preset = {
         "num_epochs": 600,
         "batch_size": 256,
@@ -144,16 +145,17 @@ def cifar(config, num_cells: int, channels: int) -> None:
 
 
 def imagenet(config, num_cells: int, channels: int) -> None:
-    """250 epochs of cosine annealing with a restart every 50 on ImageNet."""
+    """250 epochs of cosine annealing with a restart every 50 epochs on ImageNet."""
     config.dataset.name = "imagenet2012"
     config.network.genotype = "latest_cell"
     config.network.num_cells = num_cells
     config.network.channels = channels
     config.network.form = "imagenet"
-    # An epoch takes long, and a host may be lost without notice.
+    # An epoch takes long, and a host may fail in it.
     config.checkpoint_every_minutes = 15.0
 
-    # What the paper's text and its code agree on, and what they do not.
+    # First the settings in which the paper's text and the authors' code agree, then
+    # those in which they differ.
     config.preset = {
         "num_epochs": 250,
         "optimizer": {
@@ -181,16 +183,19 @@ def imagenet(config, num_cells: int, channels: int) -> None:
 
 
 def digits(config) -> None:
-    """The CIFAR form on 8x8 digits; short enough that drop-path only slows it down."""
+    """A short training on 8x8 digits, with the network form of CIFAR.
+
+    Drop-path would only slow down such a short training.
+    """
     config.dataset.name = "digits"
     config.preset.num_epochs = 40  # with 20 some seeds end below 97.5 %
     config.preset.batch_size = 64
     del config.release["bn_examples"]  # a batch has fewer
     optimizer = config.preset.optimizer
     optimizer.drop_path = 0.0
-    # With the paper's range (4e-4 throughout the tail) the last epochs are noisier and
-    # about one point lower here.
+    # With the paper's rates (4e-4 throughout the tail), the accuracy of the last epochs
+    # is noisier here, and about one point lower.
     optimizer.update({"low_learning_rate": 0.0025, "min_learning_rate": 2.5e-5})
-    # No gradient flows through K, so nothing holds the scale of the BN before it: a
-    # cell mostly of poolings diverged without.
+    # No gradient flows through K, so that nothing limits the scale of the BN before it:
+    # without clipping, a cell with mostly poolings diverged.
     optimizer.clip_norm = 5.0

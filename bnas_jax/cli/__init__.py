@@ -1,1 +1,1 @@
-"""The commands of the command line, one file each, and how their options are read."""
+"""The commands of the command line, each in a file, and the reading of options."""

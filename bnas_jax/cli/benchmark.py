@@ -1,7 +1,7 @@
-"""`benchmark`: times a part of the program on this machine.
+"""`benchmark`: measures time and memory on this machine.
 
-The parts are the step of a search or a training, reading data, saving a checkpoint, and
-a packed network.
+It measures the step of a search or a training, reading data, saving a checkpoint, or a
+packed network.
 """
 
 import functools
@@ -17,20 +17,21 @@ from bnas_jax.settings import SearchSettings, Settings, TrainSettings
 
 
 def benchmark(arguments: list[str], loaded: Loaded) -> dict:
-    """Runs one of `BENCHMARKS`; returns its figures."""
-    del loaded  # their entries are registered by now
+    """Runs one of `BENCHMARKS`; returns its measurements."""
+    del loaded  # the extensions have already added their entries
     what, *rest = second_word("benchmark", tuple(BENCHMARKS), arguments)
     return BENCHMARKS[what](rest)
 
 
 def _benchmark_data(arguments: list[str]) -> dict:
+    """Measures how fast images are read and augmented."""
     from bnas_jax.benchmarks import data
 
     command = "benchmark data"
     names = ("preset", "batch_size", "images", "repeats", "workers")
     values = options(arguments, command, *names)
 
-    # The training whose step the cost of augmentation is compared with.
+    # The cost of augmentation is compared with a step of this training.
     config = preset_of(values.preset or "mini")
     if values.batch_size is not None:
         config.batch_size = number(values, "batch_size", kind=int)
@@ -41,7 +42,7 @@ def _benchmark_data(arguments: list[str]) -> dict:
         example="configs/train.py:mini",
     )
 
-    # Each number has a default, and a least value that makes sense.
+    # Each number has a minimum and a default.
     images = number(values, "images", kind=int, least=1) or 200
     repeats = number(values, "repeats", kind=int, least=1) or 5
     workers = number(values, "workers", kind=int, least=0) or 0
@@ -49,10 +50,10 @@ def _benchmark_data(arguments: list[str]) -> dict:
 
 
 def _benchmark_step(kind: type, arguments: list[str]) -> dict:
-    """Times a step. kind: the settings of the run, `SearchSettings` or another."""
+    """Measures a step. kind: `SearchSettings` or `TrainSettings`."""
     from bnas_jax.benchmarks import against_torch, grow, step
 
-    # The name of the task, and a preset to name where the config is another's.
+    # The name of the task, and a preset for the error about a config of the other task.
     task, variant = "train", "a"
     if kind is SearchSettings:
         task, variant = "search", "cifar10"
@@ -64,7 +65,7 @@ def _benchmark_step(kind: type, arguments: list[str]) -> dict:
         run, kind=kind, command=command, example=f"configs/{task}.py:{variant}"
     )
 
-    # A comparison times ours beside another step; --grow times ours alone.
+    # --against compares our step with another one; --grow measures only ours.
     if values.against not in (None, "plain", "torch"):
         raise UserError(
             "--against takes plain, the step without what makes it fast, or torch, "
@@ -81,6 +82,7 @@ def _benchmark_step(kind: type, arguments: list[str]) -> dict:
 
 
 def _benchmark_save(arguments: list[str]) -> dict:
+    """Measures how long saving a checkpoint blocks the steps."""
     from bnas_jax.benchmarks import save
 
     command = "benchmark save"
@@ -91,6 +93,7 @@ def _benchmark_save(arguments: list[str]) -> dict:
 
 
 def _benchmark_packed(arguments: list[str]) -> dict:
+    """Measures a packed network and its float twin."""
     from bnas_jax.benchmarks import packed
 
     command = "benchmark packed"
@@ -105,22 +108,24 @@ def _benchmark_packed(arguments: list[str]) -> dict:
 def _on_noise(
     arguments: list[str], command: str, **options: str | bool | None
 ) -> tuple[Settings | None, dict[str, int], flags.FlagValues]:
-    """(settings, sizes, flags) of a benchmark on images of noise.
+    """(settings, sizes, flags) of a benchmark on random images.
 
-    options: the flags of that benchmark alone. sizes: {"image_size", "num_classes",
-    "repeats"}, each from its option, or else from the settings, or else a default.
+    sizes has "image_size", "num_classes" and "repeats". Each is the value of its
+    option, or else of a setting, or else a default.
+
+    options: the names and defaults of flags that only this benchmark has.
     """
     run, values = configured(
         arguments, command, image_size=None, num_classes=None, repeats=None, **options
     )
 
-    # Noise has three channels, as the networks of the presets have.
+    # Random images have 3 channels.
     if run is not None and run.dataset.channels == 1:
         raise UserError(
             f"{command} makes images of 3 channels: leave config.dataset.channels out"
         )
 
-    # Defaults, then the setting, then the options.
+    # The setting overrides the defaults, and the options override both.
     sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
     if run is not None and run.dataset.image_size is not None:
         sizes["image_size"] = run.dataset.image_size
@@ -129,7 +134,7 @@ def _on_noise(
     return run, sizes, values
 
 
-# The word behind `benchmark` -> the function that it runs.
+# The word after `benchmark` -> the function that runs it.
 BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {
     "data": _benchmark_data,
     "search": functools.partial(_benchmark_step, SearchSettings),

@@ -1,4 +1,4 @@
-"""What commands share: settings of --config and options, and work directories."""
+"""Functions that commands share: they read --config, settings and work directories."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,26 +16,26 @@ from bnas_jax.settings import Settings, entries, template
 if TYPE_CHECKING:
     from bnas_jax.training.workdir import WorkDir
 
-# The second argument of every command: the extensions that were loaded before it.
+# The second argument of every command: the extensions, which are already loaded.
 Loaded = tuple[Extension, ...]
 
 
 def configured(
     arguments: list[str], command: str, **options: str | bool | None
 ) -> tuple[Settings | None, flags.FlagValues]:
-    """(settings of --config, None without one; the flags of the command).
+    """(the settings of --config, or None without --config; the flags of the command).
 
-    options: the names of the command's flags and their defaults: a bool makes a switch,
-    anything else an option of text.
+    options: the names of the command's flags and their defaults. A bool defines a
+    switch, anything else an option with a text.
     """
-    # Define the flags. Without `sys_argv`, ml_collections would read the settings from
-    # the command line of this process by itself.
+    # Define the flags. Without `sys_argv`, ml_collections would itself read settings
+    # from the command line of this process.
     values = flags.FlagValues()
     arguments = _config_arguments(arguments)
     config_flags.DEFINE_config_file(
         "config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command]
     )
-    # A switch for each bool, an option of text for anything else.
+    # A bool defines a switch.
     for name, default in options.items():
         define: Callable = flags.DEFINE_string
         if isinstance(default, bool):
@@ -43,7 +43,7 @@ def configured(
         define(name, default=default, help=name, flag_values=values)
     read_flags(values, arguments, command)
 
-    # Refuse what is no config.
+    # Refuse a value that is not a config.
     if values.config is None:
         if last(arguments, "--config=") is not None:
             raise UserError(
@@ -58,7 +58,7 @@ def configured(
             "configs/train.py or search.py; change that one"
         )
 
-    # Settings of the command line come after those of the file.
+    # Settings of the command line override those of the file.
     with mistakes():
         override(values.config, arguments)
     run = settings.from_config(values.config)
@@ -67,10 +67,7 @@ def configured(
 
 
 def _config_arguments(arguments: list[str]) -> list[str]:
-    """The arguments, where --config has the path of its file in place of its name.
-
-    See `preset_files.find`.
-    """
+    """The arguments, with the file of --config as a path, see `preset_files.find`."""
     found = []
     for argument in arguments:
         if argument.startswith("--config="):
@@ -80,8 +77,8 @@ def _config_arguments(arguments: list[str]) -> list[str]:
 
 
 def _config_argument(given: str) -> str:
-    """--config=PATH:VARIANT of a value that was given to --config."""
-    # An address is refused first: it has a colon where a variant would begin.
+    """--config=PATH:VARIANT for a given value of --config."""
+    # Refuse a URL first: its colon would look like the beginning of a variant.
     paths.local(given, "--config")
     name, _, variant = given.partition(":")
     example = "configs/search.py:VARIANT or configs/train.py:VARIANT"
@@ -92,7 +89,7 @@ def _config_argument(given: str) -> str:
 
 
 def _refuse_settings(arguments: list[str]) -> None:
-    """Raises `UserError` for a setting, where there is no config to have it."""
+    """Raises `UserError` for a setting in a command line without --config."""
     for argument in filter(spelling.is_setting, arguments):
         raise UserError(
             f"{argument} is a setting of a config; write --config=FILE.py:VARIANT, too"
@@ -115,9 +112,11 @@ def _refuse_unread(run: Settings, arguments: list[str]) -> None:
 def task_of(
     run: Settings | None, kind: type | tuple[type, ...], command: str, example: str
 ) -> Any:
-    """The settings, checked to be of the kind that a command needs.
+    """The settings, if they are of the kind that a command needs.
 
-    Raises `UserError` with an example of --config for no settings, or another kind.
+    Raises `UserError` for missing settings and for those of another kind.
+
+    example: a value of --config, for the error.
     """
     if run is None:
         raise UserError(f"{command} needs a config; write --config={example}")
@@ -132,14 +131,14 @@ def task_of(
 def define_config(
     values: flags.FlagValues, config: ConfigDict, arguments: list[str], command: str
 ) -> None:
-    """Overrides `config` by the arguments of a command that takes no --config=FILE."""
+    """Overrides `config` by the settings of a command that takes no --config=FILE."""
     names = [argument.partition("=")[0] for argument in arguments]
     if "--config" in names:
         raise UserError(
             f"{command} takes no --config=FILE; its settings are written "
             f"{spelling.PREFIX}KEY=VALUE"
         )
-    # Only for the messages of an unknown option: settings themselves are no flags.
+    # This flag only serves the message about an unknown option; settings are not flags.
     flags.DEFINE_string("config", None, "KEY=VALUE behind a dot", flag_values=values)
     override(config, arguments)
 
@@ -157,8 +156,8 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
         for end in range(len(parts), 1, -1):
             settings.refuse_old_name(".".join(parts[:end]))
 
-    # An entry, such as a scheme, comes before its own settings, in whatever order they
-    # are written.
+    # Set the name of a scheme, for instance, before its settings, in whatever order
+    # they are written.
     for group in entries.GROUPS:
         entry = last(arguments, f"{spelling.PREFIX}{group}.name=")
         if entry and "name" in config.get(group, ()):
@@ -167,7 +166,7 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
 
 
 def last(arguments: list[str], prefix: str) -> str | None:
-    """The rest of the last argument that begins with the prefix, None without one."""
+    """The rest of the last argument that begins with the prefix, or None."""
     for argument in reversed(arguments):
         if argument.startswith(prefix):
             return argument.removeprefix(prefix)
@@ -178,7 +177,7 @@ def preset_of(variant: str) -> ConfigDict:
     """The config of a variant of configs/train.py."""
     example = "VARIANT, a variant of configs/train.py"
     path = preset_files.find("train", "--preset", example=example)
-    # By a flag: ml_collections reads files of configs in no other way.
+    # ml_collections reads config files only through a flag.
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "preset", flag_values=values, sys_argv=["import"]
@@ -194,11 +193,11 @@ def workdir_to_write(values: flags.FlagValues, loaded: Loaded) -> "WorkDir":
 
 
 def workdir_of(path: str, loaded: Loaded) -> "WorkDir":
-    """A work directory, which notes the extensions that are loaded.
+    """The work directory at a path; a run in it notes the loaded extensions.
 
-    Raises `UserError` where its run was made with an extension that is not loaded now.
+    Raises `UserError` if its run was made with an extension that is not loaded now.
     """
-    # Imported here, as it loads JAX: a mistake in the options is reported before.
+    # Imported here because it loads JAX: errors in the options come first.
     from bnas_jax.training.workdir import WorkDir
 
     noted = [extension._asdict() for extension in loaded]

@@ -1,14 +1,14 @@
-"""`cost`: the operations, bits and parameters of each layer."""
+"""`cost`: counts the operations, bits and parameters of each layer."""
 
 from bnas_jax.cli.configs import Loaded, configured
 from bnas_jax.cli.flags import number
 
 
 def cost(arguments: list[str], loaded: Loaded) -> dict:
-    """Prints the cost of each layer of a final network, or of a search's network."""
+    """Prints the cost of each layer of a final network or a supernet."""
     from bnas_jax import counting
 
-    del loaded  # their layer types are registered by now
+    del loaded  # the extensions have already added their layer types
     no_defaults = dict.fromkeys(counting.OPTIONS)
     run, values = configured(arguments, "cost", **no_defaults)
     given = {name: values[name].value for name in counting.OPTIONS}

@@ -18,7 +18,7 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
     actions = ("prepare", "convert", "check")
     action, *rest = second_word("data", words=actions, arguments=arguments)
 
-    # Convert: from one directory into another.
+    # Convert one directory into another.
     if action == "convert":
         values = options(rest, "data convert", "source", "out")
         return convert.convert(
@@ -34,7 +34,7 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
         )
     name, *rest = rest
 
-    # Prepare: download the data set. Check: read all of it.
+    # `prepare` downloads the data set, `check` reads all of it.
     if action == "prepare":
         values = options(rest, "data prepare", "out")
         return prepare.prepare(name.removeprefix("tfds:"), values.out)
@@ -43,21 +43,21 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _check(name: str, values: flags.FlagValues) -> dict:
-    """Reads everything of a data set, with options in place of a run's settings."""
+    """Reads all images of a data set; returns their numbers and what is wrong."""
     from bnas_jax.data.readers.encoded import ReadOptions
     from bnas_jax.data.tools import check
 
     split = number(values, "split", kind=float)
     white_level = number(values, "white_level", kind=float)
     try:
-        # The settings of a run check the numbers.
+        # These settings check the numbers.
         dataset = settings.DatasetSettings(
             name, path=values.path, split=split, white_level=white_level
         )
         reading = ReadOptions(split=dataset.split, white_level=dataset.white_level)
         return check.check(name, path=values.path, options=reading)
     except UserError as error:
-        # The message advises on settings, which are options here.
+        # The message names settings, which are options of this command.
         message = str(error).replace("set config.dataset.name to", "write data check")
         message = re.sub(r"config\.dataset\.(path|split|white_level)", r"--\1", message)
         raise UserError(message) from None

@@ -1,4 +1,4 @@
-"""`derive`: another genotype of a search's alphas."""
+"""`derive`: derives another genotype from the alphas of a search."""
 
 import dataclasses
 from typing import Any
@@ -18,12 +18,12 @@ from bnas_jax.workdir.files import file_to_write
 def derive(arguments: list[str], loaded: Loaded) -> dict:
     """Derives a genotype from the alphas of a search.
 
-    Every rule of the derivation that no option names is the search's own.
+    Settings of the derivation that no option changes are those of the search.
     """
     from bnas_jax.runtime import jax_setup
     from bnas_jax.training.derive import Rule, derive
 
-    # The search whose alphas are taken.
+    # Read the options and the settings of the search.
     values = _options(arguments)
     path = required(values, "workdir", example="DIR, the directory of a search")
     workdir = workdir_of(path, loaded)
@@ -35,11 +35,11 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
             "search"
         )
 
-    # The searcher and the rule of the search, changed as the options say.
+    # Change its searcher and its rule as the options say.
     searcher = run.searcher.of(run.network)
     try:
         searcher = dataclasses.replace(searcher, **_derivation(run, values))
-    # The searcher checks its settings by the names that they have in a config.
+    # The searcher's message names settings, which are options of this command.
     except UserError as error:
         raise UserError(str(error).replace("config.searcher.", "--")) from None
     rule = Rule(
@@ -51,14 +51,14 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _options(arguments: list[str]) -> flags.FlagValues:
-    """The options: where the search is, which alphas to take, and by which rules."""
+    """The options: the search, the epoch whose alphas are taken, and the derivation."""
     values = flags.FlagValues()
     for name in ("workdir", "epoch", "out"):
         flags.DEFINE_string(name, None, name, flag_values=values)
     about = "alpha before or after the epoch"
     flags.DEFINE_enum("as_of", None, settings.AS_OF, about, flag_values=values)
 
-    # The settings that searchers derive by; None leaves the search's own.
+    # The settings of the derivation; None keeps the value of the search.
     for name, kind in _kinds().items():
         define = flags.DEFINE_boolean if kind is bool else flags.DEFINE_string
         define(name, None, f"config.searcher.{name}", flag_values=values)
@@ -67,7 +67,7 @@ def _options(arguments: list[str]) -> flags.FlagValues:
 
 
 def _kinds() -> dict[str, type]:
-    """The settings that searchers derive by, and the type of each."""
+    """Each setting that only the derivation reads -> its type."""
     kinds = {}
     for name, entry in derivation_settings().items():
         kinds[name] = field_types(entry)[name]
@@ -75,19 +75,19 @@ def _kinds() -> dict[str, type]:
 
 
 def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]:
-    """The settings of the run's searcher that options change, by their names.
+    """The values of the searcher's settings that the options change, by their names.
 
-    Raises `UserError` for an option that this searcher has no setting for.
+    Raises `UserError` for a setting that this searcher does not have.
     """
     given: dict[str, Any] = {}
     for name, kind in _kinds().items():
-        # The value as written, read as the type of the setting; None is not given.
+        # Convert the text to the type of the setting. None: the option is not given.
         value = values[name].value
         if isinstance(value, str):
             value = spelling.read(value, kind=kind, name=f"--{name}")
         if value is None:
             continue
-        # Searchers derive by different rules.
+        # Another searcher may have this setting.
         if name not in settings_of(type(run.searcher)):
             searcher = settings.to_dict(run)["searcher"]["name"]
             raise UserError(
@@ -99,7 +99,7 @@ def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]
 
 
 def _epoch(text: str) -> int | str:
-    """The epoch whose alphas are taken: best, last or a number from 0 on."""
+    """The value of --epoch: best, last or a number from 0 on."""
     if text in SELECT:
         return text
     if not text.isdecimal():

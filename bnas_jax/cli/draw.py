@@ -1,4 +1,4 @@
-"""`draw`: pictures of cells, of a search's epochs, and of the cell template."""
+"""`draw`: draws cells, the epochs of a search, or the cell template."""
 
 import pathlib
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
 
 
 def _options(arguments: list[str]) -> flags.FlagValues:
-    """The options: what is drawn, which parts of it, and into which file."""
+    """The options: the genotypes, the parts of them to draw, and the file."""
     values = flags.FlagValues()
     about = "cell, file or work directory"
     flags.DEFINE_multi_string("genotype", [], about, flag_values=values)
@@ -61,7 +61,7 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
             )
         return template.template()
 
-    # Genotypes side by side.
+    # Pictures of genotypes need at least one.
     if not given:
         named = ", ".join(genotypes.named())
         raise UserError(
@@ -83,7 +83,7 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
 
 
 def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
-    """Draws the genotype in a search's work directory."""
+    """Draws the genotype in a search's work directory into the file `out`."""
     with style():
         _save(side_by_side([str(workdir)]), out)
 
@@ -91,10 +91,12 @@ def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
 def side_by_side(
     given: Sequence[str], *, zeroise: bool = True, skip: bool | None = None
 ) -> Sheet:
-    """The picture of genotypes, each written as `genotypes.load` takes it.
+    """The picture of several genotypes.
 
-    zeroise: whether Zeroise edges are drawn. skip: whether the inter-cell skip is
-    drawn; None: as in the run of a work directory, and True for all other genotypes.
+    given: names, files, work directories or texts, as for `genotypes.load`.
+    zeroise: whether Zeroise edges are drawn.
+    skip: whether the inter-cell skip is drawn. None draws it as the run of a work
+        directory has it, and for all other genotypes.
     """
     named = [(_title(text), genotypes.load(text)) for text in given]
     skips = [_has_skip(text, skip) for text in given]
@@ -102,7 +104,7 @@ def side_by_side(
 
 
 def _search(given: str) -> RunDirectory:
-    """The work directory of a search; `UserError` for anything else."""
+    """The work directory of a search; raises `UserError` for anything else."""
     if _is_text(given) or not paths.local(given, "--genotype").is_dir():
         raise UserError(
             "--strip draws the epochs of a search; write --genotype=DIR, its work "
@@ -118,14 +120,14 @@ def _search(given: str) -> RunDirectory:
 
 
 def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype]]:
-    """(title, genotype) at `count` epochs of a search, evenly spaced.
+    """(title, genotype) at `count` evenly spaced times of a search.
 
-    The first and the last epoch are among them. A search of fewer epochs gives all of
-    its own. The genotype is the one that the searcher derives from alpha at that time.
+    The first is before epoch 0, the last after the last epoch; a shorter search gives
+    all of its epochs. The searcher derives each genotype from alpha at that time.
 
     Raises `UserError` for a search without alphas.
     """
-    # Searchers need jax; all other pictures do without.
+    # Only this picture needs a searcher, which loads JAX.
     from bnas_jax import settings
     from bnas_jax.runtime import jax_setup
 
@@ -133,7 +135,7 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     run = settings.from_config(run_directory.config())
     assert isinstance(run, settings.SearchSettings)
     searcher = run.searcher.of(run.network)
-    # A random search, for instance.
+    # A random search has no alphas.
     if not searcher.has_alphas:
         raise UserError(
             f"{run_directory.path} holds a search without alphas, which has no epochs "
@@ -147,7 +149,7 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     positions = np.linspace(0, last, num=min(count, last + 1))
     chosen = np.unique(positions.round().astype(int))
 
-    # A genotype from the alphas of each chosen row.
+    # Derive a genotype from each chosen row.
     frames = []
     for row in chosen:
         when = "before epoch 0"
@@ -161,16 +163,16 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
 
 
 def _save(sheet: Sheet, path: pathlib.Path) -> None:
-    """Writes the picture whole or not at all.
+    """Writes the picture to a file.
 
-    A picture that was there stays where the new one cannot be drawn.
+    If that fails, an earlier picture there is kept.
     """
     with whole(path) as part:
         sheet.save(part, path.suffix.lower())
 
 
 def _title(given: str) -> str:
-    """The title of a genotype in a picture: its name, or that of its file or folder."""
+    """The title of a genotype: its name, or the name of its file or folder."""
     if given in genotypes.named():
         return given
     # The text of a genotype is too long for a title.
@@ -185,14 +187,14 @@ def _title(given: str) -> str:
 def _has_skip(given: str, skip: bool | None) -> bool:
     """Whether the inter-cell skip is drawn with a genotype.
 
-    As `skip` says, or else as in the run of a work directory, or else True.
+    This is `skip` if it is given, else the setting in a work directory, else True.
     """
     if skip is not None:
         return skip
     if _is_text(given):
         return True
 
-    # A search's directory, or the genotype.json in it.
+    # `given` is the directory of a search, or the genotype.json in it.
     run_directory = RunDirectory(given)
     if run_directory.path.name == "genotype.json":
         run_directory = RunDirectory(run_directory.path.parent)
@@ -202,5 +204,5 @@ def _has_skip(given: str, skip: bool | None) -> bool:
 
 
 def _is_text(given: str) -> bool:
-    """Whether a genotype is a name, or written out, rather than a path."""
+    """Whether a genotype is given by a name or a text, and not by a path."""
     return given in genotypes.named() or is_printed(given)

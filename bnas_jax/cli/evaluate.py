@@ -1,4 +1,4 @@
-"""`evaluate`: restores a checkpoint, or reads a packed network, and evaluates it."""
+"""`evaluate`: evaluates a checkpoint or a packed network on test images."""
 
 import dataclasses
 
@@ -11,8 +11,8 @@ from bnas_jax.cli.flags import read_flags
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import parse, template
 
-# The settings, beside those of the data, that an evaluation may change: the network
-# stays the same.
+# Besides the settings of the data and of `distributed`, an evaluation may change these.
+# None of them changes the network.
 EVALUATED_ANEW = ("eval_batch_size", "precision", "matmul_precision", "parallel")
 
 
@@ -34,7 +34,7 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
         workdir = workdir_of(_workdir_argument(arguments), loaded)
         resolved = workdir.config()
 
-    # The options, and the changes that they make to the settings.
+    # Read the options, and change the settings as they say.
     open_settings = _open_settings(resolved, arguments)
     values = flags.FlagValues()
     define_config(values, config=open_settings, arguments=arguments, command="evaluate")
@@ -43,7 +43,7 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     read_flags(values, arguments=arguments, command="evaluate")
     if open_settings.precision == "float64":
-        # Nothing is rounded in float64, which refuses bfloat16 activations beside it.
+        # In float64 nothing is rounded to bfloat16; the settings refuse both together.
         resolved = {**resolved, "activations": None}
     run = settings.from_config({**resolved, **parse.plain(open_settings)})
     if file is not None:
@@ -53,11 +53,14 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _open_settings(resolved: dict, arguments: list[str]) -> ConfigDict:
-    """The settings that an evaluation takes. resolved: the run's, for the defaults."""
+    """The settings that an evaluation may change, with the run's values.
+
+    resolved: the settings of the run.
+    """
     changeable = {name: resolved.get(name) for name in EVALUATED_ANEW}
     open_settings = ConfigDict(changeable)
 
-    # One process: the other processes of the run are gone.
+    # By default one process, whatever the run had.
     alone = dataclasses.asdict(settings.DistributedSettings())
     open_settings.distributed = template.fields(settings.DistributedSettings, alone)
 
@@ -67,9 +70,9 @@ def _open_settings(resolved: dict, arguments: list[str]) -> ConfigDict:
 
 
 def _for_source(dataset: dict, arguments: list[str]) -> dict:
-    """The run's settings of its data, for the data set that the arguments name.
+    """The settings of the run's data, made fit for the data set to evaluate on.
 
-    Settings without an effect on that data set are left out.
+    Settings without effect on that data set get their defaults.
     """
     name = last(arguments, "--config.dataset.name=")
     if name:
@@ -78,7 +81,7 @@ def _for_source(dataset: dict, arguments: list[str]) -> dict:
 
 
 def _refuse_both(arguments: list[str]) -> None:
-    """Raises `UserError` for options of a work directory beside --model."""
+    """Raises `UserError` for --workdir or --step together with --model."""
     for option in ("--workdir=", "--step="):
         if last(arguments, option) is not None:
             raise UserError(
@@ -87,9 +90,10 @@ def _refuse_both(arguments: list[str]) -> None:
 
 
 def _workdir_argument(arguments: list[str]) -> str:
-    """The value of --workdir; `UserError` without one.
+    """The value of --workdir; raises `UserError` without one.
 
-    It is needed before the flags are read: the directory says which settings there are.
+    It is needed before the flags are defined, because they depend on the run's
+    settings.
     """
     given = last(arguments, "--workdir=")
     if not given:

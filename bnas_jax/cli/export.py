@@ -10,12 +10,12 @@ from bnas_jax.core.checks import choice, require
 if TYPE_CHECKING:
     from bnas_jax.deploy.program import Target
 
-# What a file can hold.
+# The formats of an exported file.
 PACKED, PROGRAM = FORMATS = ("packed", "program")
 
 
 def export(arguments: list[str], loaded: Loaded) -> dict:
-    """Writes the network of a checkpoint, packed or as a program."""
+    """Exports the network of a checkpoint, packed or as a program."""
     from bnas_jax.deploy.export import export
 
     names = ("workdir", "out", "step", "format", "platforms", "batch_size")
@@ -28,7 +28,7 @@ def export(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _target(values) -> "Target | None":
-    """Where the program is to run; None for a packed network."""
+    """The platforms and the batch size of a program; None for a packed network."""
     from bnas_jax.deploy.program import PLATFORMS, Target
 
     form = values.format or PACKED

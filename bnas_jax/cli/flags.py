@@ -1,6 +1,6 @@
-"""Reading the options of a command.
+"""Reads the options of a command.
 
-A mistake in an option is a `UserError` that says what to write instead.
+An error in an option is a `UserError` that says what to write instead.
 """
 
 import contextlib
@@ -16,9 +16,10 @@ from bnas_jax.core.errors import UserError
 
 @contextlib.contextmanager
 def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_config"):
-    """Turns whatever a user's mistake raises into a `UserError`.
+    """Turns any exception inside `with` into a `UserError`.
 
-    file: a file of Python that is run inside `with`; the message then has its line.
+    file: a user's Python file that is run inside `with`; the message then names the
+        line of the error.
     function: the function of that file that is called.
     """
     try:
@@ -28,7 +29,7 @@ def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_con
         cause = _cause(error)
         if isinstance(cause, UserError):
             raise cause from None
-        # The message on one line; of a file of the user's, with the place in it.
+        # The message in one line, with the file and line of the error.
         message = " ".join(str(cause).split())
         if file is not None:
             line = extensions.line_of(cause, pathlib.Path(file))
@@ -39,9 +40,9 @@ def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_con
 
 
 def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
-    """What is wrong with a file whose function cannot be called.
+    """The message for a file whose function is missing or takes other arguments.
 
-    Any other message is returned as it is.
+    Any other message is returned unchanged.
     """
     # The file lacks the function.
     if f"'{function}'" in message:
@@ -52,7 +53,7 @@ def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
         }
         shown = examples[function]
         return f"{file} has no function {function}(); configs/{shown}.py shows one"
-    # The function takes no variant, or asks for one.
+    # The function takes no variant, or needs one.
     if f"{function}() takes 0 positional arguments" in message:
         return (
             f"{function}() of {file} takes no variant; leave out what follows the colon"
@@ -66,10 +67,13 @@ def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
 
 
 def _cause(error: Exception) -> BaseException:
-    """The exception that absl and ml_collections wrapped in one of their own."""
+    """The exception that absl or ml_collections wrapped in one of their own.
+
+    For an error of theirs, it is the error itself.
+    """
     cause: BaseException = error
     while _is_wrapper(cause):
-        # absl itself raised it.
+        # absl or ml_collections raised this one itself.
         if cause.__context__ is None:
             break
         cause = cause.__context__
@@ -77,18 +81,17 @@ def _cause(error: Exception) -> BaseException:
 
 
 def _is_wrapper(error: BaseException) -> bool:
-    """Whether absl or ml_collections raised an error, maybe in place of another one."""
+    """Whether absl or ml_collections raised the error; it may wrap another one."""
     of_ml_collections = str(error).startswith("Error whilst parsing")
     return isinstance(error, flags.Error) or of_ml_collections
 
 
 def read_flags(values: flags.FlagValues, arguments: list[str], command: str) -> None:
-    """Reads the options of a command.
+    """Reads the options of a command into `values`.
 
-    The settings of a command that takes some are left to `spelling.override`.
+    Words that set settings are skipped; `spelling.override` reads them.
 
-    Raises `UserError` for an unknown or damaged option, and for a word that belongs to
-    none.
+    Raises `UserError` for an unknown or malformed option, and for any other word.
     """
     others = arguments
     if "config" in values:
@@ -98,7 +101,7 @@ def read_flags(values: flags.FlagValues, arguments: list[str], command: str) -> 
     if not rest:
         return
 
-    # A word too many: what did the user mean?
+    # There is a word that belongs to no option: guess what the user meant.
     position = arguments.index(rest[0])
     if position and arguments[position - 1].endswith(","):
         # `--config.mean=0.5, 0.5` is two words to a shell.
@@ -124,7 +127,7 @@ def _config_file(arguments: list[str]) -> str | None:
 
 def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> list[str]:
     """Sets the flags; returns the words that belong to no flag."""
-    # absl would take the next option for the value that is missing.
+    # absl would take the next option as the missing value.
     for argument in arguments:
         name = argument.removeprefix("--")
         if argument.startswith("--") and name in values and not values[name].boolean:
@@ -132,7 +135,7 @@ def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> lis
                 f"Missing value for flag {argument}; write {argument}=VALUE"
             )
 
-    # The first word is the name of the program, which absl gives back.
+    # absl expects and returns the name of the program as the first word.
     try:
         return values([command, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -141,8 +144,8 @@ def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> lis
             f"Unknown command line flag '{error.flagname}'; {hint}"
         ) from None
     except flags.IllegalFlagValueError as error:
-        # absl's message quotes Python. For a switch, and a flag of a few words, we can
-        # say what to write.
+        # absl's message shows Python code. For a switch and an enum we can say what to
+        # write.
         written = [a for a in arguments if str(error).startswith(f"flag {a}:")]
         allowed = None
         if written:
@@ -154,10 +157,10 @@ def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> lis
 
 
 def _known(values: flags.FlagValues, name: str, command: str) -> str:
-    """The advice for an unknown flag: the flag of a similar name, or all flags."""
+    """The advice for an unknown flag: a flag with a similar name, or all flags."""
     options = sorted(set(values))
     close = difflib.get_close_matches(name.replace("-", "_"), options, n=1)
-    # A typing error is likelier than a flag that never was.
+    # The name is probably misspelled.
     if close:
         return f"did you mean --{close[0]}?"
     return _takes(values, command)
@@ -173,13 +176,12 @@ def _takes(values: flags.FlagValues, command: str) -> str:
 
 
 def _allowed(values: flags.FlagValues, name: str) -> str | None:
-    """The values that a flag takes, as part of a sentence.
+    """The values of a switch or an enum flag, as part of a sentence.
 
-    Known for a switch and for a flag of a few words; None for any other flag.
+    None for any other flag.
     """
     if name not in values:
         return None
-    # Settings are no flags.
     if isinstance(values[name], flags.BooleanFlag):
         return "True or False"
     parser = values[name].parser
@@ -189,9 +191,9 @@ def _allowed(values: flags.FlagValues, name: str) -> str | None:
 
 
 def required(values: flags.FlagValues, name: str, *, example: str) -> str:
-    """The value of a flag that must be given.
+    """The value of a flag that must be given; raises `UserError` if it is missing.
 
-    Raises `UserError` with an example of a value where it is not given.
+    example: a value of the flag, for the error.
     """
     value = values[name].value
     if not value:
@@ -202,22 +204,27 @@ def required(values: flags.FlagValues, name: str, *, example: str) -> str:
 def number(
     values: flags.FlagValues, name: str, kind: type, *, least: int | None = None
 ) -> Any:
-    """The value of a flag as a number; None where it is not given.
+    """The value of a flag as a number; None if the flag is not given.
 
-    kind: int or float. Raises `UserError` for a value below `least`, and for no number.
+    Raises `UserError` for a value that is not a number or below `least`.
+
+    kind: int or float.
     """
     text = values[name].value
     if text is None:
         return None
     value = spelling.read(text, kind=kind, name=f"--{name}")
-    # `--images=None` is None, too.
+    # The text may be `None`.
     if least is not None and (value is None or value < least):
         raise UserError(f"--{name} must be at least {least}, got {text}")
     return value
 
 
 def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:
-    """The flags of a command whose options are all texts; names: of these options."""
+    """The flags of a command whose options all have texts as values.
+
+    names: the names of the options.
+    """
     values = flags.FlagValues()
     for name in names:
         flags.DEFINE_string(name, None, name, flag_values=values)
@@ -228,10 +235,7 @@ def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues
 def second_word(
     command: str, words: tuple[str, ...], arguments: list[str]
 ) -> list[str]:
-    """The arguments, whose first one is one of the words.
-
-    Raises `UserError` for another word, and for none at all.
-    """
+    """The arguments, if the first one is one of the words; else raises `UserError`."""
     if arguments and arguments[0] in words:
         return arguments
     found = ""

@@ -1,6 +1,6 @@
-"""`gradients`: how large the gradient is at each convolution of a training.
+"""`gradients`: measures the sum of |gradient| at each convolution of a network.
 
-It is measured at the beginning of the training and at a checkpoint.
+It is measured with the first weights of a training and with those of a checkpoint.
 """
 
 from bnas_jax.cli.configs import Loaded, workdir_of

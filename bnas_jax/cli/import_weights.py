@@ -1,4 +1,4 @@
-"""`import`: the authors' weights into a work directory."""
+"""`import`: makes a work directory from the authors' weights."""
 
 import contextlib
 
@@ -19,14 +19,14 @@ from bnas_jax.settings import TrainSettings
 
 
 def import_weights(arguments: list[str], loaded: Loaded) -> dict:
-    """Brings a checkpoint of the authors' code into a work directory.
+    """Writes a checkpoint of the authors' code into a work directory.
 
-    The network has the conventions `release`, unless the arguments set others.
+    The network follows `conventions=release`, unless the arguments set another one.
     """
     from bnas_jax.interop import checkpoint_files
     from bnas_jax.interop.import_checkpoint import import_checkpoint
 
-    # Needed before the flags are read: the preset says which settings there are.
+    # The preset is needed before the flags are read, because it has the settings.
     preset = last(arguments, "--preset=")
     if not preset:
         raise UserError(
@@ -34,10 +34,10 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
         )
     config = preset_of(preset)
     trained_on = config.dataset.name
-    # The weights are those of the network as the released code builds it.
+    # The released code built the network.
     config.conventions = "release"
 
-    # The options, and the settings as they change the preset's.
+    # Read the options, and change the preset's settings as they say.
     values = flags.FlagValues()
     define_config(values, config=config, arguments=arguments, command="import")
     for name in ("preset", "checkpoint", "workdir"):
@@ -54,7 +54,7 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
         arrays = checkpoint_files.read(
             required(values, "checkpoint", example="FILE, the authors' weights")
         )
-        # The file does not say on which images the network was trained.
+        # The file says neither the size of the training images nor their statistics.
         shape = _image_shape(run.dataset)
         statistics = _statistics(run.dataset, trained_on)
         return import_checkpoint(
@@ -63,7 +63,7 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _image_shape(dataset: settings.DatasetSettings) -> tuple[int, int, int]:
-    """(rows, columns, channels) of the images; as CIFAR-10's where it is not known."""
+    """(rows, columns, channels) of the images; if unknown, those of CIFAR-10."""
     from bnas_jax import counting
 
     sizes = {"image_size": 32, "image_channels": 3}
@@ -73,14 +73,16 @@ def _image_shape(dataset: settings.DatasetSettings) -> tuple[int, int, int]:
 
 
 def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:
-    """(mean, std) by which the images of an imported network are normalised.
+    """(mean, std) of the normalisation of an imported network's images.
 
-    As the settings say, or else of the data set, or else of the preset's data set.
+    They are those of the settings, or else of the data set, or else of the preset's
+    data set.
+
     trained_on: the name of the preset's data set.
     """
     from bnas_jax.data.defaults import known_statistics
 
-    # The settings may name a data set of the user's, whose statistics nobody knows.
+    # The statistics of a user's own data set are not known.
     if dataset.mean is not None and dataset.std is not None:
         return dataset.mean, dataset.std
     found = known_statistics(dataset.name) or known_statistics(trained_on)

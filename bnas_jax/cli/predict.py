@@ -1,4 +1,4 @@
-"""`predict`: runs a packed network on images."""
+"""`predict`: classifies images with a packed network."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -10,23 +10,23 @@ from bnas_jax.workdir.files import file_to_write
 if TYPE_CHECKING:
     from bnas_jax.deploy.predict import Predictions
 
-# How many predictions are shown where no file is written.
+# The number of predictions that are printed if no file is written.
 _SHOWN = 10
 
 
 def predict(arguments: list[str], loaded: Loaded) -> dict:
-    """Classifies images by the network of a file."""
+    """Classifies images with a network that `export` wrote."""
     from bnas_jax.deploy import load, predict
     from bnas_jax.runtime import jax_setup
 
-    # The options.
+    # Read the options.
     values = options(arguments, "predict", "model", "input", "out", "batch_size")
     model = required(values, "model", example="FILE, which export wrote")
     given = required(
         values, "input", example="IMAGES.npy, an image or a folder of images"
     )
     batch_size = number(values, "batch_size", kind=int, least=1) or 64
-    # The file is checked before anything is computed.
+    # The output file is checked before anything is computed.
     out = None
     if values.out is not None:
         out = file_to_write(values.out, predict.FORMATS)
@@ -42,7 +42,7 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
         result["out"] = values.out
         return result
 
-    # Without a file, the predictions of the first images are the result.
+    # Without an output file, print the predictions of the first images.
     result["predictions"] = _first(predictions)
     if len(predictions.names) > _SHOWN:
         print(

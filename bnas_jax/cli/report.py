@@ -1,4 +1,4 @@
-"""`report`: one HTML page about a run."""
+"""`report`: writes one HTML page about a run."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def report(arguments: list[str], loaded: Sequence[Extension]) -> dict:
     directory = RunDirectory(workdir)
     out = values.out or str(directory / "report.html")
 
-    # The run is read first: of several mistakes, a directory without one is reported.
+    # Read the run first: a directory without a run is the most important error.
     run = read_run(workdir)
     path = file_to_write(out)
     extensions.check(directory.path, tuple(loaded))

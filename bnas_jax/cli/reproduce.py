@@ -1,4 +1,4 @@
-"""`reproduce`: a table or figure of the paper, our numbers beside the printed ones."""
+"""`reproduce`: runs a table or figure of the paper, and compares the numbers."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from bnas_jax.study import Row
 
 _FILE = "configs/reproduce.py"
-# Tables without runs, and what to do in place of making them.
+# Tables that cannot be reproduced, and what to write instead.
 _DESCRIBED = {
     "table3": (
         "Table 3 is the list of layer types, bnas_jax.core.genotype.TABLE_3; write "
         "--table=1 for how they compare"
     ),
 }
-# Settings that a row fixes by itself: the seed of each run, and the cell it is about.
+# Settings that a row decides: the seed of each run, and the row's cell.
 _OF_A_ROW = ("config.seed", "config.network.genotype")
 
 
 def reproduce(arguments: list[str], loaded: Loaded) -> dict:
-    """Makes the runs of a table or figure that are not finished yet, and writes it."""
+    """Runs what is missing of a table or figure, and writes the result."""
     from bnas_jax.reproduce import reproduction, run, table
 
     # The table or figure, and the folder of its runs.
@@ -44,7 +44,7 @@ def reproduce(arguments: list[str], loaded: Loaded) -> dict:
     given = required(values, "workdir", example="DIR")
     folder = paths.local(given, "--workdir").absolute()
 
-    # Its rows, as the options change them.
+    # Change its rows as the options say.
     seeds = number(values, "seeds", kind=int, least=1)
     only = row_names(values.rows)
     _check_rows(wanted, name=name, given=bool(only or settings or seeds), scale=scale)
@@ -65,7 +65,10 @@ def reproduce(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _options(arguments: list[str], scales: Sequence[str]) -> flags.FlagValues:
-    """The options; `arguments` has no settings."""
+    """The options.
+
+    arguments: those that are not settings.
+    """
     values = flags.FlagValues()
     for name in ("table", "figure", "workdir", "rows", "seeds"):
         flags.DEFINE_string(name, None, name, flag_values=values)
@@ -73,7 +76,7 @@ def _options(arguments: list[str], scales: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_enum("scale", None, list(scales), about, flag_values=values)
     flags.DEFINE_boolean("count", False, "runs nothing", flag_values=values)
 
-    # --config=FILE is a mistake that is explained.
+    # Explain what to write instead of --config=FILE.
     if last(arguments, "--config") is not None:
         raise UserError(
             f"reproduce takes no --config=FILE; its runs stand in {_FILE}, and "
@@ -86,7 +89,7 @@ def _options(arguments: list[str], scales: Sequence[str]) -> flags.FlagValues:
 def _chosen(values: flags.FlagValues) -> str:
     """The name of the table or figure, such as table8.
 
-    Raises `UserError` where neither is given, or both are.
+    Raises `UserError` unless exactly one of --table and --figure is given.
     """
     given = [name for name in ("table", "figure") if values[name].value]
     if len(given) != 1:
@@ -97,16 +100,16 @@ def _chosen(values: flags.FlagValues) -> str:
 
 
 def _reproduction(name: str, scale: str) -> "Reproduction":
-    """The entry of configs/reproduce.py of that name; `UserError` without one."""
+    """The table or figure in configs/reproduce.py; `UserError` for an unknown name."""
     if name in _DESCRIBED:
         raise UserError(_DESCRIBED[name])
-    # A user may have changed the file, which then may raise anything.
+    # A user may have changed the file, so that any error is possible.
     path = preset_files.find(_FILE, "--table", example="8")
     with mistakes(path, function="get_reproduction"):
         module = module_of(path, _FILE, option="--table")
         known = list(module.REPRODUCTIONS)
         if name not in known:
-            # What there is of the same kind.
+            # List the tables, or the figures, that there are.
             kind = "figure" if name.startswith("figure") else "table"
             alike = [one for one in known if one.startswith(kind)]
             numbers = ", ".join(one.removeprefix(kind) for one in alike)
@@ -118,10 +121,12 @@ def _reproduction(name: str, scale: str) -> "Reproduction":
 
 
 def _check_rows(wanted: "Reproduction", *, name: str, given: bool, scale: str) -> None:
-    """Raises `UserError` for options that have no effect on the table or figure.
+    """Raises `UserError` for options without effect on the table or figure.
 
-    given: whether there are options about rows. A figure may have no rows. A table that
-    is counted says something at the paper's scale alone.
+    A figure may have no rows, and a table of counted costs exists only at the scale of
+    the paper.
+
+    given: whether an option about rows is given.
     """
     if given and not wanted.rows:
         raise UserError(
@@ -142,18 +147,18 @@ def _changed(
 ) -> "Reproduction":
     """The same table or figure with the settings of the command line.
 
-    only: names of the rows that take the settings; () is all of them. seeds: of every
-    row; None is each row's own.
+    only: the names of the rows that take the settings; () means all.
+    seeds: the number of seeds of every row; None keeps each row's own.
     """
     from bnas_jax.study.rows import chosen_rows
 
-    # Each setting must have an effect.
+    # At least one run must have each setting.
     chosen = chosen_rows(wanted.rows, only)
     names = [row.name for row in chosen]
     for setting in settings:
         _check_setting(setting, chosen)
 
-    # The seeds of all rows, the settings of the chosen ones.
+    # Change the seeds of all rows, and the settings of the chosen rows.
     def change(row: "Row") -> "Row":
         if seeds:
             row = dataclasses.replace(row, seeds=seeds)
@@ -168,7 +173,7 @@ def _changed(
 
 
 def _check_setting(setting: str, rows: Sequence["Row"]) -> None:
-    """Raises `UserError` for a setting that no run has, or that a row fixes itself."""
+    """Raises `UserError` for a setting that no run has, or that the rows decide."""
     # --noconfig.KEY is False.
     name = setting.removeprefix("--no").removeprefix("--").partition("=")[0]
     if name in _OF_A_ROW:
@@ -184,7 +189,7 @@ def _check_setting(setting: str, rows: Sequence["Row"]) -> None:
         if row.search is not None:
             configs.append(row.search(0))
     if not any(spelling.is_known(config, setting) for config in configs):
-        # Setting it raises the error that says what is wrong and what was meant.
+        # `override` raises the error that suggests a known setting.
         with mistakes():
             override(configs[0], [setting])
 
@@ -192,7 +197,10 @@ def _check_setting(setting: str, rows: Sequence["Row"]) -> None:
 def _with_settings(
     function: Callable[[int], ConfigDict], settings: Sequence[str]
 ) -> Callable[[int], ConfigDict]:
-    """The function from seed to config, with the settings that this config knows."""
+    """A function (seed) -> config like the given one, with changed settings.
+
+    Settings that this config does not have are ignored.
+    """
 
     def config_of(seed: int) -> ConfigDict:
         config = function(seed)

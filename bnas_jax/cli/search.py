@@ -1,4 +1,4 @@
-"""`search`: finds a cell."""
+"""`search`: searches a cell."""
 
 import contextlib
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def search(arguments: list[str], loaded: Loaded) -> dict:
-    """Searches a cell into a work directory."""
+    """Searches a cell; writes its genotype and a picture into a work directory."""
     run, values = configured(arguments, "search", workdir=None, change=False)
     run = task_of(
         run,
@@ -20,12 +20,12 @@ def search(arguments: list[str], loaded: Loaded) -> dict:
         command="search",
         example="configs/search.py:digits",
     )
-    # Imported now that the command is known to be right: this takes seconds.
+    # This import takes seconds, so that the options are checked before it.
     from bnas_jax.training.search import search
 
     with contextlib.closing(workdir_to_write(values, loaded)) as workdir:
         found = search(run, workdir, change=values.change)
-        # The search has ended, so that its genotype.json is there.
+        # A finished search has written its genotype.json.
         _leave_picture(workdir)
         return found
 
@@ -33,7 +33,7 @@ def search(arguments: list[str], loaded: Loaded) -> dict:
 def _leave_picture(workdir: "WorkDir") -> None:
     """Draws cell.svg into the work directory.
 
-    A search can do without the picture: an error in drawing is a line of its log.
+    The search does not need the picture: an error in drawing becomes a line of the log.
     """
     from bnas_jax.runtime import hosts
 
@@ -41,7 +41,7 @@ def _leave_picture(workdir: "WorkDir") -> None:
         return
     try:
         draw.draw_found_cell(workdir.path, workdir / "cell.svg")
-    # Of any class: a library for pictures is missing or broken, a font, the disk.
+    # The cause may be a library, a font or the disk, so that any exception is possible.
     except Exception as error:
         reason = " ".join(str(error).split())
         workdir.say(

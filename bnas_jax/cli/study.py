@@ -1,4 +1,4 @@
-"""`study`: many runs over seeds, and the table of their results."""
+"""`study`: runs several variants with several seeds, and writes their table."""
 
 import importlib.util
 import pathlib
@@ -19,7 +19,7 @@ EXAMPLE = "configs/studies.py:VARIANT"
 
 
 def study(arguments: list[str], loaded: Loaded) -> dict:
-    """Makes the runs of a study that are not finished yet, and its table."""
+    """Runs what is missing of a study, and writes its table."""
     from bnas_jax.study import run_study
 
     values = options(arguments, "study", "study", "workdir", "rows")
@@ -31,12 +31,12 @@ def study(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def opening(loaded: Loaded) -> Callable[[pathlib.Path], "WorkDir"]:
-    """A function that opens a run's work directory, which notes the extensions."""
+    """A function (path) -> work directory; runs in it note the loaded extensions."""
     return lambda path: workdir_of(str(path), loaded)
 
 
 def row_names(given: str | None) -> tuple[str, ...]:
-    """The names between the commas of --rows; () without --rows, which is all rows."""
+    """The names in --rows; () for all rows, if --rows is not given."""
     if given is None:
         return ()
     rows = tuple(row.strip() for row in given.split(",") if row.strip())
@@ -48,12 +48,12 @@ def row_names(given: str | None) -> tuple[str, ...]:
 
 
 def study_of(given: str) -> "Study":
-    """The study of FILE.py:VARIANT; `UserError` for a file that gives none."""
+    """The study of FILE.py:VARIANT; raises `UserError` for a file without studies."""
     from bnas_jax.study import Study
 
     name, _, variant = given.partition(":")
     path = preset_files.find(name, "--study", example=EXAMPLE)
-    # The file is a user's, and may raise anything.
+    # The file may be a user's, so that any error is possible.
     with mistakes(path, function="get_study"):
         chosen = module_of(path, name).get_study(variant)
     if not isinstance(chosen, Study):
@@ -66,16 +66,16 @@ def study_of(given: str) -> "Study":
 
 
 def module_of(path: pathlib.Path, name: str, *, option: str = "--study") -> Any:
-    """Runs a file of Python and returns its module.
+    """Runs a Python file; returns its module.
 
-    name: the file as it was given to `option`, for the error.
+    name, option: the value and the option that named the file, for the error.
     """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UserError(
             f"{option}={name} is no file of Python; write {option}={EXAMPLE}"
         )
-    # Loaded by its path: configs/ is no package.
+    # Load it by its path, because configs/ is not a package.
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

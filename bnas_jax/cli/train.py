@@ -10,7 +10,7 @@ from bnas_jax.settings import TrainSettings
 
 
 def train(arguments: list[str], loaded: Loaded) -> dict:
-    """Trains a final network into a work directory."""
+    """Trains a final network; writes checkpoints and metrics into a work directory."""
     run, values = configured(
         arguments, "train", workdir=None, change=False, init=None, init_step=None
     )
@@ -20,11 +20,11 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
         command="train",
         example="configs/train.py:digits",
     )
-    # Imported now that the command is known to be right: this takes seconds.
+    # These imports take seconds, so that the options are checked before them.
     from bnas_jax.training.fine_tune import Init
     from bnas_jax.training.train import train
 
-    # The run whose weights the training begins with.
+    # Find the run whose weights the training begins with.
     if values.init_step and not values.init:
         raise UserError(
             "--init_step says which checkpoint of --init=DIR to take; write "
@@ -33,7 +33,7 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
     init = None
     if values.init:
         init = Init(workdir=values.init, which=values.init_step or "last")
-        # That run may have layer types of an extension, too.
+        # That run may have been made with extensions, too.
         extensions.check(paths.local(init.workdir, "--init"), loaded)
 
     with contextlib.closing(workdir_to_write(values, loaded)) as workdir:

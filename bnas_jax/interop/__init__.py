@@ -1,4 +1,4 @@
-"""PyTorch checkpoints: the authors', and those of systems that the paper compares."""
+"""Loads PyTorch weights: the authors', and those of other published networks."""
 
 from bnas_jax.interop.published import load_published
 from bnas_jax.interop.reference import load_reference

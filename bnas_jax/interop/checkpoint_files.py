@@ -1,4 +1,4 @@
-"""Reads checkpoint files of other programs; nothing in them is run."""
+"""Reads checkpoint files of other programs, without running code in them."""
 
 import pathlib
 import tokenize
@@ -11,7 +11,7 @@ import numpy as np
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
-# What NumPy and the zip files that it reads raise for damaged files.
+# The errors that NumPy and zipfile raise for damaged files.
 _DAMAGED = (
     ValueError,
     TypeError,
@@ -24,7 +24,7 @@ _DAMAGED = (
     zlib.error,
     tokenize.TokenError,
 )
-# How names of checkpoint files may end.
+# The possible ends of a checkpoint's file name.
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
 
 
@@ -33,7 +33,7 @@ def read(path: str) -> dict[str, np.ndarray]:
 
     Raises `UserError` for any other file, or a damaged one.
     """
-    # Read the file by its kind.
+    # Read the file according to its suffix.
     file = paths.local(path, "--checkpoint")
     if not file.is_file():
         raise UserError(
@@ -49,7 +49,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     else:
         raise UserError(f"cannot read {path}: --checkpoint takes {', '.join(SUFFIXES)}")
 
-    # Leave out what stands beside the weights: lists of names, for instance.
+    # Leave out everything but numbers, for instance lists of names.
     arrays = {name: array for name, array in arrays.items() if _has_numbers(array)}
     if not arrays:
         raise UserError(f"{path} holds no arrays of numbers")
@@ -59,7 +59,7 @@ def read(path: str) -> dict[str, np.ndarray]:
 def _has_numbers(array) -> bool:
     """Whether a value is an array of real numbers.
 
-    NumPy gives a member of a zip file that is no array as bytes.
+    If a member of a zip file is not an array, NumPy returns its bytes.
     """
     if not isinstance(array, np.ndarray):
         return False
@@ -69,12 +69,11 @@ def _has_numbers(array) -> bool:
 def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz file."""
     try:
-        # Opened here: np.load leaves a damaged file open.
+        # np.load itself would leave a damaged file open.
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except _DAMAGED as error:
-        # NumPy's own message advises to allow objects, which are run when they are
-        # loaded. That must not be.
+        # NumPy's own message advises to allow objects. That would run code in the file.
         reason = str(error)
         if reason.startswith("Object arrays"):
             reason = "it holds objects of Python"
@@ -88,11 +87,11 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a .safetensors file."""
-    # Imported where it is used: a run needs none of it.
+    # Imported here because only this function needs it.
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    # AttributeError: for a kind of number that safetensors knows, and NumPy does not.
+    # AttributeError means a type of number that NumPy does not have.
     damaged = (ValueError, TypeError, KeyError, AttributeError, OSError)
     try:
         return load_file(file)
@@ -114,7 +113,7 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             ".npz or .safetensors elsewhere"
         ) from None
 
-    # It raises many kinds of errors for damaged files, and for code in them.
+    # PyTorch raises many classes of errors for damaged files, and for code in them.
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -138,8 +137,11 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _state_dict(file: pathlib.Path, state: Any) -> dict[str, Any]:
-    """The state_dict in what a PyTorch file holds."""
-    # Training scripts put the state_dict beside the state of the optimizer.
+    """The state_dict in the contents of a PyTorch file.
+
+    state: the object that the file holds.
+    """
+    # Training scripts store the state_dict together with the state of the optimizer.
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -1,4 +1,4 @@
-"""`import`: writes the authors' weights to a work directory that `evaluate` takes."""
+"""Writes the authors' weights into a work directory, for the command `import`."""
 
 import contextlib
 from collections.abc import Mapping
@@ -29,19 +29,19 @@ def import_checkpoint(
     image_shape: tuple[int, ...],
     statistics: Statistics,
 ) -> dict:
-    """Writes a new work directory with the weights as the checkpoint of step 0.
+    """Writes a new work directory, in which the weights are the checkpoint of step 0.
 
-    Returns the number of parameters and of classes, and the path.
+    Returns the number of parameters, the number of classes and the path.
 
-    arrays: those of the authors' checkpoint by their names, see `reference`.
-    run: the settings of the network.
+    arrays: the arrays of the authors' checkpoint by their names, see `reference`.
+    run: the settings of a training of the network.
     image_shape: (H, W, C).
-    statistics: (mean, std) by which the network's images are normalised.
+    statistics: (mean, std) of the normalisation of the network's images.
 
-    Raises `UserError` where the work directory has a checkpoint, and where arrays and
-    settings do not belong together.
+    Raises `UserError` if the work directory already holds a run, and if the arrays do
+    not fit the settings.
     """
-    # Check all of it before anything is written.
+    # Check everything before writing.
     jax_setup.configure(run)
     if _is_taken(workdir, run):
         raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
@@ -83,7 +83,7 @@ def import_checkpoint(
 
 
 def _num_classes(arrays: Mapping[str, np.ndarray]) -> int:
-    """The number of classes of a checkpoint's network, from its classifier."""
+    """The number of classes, read from the shape of the checkpoint's classifier."""
     classifier = plain_names(arrays).get("classifier.weight")  # (classes, features)
     if classifier is None or classifier.ndim != 2:
         raise UserError(
@@ -96,8 +96,8 @@ def _num_classes(arrays: Mapping[str, np.ndarray]) -> int:
 def _is_taken(workdir: WorkDir, run: TrainSettings) -> bool:
     """Whether a directory holds a run.
 
-    It does not where it has only the settings of this import: a full disk may have
-    ended an earlier try.
+    A directory with the settings of this import and without a checkpoint does not: an
+    earlier import may have failed, for instance on a full disk.
     """
     if not workdir.exists():
         return False

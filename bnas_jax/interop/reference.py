@@ -1,8 +1,8 @@
-"""Weights of the authors' PyTorch code, by the names of its state_dict.
+"""Loads and exports weights of the authors' PyTorch code.
 
-Every parameter and running statistic of a model here has a counterpart there, or
-several where the supernet keeps edges side by side in one array. `counterparts` says
-which; loading and exporting both follow it.
+`counterparts` maps each parameter and running statistic of a model here to its name in
+the state_dict of that code. An array of the supernet that holds several edges has
+several names. Both loading and exporting use this map.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ from bnas_jax.interop.published.torch_arrays import (
 Model = Network | Supernet
 FORMS = (*genotype_lib.FORMS, "supernet")
 
-# Our names of modules -> those of the authors' code.
+# Our names of modules -> the names in the authors' code.
 _CIFAR_STEM = {"bn": "stem.bn", "conv": "stem.op.0"}
 _IMAGENET_STEM = {
     "conv0": "stem0.0",
@@ -43,7 +43,7 @@ _IMAGENET_STEM = {
     "conv2": "stem1.1",
     "bn2": "stem1.2",
 }
-# The convolution of the skip around a reduction cell, and that of a layer.
+# The modules of the skip across a reduction cell, and those of a binary layer.
 _SKIP = {"bn": "0", "conv": "1"}
 _BINARY_CONV = {"bn": "bn", "conv": "op.0"}
 
@@ -58,18 +58,18 @@ def load_reference(
     num_classes: int,
     conventions: str = "release",
 ) -> tuple[Model, dict]:
-    """A model and its variables from the arrays of a checkpoint of the authors' code.
+    """(model, variables) from the arrays of a checkpoint of the authors' code.
 
-    arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as in PyTorch's
-        `state_dict()`; `interop.checkpoint_files.read` reads them from a file.
+    arrays: name -> NumPy array (kernels OIHW), as in PyTorch's `state_dict()`;
+        `interop.checkpoint_files.read` reads them from a file.
     form: cifar, imagenet or supernet.
     genotype: a `Genotype`, or its name or file; the supernet has none.
-    conventions: `release` computes what the authors' code computes; see
+    conventions: with `release` the model computes the same as the authors' code; see
         `core.conventions`.
 
-    Latent weights come back projected, as the released code uses them. Raises
-    `UserError` that names the first array that is missing, of another shape, or left
-    over.
+    Latent weights are returned after the projection, because the released code projects
+    them before each forward pass. Raises `UserError`, which names the array, for an
+    array that is missing, left over or of another shape.
 
     A network takes images (N, H, W, C) float32, normalised as in its training, and
     gives logits. For instance: `network, variables = load_reference(arrays,
@@ -103,10 +103,12 @@ def build(
     """The model of a checkpoint of the authors' code.
 
     The arguments are those of `load_reference`.
+
+    Raises `UserError` for a genotype that the authors' code cannot have.
     """
     choice("form", form, choices=FORMS)
 
-    # The fields that networks and supernets have in common.
+    # The fields that networks and supernets share.
     found = conventions_of(conventions)
     common = {
         "num_cells": num_cells,
@@ -118,7 +120,7 @@ def build(
     if form == "supernet":
         return Supernet(shared_statistics=False, **common)
 
-    # A network has a genotype besides.
+    # A network also needs a genotype.
     if genotype is None:
         raise UserError(
             f"a network of the form {form} needs a genotype: the name or the file of a "
@@ -133,7 +135,7 @@ def build(
 def _check_genotype(genotype: Genotype) -> None:
     """Raises `UserError` for a genotype that the authors' code cannot have."""
     genotype_lib.check_two_a_node(genotype, "checkpoints of the authors' code")
-    # The authors' code has the layer types of Table 3 only.
+    # The authors' code only has the layer types of Table 3.
     for reduction in (False, True):
         for edge in genotype_lib.edges(genotype.cell(reduction)):
             if edge.layer_type not in TABLE_3:
@@ -144,13 +146,13 @@ def _check_genotype(genotype: Genotype) -> None:
 
 
 def shapes(model: Model) -> dict:
-    """The variables of a model as `ShapeDtypeStruct`s, computing nothing."""
-    # Images that are large enough: ImageNet's stem divides their sides by 8.
+    """The variables of a model as `ShapeDtypeStruct`s; nothing is computed."""
+    # ImageNet's stem divides the image size by 8, so that it needs larger images.
     size = 64 if _is_imagenet(model) else 32
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     inputs: list = [images]
 
-    # A supernet takes alpha before them.
+    # A supernet takes alpha before the images.
     if isinstance(model, Supernet):
         shape = (len(EDGES), len(model.layer_types))  # [edges, layer types]
         alphas = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -163,13 +165,14 @@ def shapes(model: Model) -> dict:
 
 
 def _is_imagenet(model: Model) -> bool:
+    """Whether a model is a network with ImageNet's stem."""
     return isinstance(model, Network) and model.form == "imagenet"
 
 
 def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
     """The variables of `model` from a checkpoint's arrays; see `load_reference`."""
-    # Fill each array here with its counterparts: those of all edges that lie side by
-    # side in it.
+    # Fill each array of the model from its counterparts; there are several if the array
+    # holds several edges.
     arrays = plain_names(arrays)
     flat, used = {}, set()
     for path, leaf in traverse_util.flatten_dict(shapes(model)).items():
@@ -182,7 +185,7 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
         if path[-1].startswith("latent"):
             flat[path] = _projected(model, flat[path])
 
-    # An array that is left over says that the genotype or the conventions are others.
+    # An array that is left over means that genotype or conventions do not fit.
     left_over = sorted(set(arrays) - used)
     if left_over:
         raise UserError(
@@ -195,7 +198,7 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
 def _fitting(
     arrays: Mapping[str, np.ndarray], name: str, *, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The array of that name in our layout.
+    """An array of the checkpoint in our layout (kernels HWIO).
 
     Raises `UserError` if it is missing or has another shape.
     """
@@ -214,11 +217,8 @@ def _fitting(
 
 
 def _projected(model: Model, latent):
-    """Latent weights as the released code uses them.
-
-    It projects them before each forward pass.
-    """
-    # A scheme need not project.
+    """Latent weights after the projection of the model's scheme."""
+    # Some schemes have no projection.
     project = model.scheme.latents.project
     if project is None:
         return latent
@@ -226,13 +226,13 @@ def _projected(model: Model, latent):
 
 
 def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
-    """Variables by the names and in the layout of the authors' code.
+    """Variables with the names and the layout of the authors' code (kernels OIHW).
 
-    variables: of `model`, or gradients of the same structure.
+    variables: the variables of `model`, or gradients of the same structure.
     """
     result = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
-        # One array here becomes several there where edges lie side by side.
+        # An array that holds several edges becomes several arrays.
         array = np.asarray(leaf)
         for index, name in counterparts(model, path):
             result[name] = to_torch(array[index])
@@ -242,7 +242,7 @@ def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
 def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays by their plain names, see `torch_arrays.states`.
 
-    The counters of batches of batch norms are left out.
+    Batch norm's `num_batches_tracked` is left out.
     """
     plain = {}
     for name, array in states(arrays).items():
@@ -254,10 +254,10 @@ def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, str]]:
     """Pairs (index into our array, name in the checkpoint) for one variable.
 
-    An array of the supernet in which edges lie side by side has several; any other
-    array has one, whose index is that of everything.
+    An array of the supernet that holds several edges has a pair for each of them. Any
+    other array has one pair, whose index is `...`.
 
-    path: of the variable, (collection, module, ..., leaf).
+    path: the path of the variable, (collection, module, ..., leaf).
     """
     _, top, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
@@ -267,7 +267,7 @@ def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, s
         stem = _IMAGENET_STEM if _is_imagenet(model) else _CIFAR_STEM
         yield (...,), f"{stem[modules[0]]}.{name}"
     else:
-        # In a cell, whose name and number its place has.
+        # The variable is in a cell; its place has the cell's name and number.
         places = {place.name: place for place in model.places}
         place = places[top]
         for index, inner in _in_cell(model, place, modules, leaf=leaf, name=name):
@@ -275,7 +275,7 @@ def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, s
 
 
 def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name: str):
-    """Pairs (index, name behind `cells.INDEX.`) for an array of a cell.
+    """Pairs (index, name after `cells.INDEX.`) for an array of a cell.
 
     name: the last part of the name in the checkpoint.
     """
@@ -289,8 +289,8 @@ def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name:
         module = _BINARY_CONV[modules[2]]
         yield (...,), f"preprocess{number}{suffix}.{module}.{name}"
     elif part == "skip":
-        # Only our code can have a BN behind the convolution; a checkpoint has no array
-        # of that name.
+        # Only our code can have a BN after the convolution; a checkpoint has no such
+        # array.
         module = modules[-1]
         yield (...,), f"preprocess_res.{_SKIP.get(module, module)}.{name}"
     elif part.startswith("layer"):
@@ -307,15 +307,15 @@ def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name:
 def _in_state(
     model: Supernet, place: Place, state: int, *, inner: list[str], leaf: str, name: str
 ):
-    """Pairs (index, name behind `cells.INDEX.`) for an array of a supernet's state.
+    """Pairs (index, name after `cells.INDEX.`) for an array of a supernet's state.
 
-    The arrays of all edges that leave the state lie side by side in it
+    A state is a cell's input or node. Its arrays hold all edges that leave it
     (`core.mixed_edges`).
 
     inner: the modules within the state.
     leaf, name: the last part of our name, and of the name in the checkpoint.
     """
-    # The layer types in the order of the arrays: convolutions, and poolings.
+    # The order of the layer types in the arrays.
     edges = leaving(state)
     types = model.layer_types
     convs = [layer for layer in types if layer_type(layer).batching == CONVOLUTION]
@@ -325,8 +325,8 @@ def _in_state(
         return f"_ops.{edge}._ops.{types.index(layer)}"
 
     if not inner:
-        # Kernels, (k, k, C, edges * C): `latent_TYPE` of the first edges, whose weights
-        # are binary, and `kernel_TYPE` of the last ones, whose weights are float.
+        # Kernels, (k, k, C, edges * C): `latent_TYPE` has the first edges, which are
+        # binary, and `kernel_TYPE` the last edges, which are float.
         kind, _, layer = leaf.partition("_")
         of_state = float_edges(model)[place.index][state]
         floats = of_state[convs.index(layer)]
@@ -350,5 +350,5 @@ def _in_state(
 
 
 def _columns(index: int, place: Place) -> slice:
-    """The channels, in an array of several side by side, of the one at `index`."""
+    """The channels of edge or layer number `index` in an array that holds several."""
     return slice(index * place.channels, (index + 1) * place.channels)

@@ -1,1 +1,1 @@
-"""All that depends on the machine: devices, compiling, processes, signals, C heap."""
+"""The code that depends on the machine: devices, XLA, processes, signals, C heap."""

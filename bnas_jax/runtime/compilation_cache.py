@@ -1,4 +1,4 @@
-"""Where compiled programs are kept for the next run, and other files of this kind."""
+"""JAX's persistent compilation cache, in the user's cache directory."""
 
 import contextlib
 import os
@@ -14,17 +14,16 @@ from bnas_jax.runtime import hosts
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory.
+    """Turns on JAX's compilation cache, which makes a second start much faster.
 
-    This makes a second start much faster. A directory that JAX has been set to is kept.
-    Where the cache cannot be written to, or there is no home directory, programs are
-    compiled anew, with a warning.
+    A directory that is already set in JAX stays. If the cache cannot be written, or
+    there is no home directory, the cache stays off, with a warning.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
 
-    # The directory is made, and written to once: JAX would only warn of each program
-    # that it cannot write.
+    # Write to the directory once, for a single warning: JAX would warn for each
+    # program.
     try:
         cache = user_cache() / "bnas_jax" / "xla"
         cache.mkdir(parents=True, exist_ok=True)
@@ -40,12 +39,11 @@ def use_compilation_cache() -> None:
 
 
 def leave_unless_shared() -> None:
-    """Has several processes compile anew where they do not share one cache.
+    """Turns the cache off for several processes that do not share one.
 
-    JAX lets the first process alone write its cache. Started again, it would find its
-    programs there and the others would not. On GPUs these would then wait for it
-    without end: XLA divides the trials of libraries' algorithms among all processes
-    that compile a program.
+    In JAX only the first process writes the cache. After a restart it would find its
+    programs there, and the others would not. On GPUs these would wait for it forever:
+    XLA divides its autotuning of a program among all processes that compile it.
     """
     directory = jax.config.values["jax_compilation_cache_dir"]
     if hosts.count() == 1 or _shared(directory):
@@ -57,13 +55,13 @@ def leave_unless_shared() -> None:
             stacklevel=2,
         )
     jax.config.update("jax_enable_compilation_cache", False)
-    # JAX has looked whether there is a cache, and would not look again.
+    # JAX has already decided whether to use the cache; let it decide again.
     compilation_cache.reset_cache()
 
 
 def _shared(directory: str | None) -> bool:
-    """Whether all processes see what the first one writes to its cache."""
-    # The first writes a file of a new name, which the others look for.
+    """Whether all processes see the files that the first one writes to its cache."""
+    # The first process writes a file with a new name, and the others look for it.
     name = hosts.from_first(f"shared-{uuid.uuid4().hex}")
     file = pathlib.Path(directory or os.devnull, name)
     with contextlib.suppress(OSError):
@@ -75,18 +73,18 @@ def _shared(directory: str | None) -> bool:
         with contextlib.suppress(OSError):
             file.unlink()
 
-    # An address, such as a bucket's, is one place for all.
+    # A URL, such as that of a bucket, is shared by all processes.
     addresses = hosts.from_all("address" if "://" in (directory or "") else "")
     return all(seen) or all(addresses)
 
 
 def user_cache() -> pathlib.Path:
-    """The user's directory for files that can be made again.
+    """The user's cache directory.
 
     Raises `OSError` or `RuntimeError` without a home directory.
     """
     if os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(os.environ["XDG_CACHE_HOME"])
-    # Strict, so that a home that is missing is an error and is not made.
+    # With `strict`, a missing home directory is an error, and is not created.
     home = pathlib.Path.home().resolve(strict=True)
     return home / ".cache"

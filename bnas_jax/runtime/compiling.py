@@ -1,4 +1,4 @@
-"""Programs that are compiled before their first call, side by side."""
+"""Jitted functions that depend on their arguments' placement, and their compilation."""
 
 import concurrent.futures
 import gc
@@ -11,23 +11,23 @@ from bnas_jax.runtime import hosts
 
 
 class Program:
-    """A jitted function that is made when its first arguments are known.
+    """A jitted function that is built when its first arguments are known.
 
-    How they are spread over devices decides how the function is mapped.
+    The sharding of the arguments decides how the function is mapped over devices.
 
-    jitted: (arguments) -> (the jitted function, further arguments that come before
-        those of a call).
+    jitted: (arguments) -> (the jitted function, extra arguments that precede those of a
+        call).
     """
 
     def __init__(self, jitted: Callable[[tuple], tuple[Any, tuple]]):
         self._jitted = jitted
-        # {structure of the arguments: what `jitted` has returned}.
+        # {tree structure of the arguments: the result of `jitted`}.
         self._made: dict[Any, tuple[Any, tuple]] = {}
 
     def trace(self, *arguments) -> jax.stages.Traced:
         """The program traced for these arguments, or for their shapes.
 
-        Not for `pmap`, which has no such form.
+        It does not work for `pmap`, which cannot be traced without being lowered.
         """
         jitted, first = self._for(arguments)
         return jitted.trace(*first, *arguments)
@@ -42,8 +42,8 @@ class Program:
         return jitted(*first, *arguments)
 
     def _for(self, arguments: tuple) -> tuple[Any, tuple]:
-        """(the jitted function, further arguments) for these arguments."""
-        # Arguments of another structure are mapped in another way.
+        """(the jitted function, extra arguments) for these arguments."""
+        # Arguments with another tree structure need another mapping.
         structure = jax.tree.structure(arguments)
         if structure not in self._made:
             self._made[structure] = self._jitted(arguments)
@@ -57,18 +57,18 @@ Call = tuple[Program, tuple]
 def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
     """Compiles the programs of these calls without running them.
 
-    The calls then find them compiled. Programs are compiled in threads, as one
-    compilation leaves cores idle half of the time. Of several processes, each waits for
-    all.
+    The calls later find the compiled programs. Each program is compiled in a thread,
+    because one compilation leaves cores idle half of the time. Each process of a run
+    waits until all have compiled.
     """
-    # Tracing makes millions of objects that stay alive. To look for dead ones among
-    # them takes a fifth of its time.
+    # Tracing makes millions of objects that stay alive; without this, the garbage
+    # collector takes a fifth of its time.
     gc.disable()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         compiling = []
         try:
-            # Tracing is done here, one program after the other. Meanwhile XLA compiles
-            # in the threads.
+            # This thread traces one program after the other, while XLA compiles in the
+            # others.
             for program, arguments in calls:
                 lowered = program.lower(*arguments)
                 compiling.append(pool.submit(lowered.compile))

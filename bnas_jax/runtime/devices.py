@@ -1,9 +1,9 @@
-"""The devices that a run has, and how a step is spread over them.
+"""The devices of a run, and how a step runs on them.
 
-Nothing else knows how many devices there are. A step is written for one device and its
-shard of the batch, with the name of an axis to average over. `Devices` runs it on one
-device, or on many by pmap or shard_map. Between steps the state is one replicated array
-for each leaf, in all three cases.
+Only this module knows how many devices there are. A step is written for one device and
+its shard of the batch, with the name of a mesh axis to average over. `Devices` runs it
+on one device, or on many by pmap or shard_map. In all three cases each leaf of the
+state is one replicated array between steps.
 """
 
 import dataclasses
@@ -29,12 +29,13 @@ _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
 def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
     """The devices of a run.
 
-    parallel: `config.parallel`; `auto` is shard_map where there are several devices.
+    parallel: `config.parallel`; `auto` means shard_map if there are several devices.
     available: the devices of all processes.
     """
-    # Not pmap: with several processes it makes another array of every leaf of the state
-    # before and after each call. For 650 leaves a call took 53 to 102 ms on CPUs, by
-    # shard_map 7 ms, and a step on an accelerator takes 10 to 20.
+    # `auto` does not mean pmap: with several processes, pmap copies every leaf of the
+    # state into another array before and after each call. With 650 leaves a call took
+    # 53 to 102 ms on CPUs, and 7 ms by shard_map; a step on an accelerator takes 10 to
+    # 20 ms.
     if parallel == "auto":
         parallel = "shard_map"
         if len(available) == 1:
@@ -46,22 +47,22 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
                 f"{jax.process_count()}; write auto"
             )
         available = available[:1]
-    # The devices of a process are side by side, so that its part of a batch is one
-    # piece.
+    # The devices of a process are consecutive, so that its part of a batch is
+    # contiguous.
     by_process = lambda device: (device.process_index, device.id)
     return Devices(parallel, devices=tuple(sorted(available, key=by_process)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Where and how steps run.
+    """The devices of a run, and the transformation that maps steps over them.
 
-    With several processes, pmap takes arrays on the devices of this process. shard_map
-    and checkpoints take arrays on all devices. `_local` is therefore the mesh of the
-    state between steps, `_mesh` that of the whole run.
+    With several processes, pmap takes arrays on the devices of this process, while
+    shard_map and checkpoints take arrays on all devices. Therefore there are two
+    meshes: `_local` for the state between steps, and `_mesh` for the whole run.
 
     parallel: `none`, `pmap` or `shard_map`.
-    devices: those of all processes, empty for the default one.
+    devices: the devices of all processes; empty for the default device.
     """
 
     parallel: str = "none"
@@ -69,18 +70,18 @@ class Devices:
 
     @property
     def count(self) -> int:
-        """The number of devices, those of all processes."""
+        """The number of devices of all processes."""
         return max(len(self.devices), 1)
 
     @property
     def axis(self) -> str | None:
-        """The axis that a step averages over, None on one device."""
+        """The mesh axis that a step averages over; None for one device."""
         if self.parallel == "none":
             return None
         return AXIS
 
     def check_batch(self, run: RunSettings) -> None:
-        """Raises `UserError` unless devices and microbatches divide the batch."""
+        """Raises `UserError` unless devices * microbatches divides the batch size."""
         parts = self.count * run.microbatches
         if run.batch_size % parts:
             over = f"{self.count} devices"
@@ -93,20 +94,20 @@ class Devices:
             )
 
     def batch(self, source, feed, microbatches: int = 1):
-        """Inside a step: this device's part of a source's batch.
+        """This device's shard of a source's batch; to be called inside a step.
 
-        The parts of the microbatches follow each other. A microbatch consists of the
-        same examples on any number of devices.
+        The shard consists of this device's part of each microbatch, one after the
+        other. A microbatch has the same examples on any number of devices.
 
         source: a source of batches.
-        feed: what it makes the batch of.
+        feed: the arrays that the source makes the batch from, see `source.feed`.
         """
         shard: Any = 0
         if self.axis:
             shard = jax.lax.axis_index(AXIS)
 
-        # A microbatch is a contiguous piece of the batch, of which each device has its
-        # part.
+        # A microbatch is a contiguous piece of the batch; each device has a contiguous
+        # part of it.
         parts = []
         for number in range(microbatches):
             first = number * self.count
@@ -122,12 +123,12 @@ class Devices:
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
-        """All devices of the run."""
+        """The mesh of all devices of the run."""
         return Mesh(np.array(self.devices), (AXIS,))
 
     @functools.cached_property
     def _local(self) -> Mesh:
-        """The devices that a state between steps is on."""
+        """The mesh of the state between steps."""
         if self.parallel != "pmap":
             return self._mesh
         process = jax.process_index()
@@ -135,21 +136,21 @@ class Devices:
         return Mesh(np.array(local), (AXIS,))
 
     def place(self, array) -> jax.Array:
-        """The same array on every device."""
+        """The array, replicated on every device."""
         if self.parallel == "none":
             return jax.device_put(array)
         array = np.asarray(array)
-        # By a callback: `device_put` to devices of other processes would compare the
-        # array over all of them.
+        # `device_put` to devices of other processes would compare the array between all
+        # processes; a callback does not.
         sharding = NamedSharding(self._local, _REPLICATED)
         return jax.make_array_from_callback(
             array.shape, sharding, lambda index: array[index]
         )
 
     def place_rows(self, rows: np.ndarray) -> jax.Array:
-        """This process's rows of a batch, divided over its devices.
+        """This process's rows of a batch, sharded over its devices.
 
-        In its step each device has (rows / devices, ...) of them.
+        rows: (rows, ...); in the step, each device has (rows / devices, ...).
         """
         if self.parallel == "none":
             return jax.device_put(rows)
@@ -161,12 +162,12 @@ class Devices:
         return jax.make_array_from_process_local_data(sharding, rows)
 
     def placement(self, microbatches: int = 1) -> Placement:
-        """How the arrays of a source are put onto the devices.
+        """How a source puts its arrays on the devices.
 
-        Data sets in memory are put everywhere, streamed batches by rows.
+        Data sets in memory are replicated, and streamed batches are sharded by rows.
         """
-        # Microbatches are spread over all hosts. With several microbatches each host
-        # therefore needs the whole batch.
+        # A microbatch is sharded over all hosts, so that with several microbatches the
+        # rows of a host are not contiguous. Each host then reads the whole batch.
         if microbatches > 1:
             return Placement(everywhere=self.place, rows=self.place)
         return Placement(
@@ -177,7 +178,7 @@ class Devices:
         )
 
     def settle(self, state):
-        """A state as steps take it.
+        """A state whose leaves are all replicated, as steps need them.
 
         Since the last step, some leaves may have been computed on the host, or on one
         device.
@@ -194,26 +195,26 @@ class Devices:
         return jax.tree.map(settled, state)
 
     def create(self, function: Callable, *arguments):
-        """The result of `function(*arguments)`, jitted, on all devices."""
+        """The result of `function(*arguments)`, computed once and replicated."""
         created = _called_once(function, arguments)
         if self.parallel == "none":
             return created
         return jax.tree.map(self.place, created)
 
     def compile_steps(self, *stages: Callable, tuned: bool = True) -> Steps:
-        """The steps of these stages, `stage(state, feed) -> state` each.
+        """The steps that consist of these stages, `stage(state, feed) -> state` each.
 
         A program is compiled at its first call.
 
-        tuned: whether programs of one step take `step_options`; those of several steps
-            in a call, and pmap, take no options.
+        tuned: whether single steps are compiled with `step_options`. Programs of
+            several steps, and pmap, have no options.
         """
         options = None
         if tuned:
             options = step_options()
 
-        # The old state's buffers are given away (argument 0), as two states of a large
-        # network may not fit.
+        # The buffers of the old state (argument 0) are donated, because two states of a
+        # large network may not fit into memory.
         programs = []
         for stage in stages:
             programs.append(self._program(stage, donate=(0,), options=options))
@@ -231,15 +232,15 @@ class Devices:
     def _program(
         self, step: Callable, donate: tuple[int, ...], options: dict | None = None
     ) -> Program:
-        """A step or an evaluation, to be compiled for these devices.
+        """A step or an evaluation, mapped over these devices and jitted.
 
-        donate: the positions of arguments whose buffers it may reuse.
+        donate: the positions of arguments whose buffers the program may reuse.
         """
         if self.parallel == "none":
             jitted = jax.jit(step, donate_argnums=donate, compiler_options=options)
             return Program(lambda arguments: (jitted, ()))
 
-        # How the first arguments are placed decides how they are mapped.
+        # The sharding of the first arguments decides how they are mapped.
         def mapped(arguments: tuple) -> tuple[Any, tuple]:
             specs = jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
             if self.parallel == "pmap":
@@ -250,9 +251,9 @@ class Devices:
         return Program(mapped)
 
     def _shard_map(self, step: Callable, specs, donate, options) -> tuple[Any, tuple]:
-        """(the step by shard_map, no further arguments), see `Program`.
+        """(the step by shard_map, no extra arguments), see `Program`.
 
-        specs: how each argument is spread over the mesh.
+        specs: the `PartitionSpec` of each leaf of the arguments.
         """
         # The step averages over the axis itself, so that its outputs are replicated.
         # With the check on, JAX would also sum the gradients of replicated inputs over
@@ -268,19 +269,19 @@ class Devices:
         return jitted, ()
 
     def _pmap(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
-        """(the step by pmap, its first argument), see `Program`.
+        """(the step by pmap, its extra argument), see `Program`.
 
-        specs: how each argument is spread over the mesh.
+        specs: the `PartitionSpec` of each leaf of the arguments.
         """
 
         # pmap must map over at least one argument. This one is the index of the device,
-        # which nothing reads.
+        # which the step does not use.
         @functools.wraps(step)
         def mapped(index, *arguments):
             del index
             return step(*arguments)
 
-        # The axis of each leaf that is mapped over, None for a replicated leaf.
+        # The mapped axis of each leaf; None for a replicated leaf.
         def axis_of(spec: PartitionSpec) -> int | None:
             if spec == _DIVIDED:
                 return 0
@@ -302,9 +303,10 @@ class Devices:
         return compiled, (index,)
 
     def saveable(self, state):
-        """A copy of a state, of arrays of the whole run.
+        """A copy of a state, as arrays on the mesh of the whole run.
 
-        It can be saved in the background, while steps reuse the buffers of the state.
+        The copy can be saved in the background, while steps reuse the buffers of the
+        state.
         """
         copied = _copy(state)
         if self.parallel != "pmap" or jax.process_count() == 1:
@@ -312,9 +314,9 @@ class Devices:
         return jax.tree.map(lambda leaf: _rewrapped(leaf, self._mesh), copied)
 
     def restorable(self, shapes):
-        """`ShapeDtypeStruct`s placed on these devices.
+        """The shapes as `ShapeDtypeStruct`s that are sharded for these devices.
 
-        A checkpoint of any number of devices is restored there.
+        A checkpoint from any number of devices can be restored to them.
         """
         if self.parallel == "none":
             sharding: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -324,21 +326,22 @@ class Devices:
         return jax.tree.map(placed, shapes)
 
     def restored(self, state):
-        """A state that was restored to the shapes of `restorable`, as steps take it."""
+        """A state that was restored to the shapes of `restorable`, ready for steps."""
         if self.parallel != "pmap" or jax.process_count() == 1:
             return state
         return jax.tree.map(lambda leaf: _rewrapped(leaf, self._local), state)
 
 
-# The default device alone.
+# Only the default device.
 ONE = Devices()
 
 
 def _called_once(function: Callable, arguments: tuple):
     """The result of a program that runs once, on the default device.
 
-    Beside an accelerator the CPU runs it, whose compiler is the fastest: the drawing of
-    BNAS-A's parameters takes 5 s of processor time, for an H100 30 s, for a v5e 25 s.
+    If the default device is an accelerator, the CPU runs the program, because its
+    compiler is the fastest: compiling the program that draws BNAS-A's parameters takes
+    5 s of processor time for the CPU, 30 s for an H100, and 25 s for a v5e.
     """
     host = _host()
     if host is None:
@@ -351,13 +354,14 @@ def _called_once(function: Callable, arguments: tuple):
 
 
 def _host() -> jax.Device | None:
-    """The CPU beside an accelerator; None where JAX has one kind of device alone.
+    """The CPU device of a machine with an accelerator; None without an accelerator.
 
-    None also for several processes: the CPUs of their hosts may round differently.
+    It is also None for several processes, because the CPUs of their hosts may round
+    differently.
     """
     if jax.default_backend() == "cpu" or jax.process_count() > 1:
         return None
-    # JAX_PLATFORMS may leave the CPU out.
+    # JAX_PLATFORMS may exclude the CPU.
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -365,7 +369,7 @@ def _host() -> jax.Device | None:
 
 
 def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:
-    """The same replicated buffers as an array of another mesh."""
+    """The same replicated buffers as an array on another mesh."""
     buffers = [shard.data for shard in leaf.addressable_shards]
     sharding = NamedSharding(mesh, _REPLICATED)
     return jax.make_array_from_single_device_arrays(
@@ -375,4 +379,5 @@ def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:
 
 @jax.jit
 def _copy(tree):
+    """A copy of all arrays of a tree."""
     return jax.tree.map(jnp.copy, tree)

@@ -1,9 +1,9 @@
-"""The processes of a run, on one host or many.
+"""The processes of a run, on one or many hosts, and how they communicate.
 
-They find each other, agree, and end when one of them is lost. In a run of one process
-nothing here does anything. The first process alone writes files and logs; every process
-saves its part of a checkpoint. Where one process decides for all (to stop, to save by
-the clock), the others receive its answer first.
+They find each other, compare their settings, and end if one of them is lost. In a run
+of one process these functions do nothing. Only the first process writes files and logs,
+but every process saves its part of a checkpoint. Decisions such as saving by the clock
+are made by the first process, and sent to the others.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from bnas_jax import __version__, settings
 from bnas_jax.core.errors import PassingError, UserError, first_line
 from bnas_jax.settings import DistributedSettings, Settings
 
-# The exit code of a run that another host has let down.
+# The exit code of a run that has lost another host.
 LOST = PassingError.exit_code
-# With several processes, steps between two waits for their results. A hanging process
-# is noticed in such a wait.
+# The number of steps between two waits for their results, in a run of several
+# processes. A process that hangs is noticed in such a wait.
 WAIT_EVERY = 10
 # The settings in which the processes of a run may differ.
 OF_A_PROCESS = ("distributed.", "dataset.path", "dataset.workers")
@@ -41,20 +41,19 @@ def count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files and logs."""
+    """Whether this is the first process, which writes files and logs."""
     return jax.process_index() == 0
 
 
 def join(run: DistributedSettings) -> None:
-    """Joins the other processes of the settings, or of the cluster.
+    """Joins the other processes, which the settings or the cluster name.
 
-    To be called before JAX's first use. Ends the process where the others are not all
-    there in `timeout_seconds`.
+    It must be called before JAX is used. It ends this process if the others do not all
+    join within `timeout_seconds`.
 
-    Raises `UserError` where they cannot be reached.
+    Raises `UserError` if they cannot be reached.
     """
-    # Without a number of processes, they are those of the cluster that this one is part
-    # of.
+    # Without a number of processes in the settings, join those of the cluster.
     cluster = None
     if run.num_processes is None:
         cluster = _cluster()
@@ -68,8 +67,8 @@ def join(run: DistributedSettings) -> None:
     if run.coordinator and run.process_id == 0:
         _check_port(run.coordinator)
 
-    # The alarm ends this process. JAX would abort after its own timeout, a minute
-    # later, with a stack trace.
+    # The alarm ends this process with a message. JAX's own timeout, a minute later,
+    # would abort it with a stack trace.
     remedy = (
         "start them all, with the same settings, or raise "
         "config.distributed.timeout_seconds"
@@ -79,7 +78,6 @@ def join(run: DistributedSettings) -> None:
     alarm.daemon = True
     alarm.start()
 
-    # JAX connects the processes.
     try:
         jax.distributed.initialize(
             run.coordinator,
@@ -100,24 +98,24 @@ def join(run: DistributedSettings) -> None:
 
 
 def end_by_sigterm() -> None:
-    """Has SIGTERM end a run of one process, until `Stops` takes it.
+    """Lets SIGTERM end a run of one process, until `Stops` handles it.
 
-    JAX's service for preemption catches it otherwise, also where a cluster consists of
-    one process, as on a TPU machine of one host.
+    Otherwise JAX's preemption service catches it, even in a cluster of one process,
+    such as a TPU machine with one host.
     """
     if count() == 1 and jax.distributed.is_initialized():
-        # Python does not know of JAX's handler, and has its own put back.
+        # Python does not know JAX's handler: this restores its own.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _check_port(coordinator: str) -> None:
-    """Raises `UserError` where the first process could not listen on its port.
+    """Raises `UserError` if the first process cannot listen on its port.
 
-    If JAX itself failed to listen, it might crash on the way out.
+    If JAX itself failed to listen, it could crash while it ends.
     """
     port = coordinator.rpartition(":")[2]
     with socket.socket() as listening:
-        # The port of a run that has just ended can be used again.
+        # This allows the port of a run that has just ended.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("", int(port)))
@@ -129,9 +127,9 @@ def _check_port(coordinator: str) -> None:
 
 
 def _cluster() -> str | None:
-    """The cluster whose processes JAX finds by itself, None without one.
+    """The name of the cluster whose processes JAX finds by itself; None without one.
 
-    It is known by its variables in the environment.
+    Its environment variables tell which cluster it is.
     """
     several = lambda name: int(os.environ.get(name) or 1) > 1
     if several("SLURM_STEP_NUM_TASKS"):
@@ -141,8 +139,7 @@ def _cluster() -> str | None:
     if "JOB_COMPLETION_INDEX" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
         return "the Kubernetes job"
 
-    # A TPU machine: by its environment, or by its devices where the library for them is
-    # installed.
+    # A TPU machine has an environment variable, or libtpu and device files.
     devices = [
         *pathlib.Path("/dev").glob("accel*"),
         *pathlib.Path("/dev/vfio").glob("[0-9]*"),
@@ -167,13 +164,13 @@ def code_version() -> str:
 def agree(run: Settings) -> None:
     """Raises `UserError` on every process if the processes differ.
 
-    That is when one has other settings, code or libraries than the first. The error
-    names what differs.
+    A process differs if its settings, its code or its libraries are not those of the
+    first. The error names the difference.
     """
     if count() == 1:
         return
 
-    # What this process has, what the first one has, and the first difference.
+    # Find the first difference between this process and the first one.
     versions = {
         "the code": code_version(),
         "jax": jax.__version__,
@@ -185,7 +182,7 @@ def agree(run: Settings) -> None:
     if not difference:
         difference = _other_version(versions, theirs["versions"])
 
-    # All processes hear of all differences, so that all of them end.
+    # All processes receive all differences, so that all of them end.
     differences = [text for text in from_all(difference) if text]
     if differences:
         raise UserError(
@@ -195,11 +192,11 @@ def agree(run: Settings) -> None:
 
 
 def _other_setting(ours: Mapping, theirs: Mapping) -> str:
-    """The first setting in which this process differs from the first, "" for none.
+    """A text about the first setting that differs from the first process's, or "".
 
-    Settings in `OF_A_PROCESS` are left out. Settings that may change from one start of
-    a run to the next are not: if processes saved at different steps, each would wait
-    for the others.
+    Settings in `OF_A_PROCESS` may differ. Settings that may change when a run is
+    continued may not: if processes saved at different steps, for instance, each would
+    wait for the others.
     """
     for found in settings.differences(ours, theirs):
         if not found.key.startswith(OF_A_PROCESS):
@@ -211,7 +208,7 @@ def _other_setting(ours: Mapping, theirs: Mapping) -> str:
 
 
 def _other_version(ours: Mapping, theirs: Mapping) -> str:
-    """The first version in which this process differs from the first, "" for none."""
+    """A text about the first version that differs from the first process's, or ""."""
     for name, version in ours.items():
         if version != theirs.get(name):
             return (
@@ -222,12 +219,12 @@ def _other_version(ours: Mapping, theirs: Mapping) -> str:
 
 
 def from_first(text: str) -> str:
-    """The first process's text, on every process."""
+    """The text of the first process, returned on every process."""
     if count() == 1:
         return text
 
-    # Arrays must have one shape on all processes. The length of the text is sent first,
-    # then its bytes. The other processes send as many bytes.
+    # Arrays must have the same shape on all processes. Therefore the length of the text
+    # is sent first, and then the bytes, for which the others use as many bytes.
     data = text.encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     fitted = data.ljust(size)[:size]
@@ -237,7 +234,7 @@ def from_first(text: str) -> str:
 
 
 def from_all(text: str, size: int = 400) -> list[str]:
-    """The texts of all processes, on every process; each is cut to `size` bytes."""
+    """The texts of all processes, cut to `size` bytes, returned on every process."""
     if count() == 1:
         return [text]
     fitted = text.encode()[:size].ljust(size)
@@ -247,12 +244,12 @@ def from_all(text: str, size: int = 400) -> list[str]:
 
 
 def meet() -> None:
-    """Waits until every process has come here.
+    """Waits until every process has called this function.
 
-    Processes may take very different times to compile: JAX lets the first one alone
-    write its cache, so that it may find there what the others compile for minutes.
-    Without meeting, it would wait in its first step, and on CPUs the messages of a step
-    give up after 30 s.
+    Processes may take very different times to compile: only the first one writes JAX's
+    cache, so that it may find programs there which the others compile for minutes.
+    Without this wait it would wait inside its first step, where collectives on CPUs
+    time out after 30 s.
     """
     if count() > 1:
         multihost_utils.sync_global_devices("bnas_jax")
@@ -261,9 +258,8 @@ def meet() -> None:
 def on_first(action: Callable[[], None]) -> None:
     """Calls `action` on the first process while the others wait.
 
-    What it raises there is raised on the others, too, as a `UserError`.
+    If it raises an error, the others raise a `UserError` with the same message.
     """
-    # The action, and what it raised.
     failure: Exception | None = None
     if is_first():
         try:
@@ -271,7 +267,7 @@ def on_first(action: Callable[[], None]) -> None:
         except Exception as error:
             failure = error
 
-    # The others hear of it: "" where nothing was raised.
+    # Send the message to the others; "" means no error.
     message = ""
     if failure is not None:
         message = first_line(failure)
@@ -283,14 +279,17 @@ def on_first(action: Callable[[], None]) -> None:
 
 
 def end_together(problem: str) -> None:
-    """Raises `UserError` on every process where one has a problem; "" is none."""
+    """Raises `UserError` on every process if one has a problem.
+
+    problem: the problem of this process; "" for none.
+    """
     problems = [text for text in from_all(problem) if text]
     if problems:
         raise UserError(problems[0])
 
 
 def first_says(answer: bool) -> bool:
-    """The first process's answer, on every process."""
+    """The answer of the first process, returned on every process."""
     if count() == 1:
         return answer
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
@@ -299,14 +298,14 @@ def first_says(answer: bool) -> bool:
 def _end(message: str, code: int) -> None:
     """Ends this process, with a message and an exit code."""
     print(f"bnas_jax: {message}", file=sys.stderr, flush=True)
-    # A process that hangs in a collective cannot be ended in another way.
+    # Nothing else ends a process that hangs in a collective.
     os._exit(code)
 
 
 class Watchdog:
-    """Ends the process, with exit code `LOST`, when `beat` is not called for a time.
+    """Ends the process, with exit code `LOST`, if `beat` is not called for some time.
 
-    It does so in runs of several processes only.
+    It does nothing in runs of one process.
 
     seconds: the longest time between two beats.
     """
@@ -327,15 +326,15 @@ class Watchdog:
         self._closed.set()
 
     def beat(self, step: int) -> None:
-        """Notes that the run goes on.
+        """Reports that the run makes progress.
 
-        step: the last one known to be done.
+        step: the last step whose result has arrived.
         """
         self._beaten = time.monotonic()
         self._step = step
 
     def _watch(self) -> None:
-        """The thread: looks at the time of the last beat, until the context ends."""
+        """Checks the time of the last beat, in a thread, until the context ends."""
         # `wait` returns True once the context has ended.
         while not self._closed.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() - self._beaten > self._seconds:

@@ -1,4 +1,4 @@
-"""Sets JAX up for a command: its devices, its processes and its precision."""
+"""Sets up JAX for a command: devices, processes and precision."""
 
 import dataclasses
 
@@ -10,20 +10,20 @@ from bnas_jax.settings import DistributedSettings, Settings
 
 
 def configure(run: Settings) -> Devices:
-    """Sets JAX up for a run, and chooses the devices that steps run on.
+    """Sets up JAX for a run and joins its other processes; returns the devices.
 
-    It joins the other processes, too. To be called before JAX's first array.
+    It must be called before JAX makes its first array.
 
-    Raises `UserError` for devices or processes that are not there, and where processes
-    have different settings.
+    Raises `UserError` if devices or processes are missing, or if processes have
+    different settings.
     """
     memory.share_heap()
-    # On CPU, a step that is sent off before the last one has ended allocates gigabytes
-    # beside it.
+    # On CPU, a step that is dispatched before the previous one has ended allocates
+    # further gigabytes.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-    # The processes join before anything touches a device: JAX counts the devices of all
-    # processes once.
+    # Join the processes before anything uses a device: JAX counts the devices of all
+    # processes only once.
     hosts.join(run.distributed)
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
@@ -38,21 +38,20 @@ def configure(run: Settings) -> Devices:
 
 
 def configure_alone(run: Settings) -> None:
-    """`configure` for one process that does something with a network of the run.
+    """`configure` for one process and its default device.
 
-    It works on its default device, in the run's precision, whatever devices and hosts
-    the run had.
+    It keeps the run's precision, but not its devices and hosts.
     """
-    # The number of processes is given: on a machine of a cluster this one would wait
-    # for others without it.
+    # Without an explicit number of processes, this one would wait for others if it runs
+    # on a cluster.
     one = DistributedSettings(num_processes=1)
     alone = dataclasses.replace(run, parallel="none", distributed=one)
     configure(alone)
 
 
 def keep_to_host() -> None:
-    """Leaves accelerators alone, as another run may have them.
+    """Restricts JAX to the CPU, because another run may use the accelerators.
 
-    To be called before JAX's first array.
+    It must be called before JAX makes its first array.
     """
     jax.config.update("jax_platforms", "cpu")

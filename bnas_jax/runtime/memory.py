@@ -1,9 +1,9 @@
-"""How the C library hands out memory to steps on CPU.
+"""Tunes the memory allocator of glibc for steps on CPU.
 
-Each step allocates gigabytes and frees them again. By default glibc gives each thread a
-separate heap, which is too small for large arrays: these are mapped anew in every step
-and come page by page of 4 KiB. With one heap of huge pages, a BNAS-A step took 0.70 of
-the time. Other C libraries and systems are left as they are.
+Each step allocates and frees gigabytes. By default glibc gives each thread a heap of
+its own, which is too small for large arrays: every step maps them again, in pages of
+4 KiB. With a single heap of huge pages, a BNAS-A step took 0.70 of the time. On other C
+libraries and systems these functions do nothing.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ import os
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 # MADV_HUGEPAGE of mman.h, and the size of such a page in bytes.
 _HUGE_PAGES, _HUGE_PAGE = 14, 2 << 20
-# Errors on other systems: no such library, no such function, no such figure.
+# The errors on other systems: a missing library, function or constant.
 _OTHER_SYSTEM = (OSError, AttributeError, ValueError)
 
 
 def share_heap() -> None:
-    """Has all threads use one heap.
+    """Makes all threads use a single heap.
 
-    To be called before JAX starts its threads.
+    It must be called before JAX starts its threads.
     """
     with contextlib.suppress(*_OTHER_SYSTEM):
         ctypes.CDLL("libc.so.6").mallopt(_ARENA_MAX, 1)
@@ -30,15 +30,14 @@ def share_heap() -> None:
 
 @functools.cache  # once for the process
 def keep_heap() -> None:
-    """Lets the heap keep what is freed, and take huge pages.
+    """Makes the heap keep freed memory, and use huge pages.
 
-    Huge pages are for up to half of the machine's memory. This is for steps that run
-    one after the other: each step that is sent off ahead would add gigabytes to the
-    heap.
+    Up to half of the machine's memory becomes huge pages. Steps must run one after the
+    other: each step that is dispatched ahead would add gigabytes to the heap.
     """
     with contextlib.suppress(*_OTHER_SYSTEM):
         libc = ctypes.CDLL("libc.so.6")
-        # No array is mapped by itself, and none is given back to the system.
+        # Do not map large arrays separately, and return no memory to the system.
         libc.mallopt(_MMAP_MAX, 0)
         libc.mallopt(_TRIM_THRESHOLD, -1)
 
@@ -47,11 +46,11 @@ def keep_heap() -> None:
 
 
 def _reserve(libc: ctypes.CDLL, size: int) -> None:
-    """Allocates and frees `size` bytes, as huge pages.
+    """Allocates and frees `size` bytes as huge pages, so that the heap keeps them.
 
-    The heap keeps the addresses. No address takes memory before it is used.
+    Only addresses are reserved: a page takes no memory before it is used.
     """
-    # The types of the C functions, which ctypes does not know.
+    # Declare the types of the C functions.
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
@@ -59,7 +58,7 @@ def _reserve(libc: ctypes.CDLL, size: int) -> None:
 
     start = libc.malloc(size)
     if start:
-        # Huge pages from the first whole one on.
+        # Begin at the first whole huge page.
         aligned = -(-start // _HUGE_PAGE) * _HUGE_PAGE
         libc.madvise(aligned, size - _HUGE_PAGE, _HUGE_PAGES)
         libc.free(start)

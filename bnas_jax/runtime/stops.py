@@ -1,6 +1,7 @@
-"""SIGTERM and Ctrl-C stop a run.
+"""Stops a run at SIGTERM or Ctrl-C.
 
-It stops between two steps, after a checkpoint, or while it waits for something.
+A run stops between two steps, after it has saved a checkpoint, or while it waits for
+other work, such as reading a data set.
 """
 
 import concurrent.futures
@@ -16,17 +17,17 @@ from bnas_jax.runtime import hosts
 
 T = TypeVar("T")
 
-# Seconds between two polls for a signal, while a run waits for something.
+# Seconds between two polls for a signal while a run waits.
 _POLL_SECONDS = 0.2
-# More polls than any wait has: five hours of them.
+# More polls than any wait needs: five hours of them.
 _MAX_POLLS = 100_000
 
 
 class Stopped(Exception):
-    """The run ended by a signal, its state saved.
+    """A signal stopped the run, after it saved its state.
 
-    number: of the signal.
-    step: that of the saved state.
+    number: the number of the signal.
+    step: the step of the saved state.
     exit_code: 128 + number.
     """
 
@@ -39,9 +40,9 @@ class Stopped(Exception):
 
 
 class Interrupted(Exception):
-    """A signal to stop came while the run did something else than its steps.
+    """A signal stopped the run while it did other work than steps.
 
-    number: of the signal.
+    number: the number of the signal.
     """
 
     def __init__(self, number: int):
@@ -52,20 +53,20 @@ class Interrupted(Exception):
 class Stops:
     """A context in which `wanted` returns the number of the first SIGTERM or SIGINT.
 
-    A second Ctrl-C quits at once. Several processes must stop after the same step:
-    there JAX's preemption service catches SIGTERM, and tells all processes of the first
-    one. A Ctrl-C is handed on to it.
+    A Ctrl-C after that quits at once. Several processes must stop after the same step:
+    JAX's preemption service catches SIGTERM on one process and informs all. A Ctrl-C is
+    passed to this service as a SIGTERM.
     """
 
     def __init__(self):
         # The first signal that this process has received.
         self._signal: int | None = None
         self._several = hosts.count() > 1
-        # With several processes: how often the service has been asked, and whether it
-        # has said to stop.
+        # For several processes: the number of polls, and whether the service has
+        # answered that all should stop.
         self._polled = 0
         self._agreed = False
-        # The handlers to put back: {number: handler}.
+        # The handlers to restore: {number: handler}.
         self._previous: dict = {}
 
     def __enter__(self) -> "Stops":
@@ -81,10 +82,10 @@ class Stops:
             signal.signal(number, handler)
 
     def wanted(self) -> int | None:
-        """The signal to stop by, None where there was none.
+        """The number of the signal to stop by, or None.
 
-        It must be called equally often on every process: JAX's service has all of them
-        stop at the next poll of the process that has polled most.
+        All processes must call it equally often: JAX's service makes them stop at the
+        same number of polls, one more than the process with the most polls has.
         """
         if not self._several:
             return self._signal
@@ -96,25 +97,25 @@ class Stops:
         return self._signal or signal.SIGTERM
 
     def check(self) -> None:
-        """Raises `Interrupted` where a stop is wanted. It polls as `wanted` does."""
+        """Polls, as `wanted` does, and raises `Interrupted` for a signal."""
         number = self.wanted()
         if number is not None:
             raise Interrupted(number)
 
     def during(self, work: Callable[[], T]) -> T:
-        """The result of `work()`, which may take minutes in one piece.
+        """The result of `work()`, which may take minutes without a poll.
 
-        It is made in a thread, while this one polls for signals.
+        It runs in a thread, while this one polls for signals.
 
-        Raises `Interrupted` for a signal. The thread then goes on under the name of
-        `given up`, and the process is to end without it.
+        Raises `Interrupted` for a signal. The thread still runs then, under the name
+        `given up`, and the process should end without waiting for it.
         """
-        # The work, in a thread.
+        # Start the work in a thread.
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
         thread = threading.Thread(target=_fulfil, args=(done, work), daemon=True)
         thread.start()
 
-        # The polls, until it is done.
+        # Poll until the work is done.
         last = self._polled + _MAX_POLLS
         while not done.done():
             concurrent.futures.wait([done], timeout=_POLL_SECONDS)
@@ -122,32 +123,31 @@ class Stops:
                 if self._polled < last:
                     self.check()
             except Interrupted:
-                # By this name the command line knows that it must not wait for the
-                # thread.
+                # The name tells the command line not to wait for this thread.
                 thread.name = "given up"
                 raise
         result = done.result()
 
-        # By now each process has polled another number of times. All go on to the same
-        # number, past any poll at which they may have agreed to stop, so that all of
-        # them stop, or none does.
+        # Each process has polled a different number of times. All continue to the same
+        # number, past any poll at which they may have agreed to stop, so that either
+        # all of them stop or none.
         while self._several and self._polled < last:
             self.check()
         return result
 
     def _receive(self, number, _frame) -> None:
-        """The handler of signals."""
+        """Handles a signal."""
         # A Ctrl-C after another signal quits at once.
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._signal = number
-        # JAX's service catches this SIGTERM, and tells the other processes.
+        # JAX's service catches this SIGTERM, and informs the other processes.
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _fulfil(promise: concurrent.futures.Future[T], work: Callable[[], T]) -> None:
-    """Gives a future the result of `work()`, or its error."""
+    """Sets the result of a future to that of `work()`, or to its error."""
     try:
         promise.set_result(work())
     except BaseException as error:

@@ -1,6 +1,6 @@
-"""The settings of a run, as frozen dataclasses that are checked.
+"""The settings of a run, read from a config file and the command line.
 
-They come from a config file and the command line.
+They are frozen dataclasses that check their values.
 """
 
 from bnas_jax.settings.dataset import DatasetSettings, for_data, without_effect

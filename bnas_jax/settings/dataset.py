@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from bnas_jax.core.checks import choice, rates, require
 
 SPLITS = ("random", "stratified", "in_order")
-# The metadata of a field that is a setting of searches alone. Where it is not set, it
-# has the value of the convention.
+# The metadata of a field that only searches have as a setting. If it is not set, the
+# convention gives its value.
 OF_SEARCH = {"of_search": True}
 
-# Settings without effect on sets that come with test images.
+# Settings without effect on data sets that have test images.
 _SPLIT = ("split", "split_seed")
-# Settings without effect on the digits, which are arrays already.
+# Settings without effect on the digits, which are arrays and not files.
 _READING = (
     "min_area",
     "image_size",
@@ -25,8 +25,8 @@ _READING = (
 )
 
 
-# The settings of config.dataset that have no effect, by the name of the data set. All
-# sets of TFDS have images of 8 bits, so that white is known.
+# Data set -> the settings of config.dataset that have no effect on it. TFDS has only
+# images of 8 bits, whose white level is known.
 WITHOUT_EFFECT = {
     "digits": ("path", *_SPLIT, *_READING),
     "cifar10": (*_SPLIT, "white_level"),
@@ -49,19 +49,19 @@ def without_effect(name: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSettings:
-    """The data of a run, and how its images are read, normalised and augmented.
+    """The data set of a run, and how its images are read, normalised and augmented.
 
-    None takes the value of the data set. Settings that have no effect on the data set
-    are refused, see `WITHOUT_EFFECT`.
+    None takes the data set's own value. A setting that has no effect on the data set is
+    refused, see `WITHOUT_EFFECT`.
     """
 
     # One of `data.load.NAMES`.
     name: str = "cifar10"
-    # The folder of its files.
+    # The folder that contains the files of the data set.
     path: str | None = None
 
-    # The statistics of each channel, on the scale 0 to 1, by which images are
-    # normalised; both or none.
+    # The mean and standard deviation of each channel, on the scale 0 to 1, for
+    # normalisation. Set both or none.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -72,34 +72,35 @@ class DatasetSettings:
     jitter: tuple[float, ...] | None = None
     cutout: int | None = None
 
-    # Images become image_size x image_size pixels.
+    # Images are resized or cropped to image_size x image_size pixels.
     image_size: int | None = None
-    # Where no random crop is drawn, the shorter side is first scaled to `resize`
-    # pixels, and the centre is cut out.
+    # Without a random crop, the shorter side is first scaled to `resize` pixels, and
+    # the centre is cropped.
     resize: int | None = None
-    # 1 for gray images, 3 for colours.
+    # 1 for gray images, 3 for colour images.
     channels: int | None = None
-    # The number that is white in images of more than 8 bits, see `data.readers.images`.
+    # The value of white in images of more than 8 bits, see `data.readers.images`.
     white_level: float | None = None
 
-    # The share of a set without test images that becomes its test set. It is drawn by a
-    # seed that is not the run's: all runs are tested on the same images.
+    # The share of the images that becomes the test set, for a data set without test
+    # images. The draw has a seed of its own, so that all runs are tested on the same
+    # images whatever their seed.
     split: float | None = None
     split_seed: int = 0
 
-    # Sets that are larger than this many MiB when decoded are streamed.
+    # A data set that is larger than this when decoded, in MiB, is streamed.
     in_memory_mib: int | None = None
 
-    # Of a search: how the training set is divided for weights and alpha, see
+    # In a search: how the training set is divided between weights and alpha, see
     # `data.halves.split_half`.
     search_split: str = dataclasses.field(default="random", metadata=OF_SEARCH)
-    # Of a search: whether the images on which an epoch is validated are augmented, too.
+    # In a search: whether the images that validate an epoch are augmented, too.
     augment_validation: bool = dataclasses.field(default=False, metadata=OF_SEARCH)
 
-    # Images that cannot be read are an error (`fail`), or are left out, with their
-    # number in the log (`skip`).
+    # An image that cannot be read is an error (`fail`), or is left out (`skip`); then
+    # the log has the number of such images.
     bad_images: str = "fail"
-    # The number of processes that read a streamed set; 0: threads do.
+    # The number of processes that read a streamed data set; 0 reads with threads.
     workers: int = 0
 
     def __post_init__(self):
@@ -121,7 +122,7 @@ class DatasetSettings:
         if self.mean is not None or self.std is not None:
             self._check_statistics(self.mean or (), self.std or ())
 
-        # The data set imagenet2012 has an image size by default.
+        # imagenet2012 has a default image size.
         sized = self.image_size is not None or self.name == "imagenet2012"
         message = "config.dataset.resize needs config.dataset.image_size, its centre"
         require(self.resize is None or sized, message)
@@ -129,7 +130,7 @@ class DatasetSettings:
             rates("config.dataset", self, "white_level")
 
     def _check_sizes(self) -> None:
-        """Settings that are at least 0, at least 1, or at least another setting."""
+        """Raises `UserError` for a size below its minimum."""
         at_least = {
             "image_size": 1,
             "resize": self.image_size or 1,
@@ -144,6 +145,7 @@ class DatasetSettings:
 
     @staticmethod
     def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Raises `UserError` unless both have one number per channel, from 0 to 1."""
         message = (
             "config.dataset.mean and config.dataset.std need a list of one number for "
             f"each channel, such as [0.5]; got {list(mean)} and {list(std)}"
@@ -158,11 +160,11 @@ class DatasetSettings:
         require(all(0 < value <= 1 for value in std), message)
 
     def _check_effect(self):
-        """Refuses a setting that has no effect.
+        """Raises `UserError` for a setting without effect.
 
-        Otherwise the user would believe in it.
+        The user would believe that it had one.
         """
-        # On this data set, settings without effect have their defaults.
+        # Settings without effect on this data set must have their defaults.
         mine = dataclasses.asdict(self)
         fitting = for_data(mine, self.name)
         for name, value in mine.items():
@@ -172,7 +174,7 @@ class DatasetSettings:
             )
             require(value == fitting[name], message)
 
-        # A seed needs something to draw.
+        # The seed is only used to draw the split.
         message = (
             "config.dataset.split_seed has no effect without config.dataset.split: set "
             "both or none"
@@ -181,9 +183,9 @@ class DatasetSettings:
 
 
 def for_data(dataset: Mapping, name: str) -> dict:
-    """The settings of one data set for another one, `name`.
+    """The settings of one data set, made fit for another one, `name`.
 
-    Those without effect on it are set back to their defaults.
+    Settings without effect on `name` get their defaults.
     """
     fields = dataclasses.fields(DatasetSettings)
     defaults = {field.name: field.default for field in fields}

@@ -1,39 +1,38 @@
-"""The settings in which two runs differ, and which of them may."""
+"""The settings in which two runs differ, and which of these may change in a run."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bnas_jax.settings import entries
 
-# Settings that may change between two starts of one run: none of them changes what is
-# trained, on what or how. On other devices, or with other parts of a batch, numbers are
-# added up in another order, and differ by rounding. Settings of a searcher that only
-# its derivation reads are free, too.
+# Settings that may change when a run is continued, because they change neither the
+# model nor the data nor the training. On other devices sums are computed in another
+# order, and differ by rounding. A searcher's settings of the derivation are free, too.
 _FREE = (
-    # What is saved and logged, and when.
+    # Saving, logging and evaluating.
     "log_every_steps",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
     "checkpoint",
     "eval_batch_size",
-    # Where the same numbers are computed, and by what programs.
+    # The devices and the programs that compute the same numbers.
     "parallel",
     "steps_per_call",
     "distributed",
     "dataset.path",
     "dataset.workers",
     "network.edges",
-    # Which genotype is derived in the end.
+    # The genotype that is derived at the end.
     "select",
     "alphas_as_of",
 )
 
-# Settings that --change may change, too: the network, the data and the number of steps
-# in an epoch stay as they are.
+# Settings that --change may change as well. The network, the data and the number of
+# steps in an epoch must stay.
 CHANGEABLE = (
     "optimizer",
     "recipe",
-    # A run that goes on draws none, but another recipe brings others.
+    # Without effect on a run that is continued, but a new recipe may change it.
     "first_weights",
     "weights",
     "alphas",
@@ -44,15 +43,15 @@ CHANGEABLE = (
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
 )
-# Not among them are these, which decide what state an optimizer has.
+# Exceptions: the structure of an optimizer's state depends on these.
 _OF_THE_STATE = ("optimizer.name", "alphas.optimizer")
 
 
 class Difference(NamedTuple):
     """A setting in which two resolved configs differ.
 
-    key: its name, without `config.`.
-    ours, theirs: its values of JSON.
+    key: the name of the setting, without `config.`.
+    ours, theirs: its values in the two configs, as in JSON.
     """
 
     key: str
@@ -61,7 +60,7 @@ class Difference(NamedTuple):
 
     @property
     def is_free(self) -> bool:
-        """Whether a run goes on with the other value, without `--change`."""
+        """Whether a run may be continued with the other value without `--change`."""
         derivation = [f"searcher.{name}" for name in entries.derivation_settings()]
         return _is_among(self.key, (*_FREE, *derivation))
 
@@ -71,7 +70,7 @@ class Difference(NamedTuple):
         return _is_among(self.key, CHANGEABLE) and self.key not in _OF_THE_STATE
 
     def __str__(self) -> str:
-        # Long lists, such as the names of classes, would hide the rest of the message.
+        # A long list, such as class names, would hide the rest of the message.
         lists = isinstance(self.ours, list) and isinstance(self.theirs, list)
         if lists and max(len(self.ours), len(self.theirs)) > 3:
             return f"config.{self.key} is not the same as there"
@@ -79,22 +78,22 @@ class Difference(NamedTuple):
 
 
 def _is_among(key: str, names: tuple[str, ...]) -> bool:
-    """Whether a setting, or a group that it is in, is one of the names."""
+    """Whether a setting, or a group that contains it, is one of the names."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def differences(
     ours: Mapping, theirs: Mapping, prefix: str = ""
 ) -> Iterator[Difference]:
-    """All settings in which two resolved configs differ, sorted by their names.
+    """All settings in which two resolved configs differ, sorted by name.
 
-    prefix: of the names, in nested settings.
+    prefix: the group of the settings, such as "optimizer."; "" for a whole config.
     """
     for key in sorted(set(ours) | set(theirs)):
         one, other = ours.get(key), theirs.get(key)
         if one == other:
             continue
-        # Within a group, only the settings that differ are named.
+        # In a group, compare each setting.
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from differences(one, other, f"{prefix}{key}.")
         else:
@@ -102,9 +101,9 @@ def differences(
 
 
 def first_difference(ours: Mapping, theirs: Mapping) -> str | None:
-    """The first setting in which two resolved configs differ, free ones aside.
+    """The first difference of two resolved configs that is not free.
 
-    It is given as `config.key is A now and B there`, see `Difference`.
+    It is a text such as `config.seed is 0 now and 1 there`, or None.
     """
     for difference in differences(ours, theirs):
         if not difference.is_free:

@@ -1,6 +1,7 @@
-"""Schemes, searchers and networks as settings.
+"""The groups of settings that choose a scheme, a searcher or a network.
 
-Each is {"name": ..., and the settings of that entry of its table}.
+Such a group, `config.scheme` for instance, has the name of an entry of a table and the
+settings of that entry: {"name": "bireal", ...}.
 """
 
 import dataclasses
@@ -13,30 +14,30 @@ from bnas_jax.core.schemes import SCHEMES, Scheme
 from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS, Searcher
 
-# The tables of entries, by the type of the setting that chooses one.
+# The type of a setting -> the table of its possible entries.
 TABLES: dict[Any, Mapping[str, type]] = {
     Scheme: SCHEMES,
     Searcher: SEARCHERS,
     NetworkSettings: NETWORKS,
 }
 
-# The same tables, by the name of the group in a config.
+# The name of a group in a config -> the same tables.
 GROUPS: dict[str, Mapping[str, type]] = {
     "scheme": SCHEMES,
     "searcher": SEARCHERS,
     "network": NETWORKS,
 }
-# The entries that a config begins with.
+# The default entry of each group.
 USUAL = {"scheme": "xnor", "searcher": "bnas", "network": "cells"}
 
-# The options that the command `derive` has whatever searchers there are.
+# The options of the command `derive` that do not come from a searcher.
 _OF_DERIVE = ("workdir", "epoch", "out", "as_of", "extensions")
 
 
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:
-    """The fields of an entry that are settings.
+    """The fields of an entry that are settings, by their names.
 
-    These are all but those with the metadata {"setting": False}.
+    Fields with the metadata {"setting": False} are left out.
     """
     found = {}
     for field in dataclasses.fields(entry):
@@ -46,10 +47,10 @@ def settings_of(entry: type) -> dict[str, dataclasses.Field]:
 
 
 def derivation_settings() -> dict[str, type[Searcher]]:
-    """The settings that only the derivation of a genotype reads.
+    """Each setting that only the derivation reads -> a searcher that has the setting.
 
-    Each has a searcher that has it. They become options of `derive`: raises `UserError`
-    for one that is named like another option of that command.
+    They become options of the command `derive`. Raises `UserError` for a setting with
+    the name of another option of that command.
     """
     found = {}
     for entry in SEARCHERS.values():
@@ -65,12 +66,12 @@ def derivation_settings() -> dict[str, type[Searcher]]:
 
 
 def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dict]:
-    """(the entry of the table that `values["name"]` names, the values of its settings).
+    """(the entry that `values["name"]` names, the values of its settings).
 
-    Values of None are left out where the entry has a default. Raises `UserError` for
-    another entry's setting.
+    A value of None is left out if the entry has a default. Raises `UserError` for a
+    setting that the entry does not have.
 
-    name: of the group, for errors.
+    name: the name of the group, for error messages.
     """
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
     choice(f"{name}.name", values.get("name"), choices=table)
@@ -90,7 +91,8 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
         )
         require(key in known, message)
 
-        # NaN differs from itself: a run would differ from its own work directory.
+        # NaN is not equal to itself, so that the run would differ from the config in
+        # its own work directory.
         require(value == value, f"{name}.{key} must be a number, got nan")
         if value is not None or not has_default(known[key]):
             given[key] = value
@@ -104,12 +106,12 @@ def has_default(field: dataclasses.Field) -> bool:
 
 
 def to_dict(value: Any) -> dict[str, Any]:
-    """The values of a settings dataclass.
+    """The values of a settings dataclass as a dict.
 
-    Those of an entry of a table have its name, and are its settings alone.
+    For an entry of a table, these are its name and its settings.
     """
     values = dataclasses.asdict(value)
-    # An entry of a table is known by its class.
+    # The class tells whether the dataclass is an entry of a table.
     for table in TABLES.values():
         for name, entry in table.items():
             if entry is type(value):

@@ -1,10 +1,10 @@
-"""Settings that had another name in an earlier version, and what to write instead."""
+"""Settings that had another name in an earlier version, and their new names."""
 
 from collections.abc import Mapping
 
 from bnas_jax.core.checks import require
 
-# Old name -> the new one, or what became of it.
+# Old name -> the new one, or why there is none.
 OLD_NAMES = {
     "config.dataset.stratified": (
         "config.dataset.search_split of a search: random, stratified or in_order"
@@ -33,16 +33,13 @@ OLD_NAMES = {
 
 
 def refuse_old_name(name: str) -> None:
-    """Raises `UserError` for an old name, such as "config.rules.relu".
-
-    The error says the new name.
-    """
+    """Raises `UserError`, with the new name, for an old one: "config.rules.relu"."""
     new = OLD_NAMES.get(name)
     require(new is None, f"{name} is now {new}")
 
 
 def refuse_old_names(values: Mapping, prefix: str = "config.") -> None:
-    """`refuse_old_name` for all names of nested settings."""
+    """Calls `refuse_old_name` for all names of nested settings."""
     for key, value in values.items():
         name = prefix + key
         if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""From nested dicts to dataclasses.
+"""Builds settings dataclasses from nested dicts.
 
-The names and the types of the fields decide what is accepted.
+The names and types of the dataclass fields decide which names and values are accepted.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from bnas_jax.settings import entries
 
 
 def plain(value):
-    """A ConfigDict, or a mapping of them, as nested dicts; any other value as it is."""
+    """A ConfigDict, or a mapping of such, as nested dicts; other values unchanged."""
     if hasattr(value, "to_json"):
         return json.loads(value.to_json())
     if isinstance(value, Mapping):
@@ -29,10 +29,10 @@ def plain(value):
 def fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:
     """Replaces None and absent values by the defaults, in place.
 
-    prefix: of the settings' names, for errors.
+    prefix: the group of the settings, for error messages.
     """
     for key, default in defaults.items():
-        # A group is filled in setting by setting.
+        # Fill in each setting of a group.
         if isinstance(default, Mapping):
             inner = values.setdefault(key, {})
             message = f"{prefix}{key} must hold settings, got {inner!r}"
@@ -43,14 +43,14 @@ def fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:
 
 
 def build(cls, values: Any, name: str):
-    """An instance of a settings dataclass from nested dicts.
+    """An instance of the settings dataclass `cls` from nested dicts.
 
-    Raises `UserError` for a name that is no field, a value of another type, and a
-    missing one without a default.
+    Raises `UserError` for an unknown name, a value of the wrong type, and a missing
+    value without a default.
 
-    name: of the settings, for errors.
+    name: the name of the group, for error messages.
     """
-    # The names of settings.
+    # Check the names of the settings.
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
     hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}
@@ -58,7 +58,7 @@ def build(cls, values: Any, name: str):
     for key in values:
         require(key in known, f"unknown setting {name}.{key}; known here: {listed}")
 
-    # Their values.
+    # Convert their values.
     built = {}
     for key, field in known.items():
         setting = f"{name}.{key}"
@@ -66,8 +66,8 @@ def build(cls, values: Any, name: str):
             require(entries.has_default(field), f"{setting} is missing")
             continue
 
-        # A config that was written before the setting existed leaves it at None: the
-        # error names the default to write.
+        # None is not always a value. A config that is older than the setting leaves it
+        # at None, so that the error names the default.
         has_default = field.default is not dataclasses.MISSING
         none_fits = _takes_none(hints[key])
         if values[key] is None and has_default and not none_fits:
@@ -81,14 +81,14 @@ def build(cls, values: Any, name: str):
 
 
 def _takes_none(hint) -> bool:
+    """Whether a type is `X | None`."""
     return type(None) in typing.get_args(hint)
 
 
 def _convert(hint, value, name: str):
-    """A value as a field of that type needs it.
+    """A value, converted for a field of the type `hint`.
 
-    hint: the type of the field.
-    name: of the setting, for errors.
+    name: the name of the setting, for error messages.
     """
     if value is None and _takes_none(hint):
         return None
@@ -107,17 +107,17 @@ def _convert(hint, value, name: str):
     if dataclasses.is_dataclass(hint):
         return build(hint, values=value, name=name)
 
-    # Lists, of items of one type.
+    # Lists whose items have one type.
     if typing.get_origin(hint) is tuple:
         message = f"{name} must be a list, got {value!r}; write it as a,b,c"
         require(isinstance(value, (list, tuple)), message)
         of_items = typing.get_args(hint)[0]
         return tuple(_convert(of_items, value=item, name=name) for item in value)
 
-    # `type` and not `isinstance`: a bool is no number of epochs.
+    # Types are compared by `type`: for `isinstance`, True would be an int.
     if hint is float and type(value) is int:
         return float(value)
-    # Infinity as `resolve.to_dict` writes it.
+    # `resolve.to_dict` writes infinity as a text.
     if hint is float and value in ("inf", "-inf"):
         return float(value)
     message = f"{name} must be of type {hint.__name__}, got {value!r}"
@@ -126,10 +126,7 @@ def _convert(hint, value, name: str):
 
 
 def field_types(cls) -> dict[str, type]:
-    """The type of each field of a settings dataclass.
-
-    It is a class: of `tuple[int, ...] | None`, tuple.
-    """
+    """The class of each field's type; for `tuple[int, ...] | None` it is tuple."""
     types = {}
     for name, hint in typing.get_type_hints(cls).items():
         hint = _without_none(hint)
@@ -138,8 +135,8 @@ def field_types(cls) -> dict[str, type]:
 
 
 def _without_none(hint):
-    """The type X of `X | None`; any other type as it is."""
-    # `X | None` and `Optional[X]` are of different types.
+    """X for the type `X | None`; any other type unchanged."""
+    # `X | None` and `Optional[X]` have different origins.
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint
     return next(kind for kind in typing.get_args(hint) if kind is not type(None))

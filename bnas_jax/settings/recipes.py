@@ -1,14 +1,14 @@
-"""Training recipes: how each paper, or its code, trains its networks.
+"""Training recipes: how each paper, or its authors' code, trains its networks.
 
-`RECIPES` is the one table of them, see docs/recipes.md.
+`RECIPES` is the table of them (docs/recipes.md).
 
-A recipe is a function without arguments that returns values of settings, as they are
-written in a config: `num_epochs`, `batch_size`, `optimizer`, and `first_weights` where
-they are not PyTorch's. Settings of `optimizer` that it leaves out have the defaults of
-`OptimizerSettings`; those of the preset and the convention are not read then.
+A recipe is a function without arguments. It returns values of settings, as in a config:
+`num_epochs`, `batch_size`, `optimizer`, and `first_weights` if they are not PyTorch's.
+Settings of `optimizer` that it leaves out have the defaults of `OptimizerSettings`; the
+values of the preset and the convention are ignored.
 
-How sure a value is: [C] in published code, [P] in a paper, [R] reported of the paper,
-whose text was not checked, [D] a default chosen here.
+Each docstring marks the source of the values: [C] published code, [P] the paper, [R]
+others report it of the paper, whose text was not checked, [D] a default chosen here.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from typing import Any
 
 NO_RECIPE = "none"
 
-# The settings that come from a recipe, and not from a preset or a convention.
-# `bn_examples` is among them, as batch norm sees the recipe's batch.
+# The settings that a recipe decides, in place of the preset and the convention. It
+# ignores the convention's `bn_examples`: batch norm sees the whole batch.
 SETTINGS = ("num_epochs", "batch_size", "bn_examples", "optimizer", "first_weights")
 
 
 def bnas() -> dict[str, Any]:
     """BNAS on CIFAR-10 (section 5.1): one-cycle from 4e-4 to 5e-2 and back [P].
 
-    Drop-path [C] acts in networks of cells alone. The values of its code, which differ,
-    are the `release` convention of configs/train.py.
+    Drop-path [C] acts only in networks of cells. The authors' code has other values:
+    those of the `release` convention in configs/train.py.
     """
     return {
         "num_epochs": 600,
@@ -46,7 +46,7 @@ def bnas() -> dict[str, Any]:
 def bnas_imagenet() -> dict[str, Any]:
     """BNAS on ImageNet (section 5.1): a cosine to 1e-5, restarted every 50 epochs [P].
 
-    Label smoothing is that of its code [C].
+    Label smoothing is from the authors' code [C].
     """
     return {
         "num_epochs": 250,
@@ -66,7 +66,8 @@ def bnas_imagenet() -> dict[str, Any]:
 def darts() -> dict[str, Any]:
     """DARTS's final network on CIFAR-10 [C].
 
-    Its printed 97.2 % also has `dataset.cutout=16` and `network.auxiliary=True`.
+    Its published accuracy of 97.2 % also needs `dataset.cutout=16` and
+    `network.auxiliary=True`.
     """
     return {
         "num_epochs": 600,
@@ -85,9 +86,9 @@ def darts() -> dict[str, Any]:
 
 
 def kuangliu() -> dict[str, Any]:
-    """Hand-crafted networks on CIFAR-10, as kuangliu/pytorch-cifar [C].
+    """Hand-crafted networks on CIFAR-10, as in kuangliu/pytorch-cifar [C].
 
-    The BNAS paper does not say how it trains these.
+    The BNAS paper does not say how it trains its hand-crafted networks.
     """
     return {
         "num_epochs": 200,
@@ -103,12 +104,12 @@ def kuangliu() -> dict[str, Any]:
 
 
 def bireal() -> dict[str, Any]:
-    """Bi-Real Net on ImageNet from scratch, as its authors' PyTorch code [C].
+    """Bi-Real Net on ImageNet from scratch, as in its authors' PyTorch code [C].
 
-    The scheduler is stepped before each epoch: the first one has 1e-3 (1 - 1/256), the
-      last
-    0. The paper's own training, with code in Caffe, begins with a float network
-      instead: SGD, .01 times .1 at 10 and 15 of 20 epochs.
+    The scheduler is stepped before each epoch, so that the learning rate is
+    1e-3 * (1 - 1/256) in the first epoch and 0 in the last. The paper itself, with code
+    in Caffe, fine-tunes a float network instead: 20 epochs of SGD at 0.01, multiplied
+    by 0.1 after 10 and 15 epochs.
     """
     return {
         "num_epochs": 256,
@@ -128,9 +129,10 @@ def bireal() -> dict[str, Any]:
 def reactnet() -> dict[str, Any]:
     """ReActNet's ResNet18 on ImageNet, the second of its two steps [C].
 
-    All is binary, without weight decay. Its code has only the loss of distillation from
-    a float ResNet34: `config.teacher`. Without a teacher it is cross-entropy, with the
-    label smoothing of Bi-Real's code by the same author [D].
+    Weights and activations are binary, and there is no weight decay. The authors' code
+    only has the loss of distillation from a float ResNet34: `config.teacher`. Without a
+    teacher the loss is cross-entropy with the label smoothing of Bi-Real's code, by the
+    same author [D].
     """
     return {
         "num_epochs": 128,
@@ -150,7 +152,7 @@ def reactnet() -> dict[str, Any]:
 def reactnet_step1() -> dict[str, Any]:
     """ReActNet's first step, for `scheme.stage=activations` [C].
 
-    Its weight decay does not act on BN, classifier and PReLU.
+    Weight decay does not act on batch norm, the classifier and PReLU.
     """
     values = reactnet()
     del values["first_weights"]
@@ -159,10 +161,11 @@ def reactnet_step1() -> dict[str, Any]:
 
 
 def nin() -> dict[str, Any]:
-    """The binary NiN on CIFAR-10, as jiecaoyu/XNOR-Net-PyTorch [C].
+    """The binary NiN on CIFAR-10, as in jiecaoyu/XNOR-Net-PyTorch [C].
 
-    Its weight decay reaches all parameters. Its loop counts the epochs from 1 to 319,
-    so that each decay comes one epoch earlier there, and one epoch is not run.
+    Weight decay acts on all parameters. The loop of that code counts epochs from 1 to
+    319: there, each decay of the learning rate comes one epoch earlier, and the last
+    epoch is missing.
     """
     return {
         "num_epochs": 320,
@@ -180,7 +183,7 @@ def nin() -> dict[str, Any]:
 
 
 def cbcn() -> dict[str, Any]:
-    """CBCN on CIFAR-10, its authors' code without the center loss [C]."""
+    """CBCN on CIFAR-10, as in its authors' code, but without the center loss [C]."""
     return {
         "num_epochs": 200,
         "batch_size": 128,
@@ -199,16 +202,16 @@ def cbcn() -> dict[str, Any]:
 def pcnn() -> dict[str, Any]:
     """PCNN on CIFAR-10: 200 epochs [P].
 
-    No training code is published; the rest is CBCN's, of the same group [D]. The paper
-    starts from a network that was trained before, see `--init`.
+    No training code is published; all other values are those of CBCN, by the same group
+    [D]. The paper starts from trained weights, for which there is `--init`.
     """
     return cbcn()
 
 
 def xnor_pp() -> dict[str, Any]:
-    """XNOR-Net++ on ImageNet: Adam, times .1 in steps, about 80 epochs [R].
+    """XNOR-Net++ on ImageNet: about 80 epochs of Adam, its rate decayed by 0.1 [R].
 
-    The epochs of the steps, and the batch size, are defaults chosen here [D].
+    The epochs of the decays and the batch size are defaults chosen here [D].
     """
     return {
         "num_epochs": 80,

@@ -1,17 +1,17 @@
-"""From a config to settings, and back.
+"""Resolves a config into settings, and writes settings as a config.
 
-A config is a ConfigDict, as configs/*.py make it, or a work directory's config.json.
-What is set, in a file or on the command line, comes first. A setting left at None takes
-the first value that there is in
+A config is a ConfigDict, as configs/*.py make it, or the config.json of a work
+directory. A value that is set in a file or on the command line comes first. A setting
+that is None takes its value from the first of these places that has one:
 
 1. the recipe that `config.recipe` chooses, see `recipes`;
-2. `config.preset`, which has a preset's values of the settings that recipes also have;
+2. `config.preset`: a preset's values for the settings that recipes decide;
 3. the block of the convention that `config.conventions` chooses: `config.paper` has the
-   values of the paper's text, `config.release` those of its code, and `config.meant`
-   those of that code without its index error where they differ;
+   values of the paper's text, `config.release` those of the authors' code, and
+   `config.meant` those of this code without its index error, where they differ;
 4. the default of its dataclass.
 
-Where there is a recipe, 2 and 3 are not read for the settings that recipes have
+With a recipe, places 2 and 3 are ignored for the settings that recipes decide
 (`recipes.SETTINGS`).
 """
 
@@ -34,21 +34,21 @@ from bnas_jax.settings.schema import TASKS, Settings
 from bnas_jax.settings.search import SupernetSettings
 from bnas_jax.settings.train import OptimizerSettings
 
-# The blocks of a config from which a convention takes its values. The first block that
-# has a value decides.
+# Convention -> the blocks of a config with its values; the first block that has a value
+# decides.
 _BLOCKS = {"paper": ("paper",), "release": ("release",), "meant": ("meant", "release")}
 
 
 def resolve(config: Mapping) -> dict:
-    """A plain nested dict of a config's settings, with None filled in.
+    """A config as a nested dict, in which None is filled in as described above.
 
-    None becomes the value of the recipe, the preset or the convention, see above. A
-    genotype stands in it as itself, not by its name.
+    The name or file of a genotype is replaced by the genotype itself. The blocks are
+    removed.
     """
     values = plain(config)
     refuse_old_names(values)
 
-    # The blocks are values for other settings, and no settings themselves.
+    # The blocks are not settings, but values for settings.
     conventions = values.get("conventions")
     choice("config.conventions", conventions, choices=CONVENTIONS)
     blocks = {name: values.pop(name, {}) for name in ("preset", *CONVENTIONS)}
@@ -57,11 +57,11 @@ def resolve(config: Mapping) -> dict:
     if recipe:
         layers = [recipe, *(_without_recipe_settings(layer) for layer in layers)]
 
-    # The first layer that has a value decides, as the others find it set.
+    # A layer only fills in what is still None: the first one with a value decides.
     for layer in layers:
         fill(values, layer)
 
-    # What then still is None has a default, or depends on other settings.
+    # The rest has a default, or depends on other settings.
     if values.get("task") == "train":
         optimizer = _defaults(OptimizerSettings)
         fill(values, {"optimizer": optimizer, "first_weights": PYTORCH})
@@ -69,7 +69,7 @@ def resolve(config: Mapping) -> dict:
     if values.get("task") == "search" and values.get("select") is None:
         values["select"] = _selected(values.get("searcher"))
 
-    # A work directory keeps the genotype itself, as the file that is named may change.
+    # A work directory stores the genotype itself, because the named file may change.
     network = values.get("network")
     if isinstance(network, dict) and isinstance(network.get("genotype"), str):
         network["genotype"] = genotypes.load(network["genotype"]).to_dict()
@@ -77,7 +77,7 @@ def resolve(config: Mapping) -> dict:
 
 
 def _without_recipe_settings(layer: Mapping) -> dict:
-    """The values of a block that a recipe does not replace."""
+    """The values of a block for the settings that recipes do not decide."""
     return {name: value for name, value in layer.items() if name not in SETTINGS}
 
 
@@ -89,7 +89,7 @@ def _recipe(values: dict) -> dict:
     choice("config.recipe", name, (NO_RECIPE, *RECIPES))
     recipe = RECIPES[name]()
 
-    # Drop-path is for networks of cells; others refuse it.
+    # Only networks of cells have drop-path; the others refuse the setting.
     network = values.get("network") or {}
     entry = NETWORKS.get(str(network.get("name")))
     if entry is not None and not entry.drops_paths:
@@ -98,7 +98,7 @@ def _recipe(values: dict) -> dict:
 
 
 def _defaults(cls: type) -> dict:
-    """The defaults of a dataclass's fields that have one."""
+    """{field: default} for the fields of a dataclass that have a default."""
     defaults = {}
     for field in dataclasses.fields(cls):
         if field.default is not dataclasses.MISSING:
@@ -107,32 +107,32 @@ def _defaults(cls: type) -> dict:
 
 
 def _fill_network(values: dict, conventions: str) -> None:
-    """Fills in the convention's values of the scheme and the network.
+    """Fills in the convention's values for the scheme and the network, in place.
 
-    A convention may have values that they do not have as settings: those are left out.
+    Values for settings that the chosen scheme or network does not have are left out.
     """
     convention = CONVENTIONS[conventions]
     _fill_group(values, "scheme", defaults=convention.scheme)
     if values.get("task") != "search":
         _fill_group(values, "network", defaults=convention.network)
         return
-    # A supernet is no entry of the table.
+    # A supernet is not an entry of `NETWORKS`.
     supernet = {field.name for field in dataclasses.fields(SupernetSettings)}
     group = _group(values, "network")
     fill(group, _among(convention.network, supernet), prefix="config.network.")
 
 
 def _fill_group(values: dict, key: str, *, defaults: Mapping) -> None:
-    """Fills in a group that names an entry of a table.
+    """Fills in a group that chooses an entry of a table, in place.
 
-    Where no entry is named, it is the usual one.
+    Without a name it chooses the default entry.
 
-    defaults: values, of which those are taken that are settings of the entry.
+    defaults: values to fill in; those for settings that the entry does not have are
+        left out.
     """
     group, table = _group(values, key), entries.GROUPS[key]
 
-    # An empty name is not None, but a mistake, as of a shell's variable that is not
-    # set.
+    # An empty name is not None but an error, for instance from an unset shell variable.
     name = group.get("name")
     if name is None:
         name = entries.USUAL[key]
@@ -144,13 +144,14 @@ def _fill_group(values: dict, key: str, *, defaults: Mapping) -> None:
 
 
 def _group(values: dict, key: str) -> dict:
-    """The group `config.KEY` of the values, which is added where there is none."""
+    """The group `config.KEY` of the values; an empty one is added if it is missing."""
     group = values.setdefault(key, {})
     require(isinstance(group, dict), f"config.{key} must hold settings, got {group!r}")
     return group
 
 
 def _among(values: Mapping, known: set[str]) -> dict:
+    """The values whose names are known."""
     return {name: value for name, value in values.items() if name in known}
 
 
@@ -183,6 +184,6 @@ def to_dict(settings: Settings) -> dict:
         if dataclasses.is_dataclass(value):
             value = entries.to_dict(value)
         values[field.name] = value
-    # Tuples become lists, as in a config.json that is compared with this. JSON has no
-    # infinity: it is written as on the command line, "inf".
+    # Through JSON, tuples become lists as in a config.json. JSON has no infinity, which
+    # is written as the text "inf", as on the command line.
     return json.loads(json.dumps(values), parse_constant=lambda name: str(float(name)))

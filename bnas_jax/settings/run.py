@@ -1,4 +1,4 @@
-"""The settings that search and training have in common."""
+"""The settings that searches and trainings have in common."""
 
 import dataclasses
 from typing import Any
@@ -18,14 +18,14 @@ PARALLEL = ("auto", "none", "pmap", "shard_map")
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """How many checkpoints are kept: the last ones, and those of best accuracy."""
+    """How many of the last and of the most accurate checkpoints are kept."""
 
     keep_last: int = 2
     keep_best: int = 1
 
     def __post_init__(self):
         prefix = "config.checkpoint"
-        # Without a last one a run could not go on.
+        # A run continues from its last checkpoint.
         message = f"{prefix}.keep_last must be at least 1, got {self.keep_last}"
         require(self.keep_last >= 1, message)
         message = f"{prefix}.keep_best must be at least 0, got {self.keep_best}"
@@ -34,13 +34,13 @@ class CheckpointSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DistributedSettings:
-    """A run of several processes.
+    """How the processes of a run find each other.
 
-    Without values, the run has as many processes as Slurm, MPI, GKE or a TPU slice have
-    started, else one. With num_processes=1 it has one process even there.
+    By default the run has all processes that Slurm, MPI, GKE or a TPU slice started, or
+    else one. num_processes=1 means one process even there.
     """
 
-    # The next three are set together, or not at all.
+    # Set the next three together, or none of them.
 
     # HOST:PORT of the first process.
     coordinator: str | None = None
@@ -49,7 +49,7 @@ class DistributedSettings:
     # The index of this process, from 0.
     process_id: int | None = None
 
-    # How long to wait for the others, at the start and in a step.
+    # The longest wait for the other processes, at the start and in a step.
     timeout_seconds: int = 600
 
     def __post_init__(self):
@@ -83,47 +83,48 @@ class DistributedSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """The settings that search and training have in common."""
+    """The settings that searches and trainings have in common."""
 
-    # A key of `schema.TASKS`.
+    # `search` or `train`, see `schema.TASKS`.
     task: str
-    # The seed of all random numbers of the run, but for those of the test set that
-    # `dataset.split` draws: they have a seed of their own.
+    # The seed of all random numbers of the run. The test set that `dataset.split` draws
+    # has a seed of its own.
     seed: int = 0
-    # Whose details are followed: `paper`, `release` or `meant`, see `core.conventions`.
+    # Whose details to follow: `paper`, `release` or `meant`, see `core.conventions`.
     conventions: str = "paper"
 
-    # The type of floating-point numbers. bfloat16 is the type of convolutions alone.
+    # The floating-point type. With bfloat16, only convolutions have this type.
     precision: str = "float32"
-    # The precision of products of floats, forward and in gradients, by JAX's names.
-    # `default` shortens factors of float32 to what the hardware multiplies fastest
-    # (bfloat16 on TPUs, TF32 on GPUs); `highest` keeps them whole. CPUs always do.
-    # Products of signs are exact in any of them.
+    # JAX's precision of float32 products, forward and backward. `default` rounds the
+    # factors to what the hardware multiplies fastest (bfloat16 on TPUs, TF32 on GPUs);
+    # `highest` does not round. CPUs never round, and products of signs are always
+    # exact.
     matmul_precision: str = "highest"
 
-    # How steps are spread over devices, see `runtime.devices.choose`.
+    # How steps run on several devices, see `runtime.devices.choose`.
     parallel: str = "auto"
     # Whether batch norm normalises over the examples of all devices, or over those of
-    # each device by themselves.
+    # each device separately.
     sync_bn: bool = True
-    # Batch norm normalises groups of so many consecutive examples, on any number of
-    # devices. None: the convention's number, else the whole microbatch.
+    # The number of consecutive examples that batch norm normalises together, on any
+    # number of devices. None: the convention's number, else the whole microbatch.
     bn_examples: int | None = None
 
     num_epochs: int
-    # The number of examples in a step, on all devices together.
+    # The number of examples in a step, over all devices.
     batch_size: int
     eval_batch_size: int = 256
-    # The number of parts of a batch. They go through the network one after the other,
-    # and their gradients are averaged; batch norm sees one at a time.
+    # The number of parts of a batch. The parts go through the network one after the
+    # other, and their gradients are averaged; batch norm normalises each part by
+    # itself.
     microbatches: int = 1
-    # The number of steps in one call of a compiled program. Several save GPUs and TPUs
-    # some waiting, and make a CPU slower.
+    # The number of steps in one call of a compiled program. More than one saves waiting
+    # on GPUs and TPUs, and is slower on CPUs.
     steps_per_call: int = 1
 
-    # How often the loss is checked.
+    # The number of steps between two checks that the loss is finite.
     log_every_steps: int = 100
-    # How often a checkpoint is saved within an epoch.
+    # When a checkpoint is saved within an epoch; None saves only at its end.
     checkpoint_every_steps: int | None = None
     checkpoint_every_minutes: float | None = None
 
@@ -171,10 +172,9 @@ class RunSettings:
         require(minutes is None or minutes > 0, message)
 
     def _check_bn_examples(self) -> None:
-        """Raises `UserError` unless `bn_examples` divides a microbatch.
+        """Raises `UserError` unless `bn_examples` divides the size of a microbatch.
 
-        A batch that is not made of whole microbatches is refused by
-        `Devices.check_batch`.
+        `Devices.check_batch` refuses a batch that `microbatches` does not divide.
         """
         # A microbatch has `part` examples.
         group, part = self.bn_examples, self.batch_size // self.microbatches
@@ -198,10 +198,10 @@ class RunSettings:
         require(part % group == 0, message)
 
     def arithmetic(self, axis: str | None = None) -> Arithmetic:
-        """How numbers are computed.
+        """The floating-point types and the batch norm of the run's models.
 
         axis: the name of the mapped axis of the devices that share a batch; None for
-          one device.
+            one device.
         """
         dtype: Any = jnp.float32
         if self.precision == "float64":
@@ -212,7 +212,7 @@ class RunSettings:
         if self.precision == "bfloat16":
             conv_dtype = jnp.bfloat16
 
-        # Statistics over all devices, or over each by itself.
+        # Without an axis, each device has batch statistics of its own.
         bn_axis = None
         if self.sync_bn:
             bn_axis = axis

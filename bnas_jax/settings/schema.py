@@ -1,13 +1,13 @@
-"""The settings of a run by its task.
+"""The settings of a run, by the kind of run: `search` or `train`.
 
-Each setting is written once, with its check, in a frozen dataclass that
-`resolve.from_config` makes. A scheme, a searcher and a network bring their own
-settings: they are entries of tables, see `entries`.
+Each setting is defined once, with its check, as a field of a frozen dataclass that
+`resolve.from_config` makes. Schemes, searchers and networks have settings of their own,
+see `entries`.
 """
 
 from bnas_jax.settings.search import SearchSettings
 from bnas_jax.settings.train import TrainSettings
 
 Settings = SearchSettings | TrainSettings
-# The settings by the value of `config.task`.
+# The value of `config.task` -> the class of the run's settings.
 TASKS: dict[str, type] = {"search": SearchSettings, "train": TrainSettings}

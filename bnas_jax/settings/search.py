@@ -38,13 +38,13 @@ class SupernetSettings:
     float_head: bool = False
     binary_preprocess: bool = False
 
-    # How the mixture of an edge is computed: `shared` or `plain`, two forms of one
-    # function; or `chosen`, which runs only the layer of the largest weight, for
-    # searchers whose other weights are 0.
+    # How the mixture of an edge is computed. `shared` and `plain` give the same output;
+    # `chosen` runs only the layer with the largest weight, for searchers whose other
+    # mixture weights are 0.
     edges: str = "shared"
     # Stem, head and sizes: cifar (BNAS), darts, snas or gdas.
     form: str = "cifar"
-    # Whether the reduction cells are the hand-made ones of GDAS, and not searched.
+    # Whether the reduction cells are GDAS's hand-made one instead of searched.
     fixed_reduction: bool = False
 
     def __post_init__(self):
@@ -62,13 +62,13 @@ class SupernetSettings:
         choice(f"{prefix}.edges", self.edges, choices=FORMS_OF_EDGES)
 
     def _check_layer_types(self) -> None:
-        """Layer types are known, distinct, and at least one of them has weights."""
+        """Raises `UserError` for unknown or equal layer types, or none with weights."""
         name = "config.network.layer_types"
         unknown = [layer for layer in self.layer_types if layer not in LAYERS]
         known = ", ".join(LAYERS)
         require(not unknown, f"{name}: unknown {', '.join(unknown)}; known: {known}")
 
-        # A network of pooling alone has nothing to train.
+        # A supernet with only poolings would have nothing to train.
         learnable = [layer for layer in LAYERS if LAYERS[layer].learnable]
         listed = ", ".join(learnable)
         message = f"{name} needs a layer type with weights, one of {listed}"
@@ -99,20 +99,20 @@ class SupernetSettings:
 
 @dataclasses.dataclass(frozen=True)
 class WeightSettings:
-    """SGD on the supernet's weights, by half a cosine.
+    """SGD on the supernet's weights.
 
-    The learning rate is constant within each epoch.
+    The learning rate falls along half a cosine, and is constant within each epoch.
     """
 
     learning_rate: float
     min_learning_rate: float
     momentum: float
     weight_decay: float
-    # The norm to which gradients are clipped. None is the convention's, inf does not
-    # clip.
+    # The largest norm of the gradient; a larger gradient is scaled down to it. None
+    # takes the convention's value, inf does not clip.
     clip_norm: float | None
     # The position of the first epoch on the cosine: 0, or 1 in the release, which steps
-    # its scheduler beforehand.
+    # its scheduler before each epoch.
     first_epoch: int
     nesterov: bool = False
 
@@ -129,18 +129,18 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam (DARTS) or gradient descent (SNAS on one GPU) on alpha.
+    """The optimizer of alpha: Adam (DARTS) or gradient descent (SNAS on one GPU).
 
-    Both have L2 regularisation.
+    weight_decay is the factor of an L2 term: the gradient gets this times alpha.
     """
 
     learning_rate: float
     beta1: float
     beta2: float
     weight_decay: float
-    # The norm to which the gradient is clipped; None does not clip.
+    # The largest norm of the gradient; None does not clip.
     clip_norm: float | None = None
-    # `adam`, or `sgd` without momentum, which reads neither beta.
+    # `adam`, or `sgd` without momentum, which ignores beta1 and beta2.
     optimizer: str = "adam"
 
     def __post_init__(self):
@@ -162,14 +162,14 @@ class SearchSettings(RunSettings):
     weights: WeightSettings
     alphas: AlphaSettings
 
-    # The epoch whose genotype is taken: that of the best validation accuracy, or the
-    # last.
+    # The epoch from which the genotype is derived: `best`, the one with the best
+    # validation accuracy, or `last`.
     select: str
-    # Alpha as it was `after` that epoch, or `before` it, as in the release.
+    # The genotype is derived from alpha `after` that epoch, or `before` it as in the
+    # release.
     alphas_as_of: str
-    # `epoch`: the batches for alpha go through their part of the data without
-    # replacement, epoch by epoch. `fresh`: each is drawn from all of that part, as in
-    # the release.
+    # `epoch`: the batches for alpha have each held-out image once in an epoch. `fresh`:
+    # each batch is a new draw from all held-out images, as in the release.
     alpha_batches: str
 
     def __post_init__(self):
@@ -178,10 +178,10 @@ class SearchSettings(RunSettings):
         choice("config.alphas_as_of", self.alphas_as_of, choices=AS_OF)
         choice("config.alpha_batches", self.alpha_batches, choices=("epoch", "fresh"))
 
-        # What derives the genotype in the end is checked before the search.
+        # A wrong setting of the derivation is an error before the search, not after it.
         entries.derivation_settings()
 
-        # The supernet fits the searcher.
+        # The supernet must fit the searcher.
         searcher = self.searcher
         message = (
             "config.network.edges=chosen runs one layer an edge, and the weights of "
@@ -189,18 +189,18 @@ class SearchSettings(RunSettings):
         )
         require(self.network.edges != "chosen" or searcher.one_layer, message)
 
-        # So do the number of epochs, and the epoch that is selected.
+        # So must the number of epochs, and the selected epoch.
         self._check_restarts(searcher.restart_epochs)
         self._check_select()
 
     def _check_select(self) -> None:
         """Raises `UserError` for the best epoch of a search without validation."""
-        # The supernet is validated on the part of the training set that weights do not
-        # see.
+        # Epochs are validated on the part of the training set that the weights are not
+        # trained on.
         searcher = self.searcher
         validated = searcher.has_alphas and searcher.train_share < 1
 
-        # Without that part, the user may hold one out instead.
+        # Without that part, the advice is also to hold one out.
         instead = ""
         if searcher.has_alphas:
             instead = (
@@ -214,12 +214,13 @@ class SearchSettings(RunSettings):
         require(validated or self.select == "last", message)
 
     def _check_restarts(self, period: int | None) -> None:
-        """Raises `UserError` where a search that restarts would not end at a restart.
+        """Raises `UserError` unless a search with restarts ends after a whole period.
 
-        It also needs `config.select=best`, as it would forget its best candidate else.
+        Such a search also needs `config.select=best`, because `last` would take its
+        last candidate.
 
-        period: the number of epochs after which the search begins anew; None if it does
-          not.
+        period: the number of epochs after which the search restarts with another
+            candidate; None for a search without restarts.
         """
         if period is None:
             return
@@ -233,7 +234,7 @@ class SearchSettings(RunSettings):
         )
         require(self.num_epochs % period == 0, message)
 
-        # The last epoch is that of the last candidate.
+        # The last epoch belongs to the last candidate, not to the best.
         message = (
             "config.select=last would take the last candidate, whatever its accuracy: "
             "write config.select=best"

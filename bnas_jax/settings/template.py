@@ -1,8 +1,8 @@
-"""Configs before anything is set: settings of the right types, None or a default.
+"""Config templates: all settings with their types, each None or at its default.
 
-A group that names an entry of a table (`config.scheme`, `config.searcher`,
-`config.network`) has the settings of every entry of its table, so that those of an
-extension can be set on the command line, too.
+A group that chooses an entry of a table (`config.scheme`, `config.searcher`,
+`config.network`) has the settings of all entries of its table, so that the command line
+can set those of an extension, too.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from bnas_jax.settings.schema import TASKS
 
 
 def settings(task: str) -> ConfigDict:
-    """All settings of a search or a training.
+    """A config with all settings of a task, `search` or `train`.
 
-    configs/search.py and configs/train.py begin with them. Those with a default have
-    it. The others are None: a preset sets them, or its recipe and its convention say
-    them, for which there are the blocks `preset`, `paper`, `release` and `meant`.
+    configs/search.py and configs/train.py begin with it. A setting without a default is
+    None: the preset sets it, or `resolve` fills it in from the recipe or from one of
+    the blocks `preset`, `paper`, `release` and `meant`, which are empty here.
     """
     config = _with_defaults(TASKS[task], task)
     config.task = task
@@ -32,7 +32,7 @@ def settings(task: str) -> ConfigDict:
 
 
 def _with_defaults(cls: type, task: str) -> ConfigDict:
-    """The settings of a dataclass, with its defaults."""
+    """A config with the settings of a dataclass, at their defaults or None."""
     config = ConfigDict()
     types = field_types(cls)
     for field in dataclasses.fields(cls):
@@ -44,7 +44,7 @@ def _with_defaults(cls: type, task: str) -> ConfigDict:
             config[name] = _with_defaults(kind, task)
         elif dataclasses.is_dataclass(kind):
             config[name] = fields(kind)
-        # Single settings; those of searches alone have the convention's value.
+        # Single settings. Those that only searches have are left to the convention.
         elif "of_search" not in field.metadata:
             default = None
             if field.default is not dataclasses.MISSING:
@@ -56,23 +56,23 @@ def _with_defaults(cls: type, task: str) -> ConfigDict:
 
 
 def fields(cls: type, values: Mapping | None = None) -> ConfigDict:
-    """The settings of a dataclass, with the values that are given.
-
-    Those without a value are None, and keep their type.
-    """
+    """A config with the settings of a dataclass, at the given values or None."""
     config = ConfigDict()
     _add(config, types=field_types(cls), values=values or {})
     return config
 
 
 def group(name: str, entry: str) -> ConfigDict:
-    """The settings of one of `entries.GROUPS`, with the name of an entry chosen."""
+    """A config for a group of `entries.GROUPS`: an entry's name, and all settings.
+
+    The settings are those of all entries of the table, and are None.
+    """
     config = ConfigDict({"name": entry})
     for cls in entries.GROUPS[name].values():
         known = entries.settings_of(cls)
         types = {}
         for key, kind in field_types(cls).items():
-            # Entries may share a setting; the first one's type is taken.
+            # If entries share the name of a setting, the first one's type counts.
             if key in known and key not in config:
                 types[key] = kind
         _add(config, types=types, values={})
@@ -80,13 +80,13 @@ def group(name: str, entry: str) -> ConfigDict:
 
 
 def choose(config: ConfigDict, name: str, entry: str) -> None:
-    """Sets the entry of one of `entries.GROUPS`.
+    """Sets the entry that a group of `entries.GROUPS` chooses, in place.
 
-    Values of settings that this entry does not have are removed from the config.
+    Values for settings that this entry does not have become None.
     """
     if entry in entries.GROUPS[name]:
         known = entries.settings_of(entries.GROUPS[name][entry])
-        # From the blocks, too: None in the config would be filled in from them again.
+        # In the blocks, too: `resolve` would fill them in from there.
         blocks = [config.get(block) or {} for block in ("preset", *CONVENTIONS)]
         for values in (config, *blocks):
             settings = values.get(name) or {}
@@ -97,12 +97,13 @@ def choose(config: ConfigDict, name: str, entry: str) -> None:
 
 
 def _add(config: ConfigDict, types: Mapping[str, type], values: Mapping) -> None:
-    """Adds settings to a config, with those of the values that are not None.
+    """Adds settings to a config, in place.
 
-    types: the type of each setting that is added, by its name.
+    types: the name of each setting -> its type.
+    values: the name of a setting -> its value; without one it is None.
     """
     for name, kind in types.items():
-        # In a config, a genotype is its name, its file or its text.
+        # A config has the name, file or text of a genotype.
         written = kind
         if kind is Genotype:
             written = str
@@ -111,7 +112,7 @@ def _add(config: ConfigDict, types: Mapping[str, type], values: Mapping) -> None
         value = values.get(name)
         if value is None:
             continue
-        # JSON has lists in place of tuples.
+        # Values from JSON are lists.
         if written is tuple:
             value = tuple(value)
         config[name] = value

@@ -24,9 +24,9 @@ class OptimizerSettings:
     # The learning rate over the training:
     # - one_cycle: low_learning_rate -> learning_rate -> low_learning_rate over 1 - tail
     #   of the steps, then -> min_learning_rate;
-    # - cosine: from learning_rate to min_learning_rate;
-    # - cosine_restarts: the same every `cycle_epochs`;
-    # - linear: from learning_rate to min_learning_rate;
+    # - cosine: half a cosine from learning_rate to min_learning_rate;
+    # - cosine_restarts: the same, again every `cycle_epochs`;
+    # - linear: a line from learning_rate to min_learning_rate;
     # - steps: learning_rate, multiplied by decay_factor at each of decay_epochs.
     schedule: str
     learning_rate: float
@@ -34,7 +34,7 @@ class OptimizerSettings:
     # `sgd` with momentum, or `adam`; both as in PyTorch.
     name: str = "sgd"
 
-    # Parameters of the schedules above, each of which reads its own.
+    # Parameters of these schedules; each schedule reads only its own.
     low_learning_rate: float = 0.0
     min_learning_rate: float = 0.0
     tail: float = 0.0
@@ -44,32 +44,32 @@ class OptimizerSettings:
 
     # Whether a cosine or linear schedule changes at each `step` or each `epoch`.
     schedule_by: str = "step"
-    # By epoch: the position of the first epoch on the schedule. It is 0, or 1 for a
-    # code that steps its scheduler beforehand.
+    # With schedule_by="epoch": the position of the first epoch on the schedule. It is
+    # 0, or 1 as in code that steps its scheduler before each epoch.
     first_epoch: int = 0
 
-    # Of SGD.
+    # Parameters of SGD.
     momentum: float = 0.9
     # The momentum where a one-cycle rate is highest; None keeps `momentum` throughout.
     momentum_low: float | None = None
     nesterov: bool = False
 
-    # Of Adam.
+    # Parameters of Adam.
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
 
-    # weight_decay times the parameter is added to the gradient of the parameters that
-    # `decayed` names, see `training.optimizers.with_decay`.
+    # The factor of an L2 term: the gradient of the parameters that `decayed` names gets
+    # this times the parameter, see `training.optimizers.with_decay`.
     weight_decay: float = 0.0
     decayed: str = "all"
-    # Gradients of a larger global norm are scaled to it; None does not clip.
+    # The largest global norm of the gradient; None does not clip.
     clip_norm: float | None = None
 
     label_smoothing: float = 0.0
-    # The rate of epoch e, from 0, is drop_path * e / num_epochs.
+    # The drop-path probability in epoch e, from 0 on, is drop_path * e / num_epochs.
     drop_path: float = 0.0
-    # The factor of the loss at an auxiliary classifier, where the network has one.
+    # The factor of the auxiliary classifier's loss, if the network has one.
     auxiliary_weight: float = 0.4
 
     def __post_init__(self):
@@ -80,7 +80,7 @@ class OptimizerSettings:
         choice(f"{prefix}.first_epoch", self.first_epoch, choices=(0, 1))
         choice(f"{prefix}.decayed", self.decayed, choices=DECAYED)
 
-        # Numbers above 0, from 0 on, and from 0 to below 1.
+        # Numbers > 0, numbers >= 0, and numbers in [0, 1).
         rates(prefix, self, "learning_rate", "decay_factor", "eps")
         rates(prefix, self, "low_learning_rate", "min_learning_rate", least=0)
         rates(prefix, self, "weight_decay", "auxiliary_weight", least=0)
@@ -94,12 +94,12 @@ class OptimizerSettings:
         self._check_schedule()
 
     def _check_schedule(self) -> None:
-        """Refuses settings that do not fit the schedule.
+        """Raises `UserError` for settings that do not fit the schedule.
 
-        Among them are those without effect, in which the user would believe else.
+        That includes some without effect, which the user would believe to have one.
         """
         prefix = "config.optimizer"
-        # Schedules by epoch.
+        # Schedules that may change by epoch.
         by_epoch = self.schedule in ("cosine", "linear")
         message = (
             f"{prefix}.schedule_by=epoch is of the schedules cosine and linear, got "
@@ -112,7 +112,7 @@ class OptimizerSettings:
         )
         require(not self.first_epoch or self.schedule_by == "epoch", message)
 
-        # The epochs of the schedule in steps.
+        # The epochs of the schedule `steps`.
         epochs = list(self.decay_epochs)
         growing = epochs == sorted(set(epochs)) and min(epochs, default=1) >= 1
         wanted = f"{prefix}.decay_epochs must be growing numbers from 1 on"
@@ -126,20 +126,20 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSettings:
-    """A trained network that the training learns from, see `training.teacher`.
+    """The teacher: a trained network to learn from, see `training.teacher`.
 
-    There is none without a work directory.
+    Without `workdir` there is no teacher.
     """
 
     # The work directory of the teacher's training or import.
     workdir: str | None = None
     # The checkpoint: `best`, `last` or a step.
     step: str = "last"
-    # The share of the loss that is the cross-entropy with the teacher's probabilities;
-    # the rest is that with the labels.
+    # The loss is share * (cross-entropy with the teacher's probabilities) +
+    # (1 - share) * (cross-entropy with the labels).
     share: float = 1.0
-    # In the teacher's part of the loss, the logits of both networks are divided by the
-    # temperature, and the part is multiplied by its square.
+    # In the teacher's term, the logits of both networks are divided by the temperature,
+    # and the term is multiplied by the squared temperature.
     temperature: float = 1.0
 
     def __post_init__(self):
@@ -153,7 +153,7 @@ class TeacherSettings:
         if self.workdir is not None:
             return
 
-        # Without a teacher, the other settings are not set.
+        # Without a teacher, the other settings must have their defaults.
         for name, default in (("step", "last"), ("share", 1.0), ("temperature", 1.0)):
             message = (
                 f"{prefix}.{name} has no effect without a teacher; write "
@@ -172,12 +172,12 @@ class TrainSettings(RunSettings):
     teacher: TeacherSettings = dataclasses.field(default_factory=TeacherSettings)
     # A key of `recipes.RECIPES`, or `NO_RECIPE`.
     recipe: str = NO_RECIPE
-    # A key of `first_weights.FIRST_WEIGHTS`, the recipe's if it has one.
+    # A key of `first_weights.FIRST_WEIGHTS`; by default the recipe's, else PyTorch's.
     first_weights: str
-    # The type of the numbers between layers, which are most of what accelerators store
-    # and move: float32, or bfloat16, half of it. Parameters, statistics, and numbers
-    # within convolutions and batch norms keep `precision`. None is float32, and float64
-    # with that precision.
+    # The type of the activations between layers, which take most of an accelerator's
+    # memory and bandwidth: float32, or bfloat16 for half of both. Parameters,
+    # statistics, and the arithmetic within convolutions and batch norms keep
+    # `precision`. None is float32, or float64 with that precision.
     activations: str | None = None
 
     def __post_init__(self):
@@ -194,7 +194,7 @@ class TrainSettings(RunSettings):
         rules = tuple(FIRST_WEIGHTS)
         choice("config.first_weights", self.first_weights, choices=rules)
 
-        # The schedule ends within the training.
+        # The last decay must come before the end of the training.
         epochs = self.optimizer.decay_epochs
         if self.optimizer.schedule == "steps" and max(epochs) >= self.num_epochs:
             written = ",".join(map(str, epochs))
@@ -204,7 +204,7 @@ class TrainSettings(RunSettings):
                 "config.optimizer.schedule"
             )
 
-        # A rate without effect would be a mistake in a comparison.
+        # A rate without effect could make a comparison wrong.
         drops = self.network.drops_paths or self.optimizer.drop_path == 0
         message = (
             "config.optimizer.drop_path is of networks of cells; write 0 for this one"

@@ -1,4 +1,4 @@
-"""Studies: runs that differ in one thing, each over several seeds, and their table."""
+"""Studies: variants of a run, each with several seeds, and the table of results."""
 
 from bnas_jax.study.rows import Row, Study
 from bnas_jax.study.runs import run_study

@@ -1,6 +1,6 @@
-"""The results of a study's runs, and the study's table.
+"""Collects the results of a study's runs, and writes its table.
 
-A run counts once it has ended, and if it has the settings that the study asks for.
+Only finished runs count, and only with the settings that the study asks for.
 """
 
 import pathlib
@@ -17,19 +17,21 @@ from bnas_jax.study.table import figures, markdown, mean_of
 from bnas_jax.workdir import RunDirectory
 from bnas_jax.workdir.files import whole, write_whole
 
-EARLY = 0.4  # section 4.3 looks at the first 20 of 50 epochs
+# The share of epochs that are early: section 4.3 looks at the first 20 of 50.
+EARLY = 0.4
 
 
 def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dict:
     """Writes the table of all finished runs as study.json and study.md.
 
-    failed: {ROW/SEED: message} of the runs that were to be made now. A run of other
-    settings that stands in the place of a row's is "not_shown", in the same form.
-    Rows without a finished run are named in "without_runs".
-    Returns what study.json holds.
+    Returns the contents of study.json. There, "not_shown" is {ROW/SEED: message} for
+    directories that hold a run of other settings, and "without_runs" has the names of
+    the rows without a finished run.
+
+    failed: {ROW/SEED: message} of the runs that failed just now.
     """
     accuracies, not_shown = _accuracies(study, folder)
-    # A run that was to be made now has failed for the same reason; it is named once.
+    # If such a directory made a run fail just now, it is only named once.
     others = {name: why for name, why in not_shown.items() if name not in failed}
     result: dict[str, Any] = {
         "title": study.title,
@@ -39,7 +41,7 @@ def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -
         **figures(accuracies, baseline=study.baseline),
     }
 
-    # The runs that a row is to have, and the shares of layers with weights.
+    # Add each row's number of seeds, and its shares of layers with weights.
     rows = {row.name: row for row in study.rows}
     for line in result["rows"]:
         row = rows[line["name"]]
@@ -54,15 +56,15 @@ def _accuracies(
 ) -> tuple[dict[str, dict[int, float]], dict[str, str]]:
     """({row: {seed: top-1 in %}} of finished runs, {ROW/SEED: why a run is not shown}).
 
-    Every row is among the first, also one without a finished run.
+    The first dict has all rows, including those without a finished run.
     """
     accuracies: dict[str, dict[int, float]] = {}
     not_shown = {}
     for row in study.rows:
         accuracies[row.name] = {}
         for seed in range(row.seeds):
-            # A run of other settings in the place of this one is an error, and no run
-            # at all is None.
+            # `result_of` raises an error if the directory holds a run of other
+            # settings, and returns None if the run has not finished.
             try:
                 summary = result_of(row, folder=folder, seed=seed)
             except UserError as error:
@@ -76,12 +78,11 @@ def _accuracies(
 def _shares(
     row: Row, *, folder: pathlib.Path, seeds: Iterable[int]
 ) -> dict[str, float]:
-    """The mean shares of layers with weights, over seeds, as far as they are known.
+    """The shares of layers with weights, averaged over seeds, where they are known.
 
-    early_learnable_share: in the first epochs of the searches (section 4.3).
-    learnable_share: in the cells that were trained.
+    early_learnable_share: the share in the first epochs of the searches (section 4.3).
+    learnable_share: the share in the trained cells.
     """
-    # The work directories of the seeds that have an accuracy.
     searches = [row.search_in(folder, seed) for seed in seeds]
     trainings = [row.training_in(folder, seed) for seed in seeds]
     shares = {
@@ -92,9 +93,9 @@ def _shares(
 
 
 def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> None:
-    """Writes folder/NAME.json and NAME.md, whole or not at all.
+    """Writes folder/NAME.json and folder/NAME.md, on the first process.
 
-    Only the first process writes.
+    Each file is replaced as a whole.
     """
     if not hosts.is_first():
         return
@@ -104,12 +105,12 @@ def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> 
 
 
 def result_of(row: Row, *, folder: pathlib.Path, seed: int) -> dict | None:
-    """summary.json of a row's training with that seed.
+    """The contents of summary.json of a row's training with a seed.
 
-    None where the training, or the search before it, has not ended. Raises `UserError`
-    where a run of other settings stands in the place of one of the two.
+    None if the training, or the search before it, has not finished. Raises `UserError`
+    if the directory of one of the two holds a run of other settings.
     """
-    # The search, whose cell the training uses.
+    # The training uses the cell of the search.
     if row.search is not None:
         found = row.search_in(folder, seed)
         if not is_finished(search_settings(row, seed=seed), found):
@@ -122,9 +123,10 @@ def result_of(row: Row, *, folder: pathlib.Path, seed: int) -> dict | None:
 
 
 def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
-    """Whether a run has ended there; `UserError` for one of other settings.
+    """Whether the run with these settings has finished in the directory `path`.
 
-    One with a damaged summary has not: it goes on, and writes its summary anew.
+    A run with a damaged summary has not: it is continued, and writes a new summary.
+    Raises `UserError` if the directory holds a finished run of other settings.
     """
     try:
         summary = RunDirectory(path).summary()
@@ -132,8 +134,8 @@ def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
         return False
     if summary is None:
         return False
-    # A finished run of other settings is not overwritten. Its config is compared by way
-    # of `Settings`, which has a default for settings that are newer than the run.
+    # The stored config is compared as `Settings`, which have defaults for settings that
+    # are newer than the run.
     stored = settings.from_config(RunDirectory(path).config())
     difference = settings.first_difference(
         settings.to_dict(run), settings.to_dict(stored)
@@ -148,8 +150,8 @@ def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
 def early_learnable_share(path: pathlib.Path) -> float | None:
     """The share of layers with weights early in a search, from 0 to 1 (section 4.3).
 
-    It is the mean over the genotypes of the first 40 % of epochs. None where the
-    search's records say nothing of it, as those of a random search.
+    It is the mean over the genotypes of the first 40 % of epochs; None if the search
+    does not record it, as random search.
     """
     records = RunDirectory(path).read_metrics()
     shares = [
@@ -161,7 +163,7 @@ def early_learnable_share(path: pathlib.Path) -> float | None:
 
 
 def _cell_share(path: pathlib.Path) -> float | None:
-    """The share of layers with weights in a training's cells, None without cells."""
+    """The share of layers with weights in the trained cells; None without cells."""
     genotype = RunDirectory(path).config()["network"].get("genotype")
     if genotype is None:
         return None
@@ -169,5 +171,5 @@ def _cell_share(path: pathlib.Path) -> float | None:
 
 
 def _mean(shares: Iterable[float | None]) -> float | None:
-    """The mean of the shares that are known, None where none is."""
+    """The mean of the shares that are not None; None if there are none."""
     return mean_of([share for share in shares if share is not None])

@@ -1,4 +1,4 @@
-"""The rows of a study: its trainings and searches, their settings and directories."""
+"""The rows of a study: their runs, with settings and work directories."""
 
 import dataclasses
 import pathlib
@@ -11,7 +11,7 @@ from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import SearchSettings, TrainSettings
 
-# A seed -> the config of a run; `config.seed` is set afterwards.
+# (seed) -> the config of a run. The study sets `config.seed` in it.
 Config = Callable[[int], ConfigDict]
 
 
@@ -21,11 +21,11 @@ class Row:
 
     With `search`, each seed first searches a cell, which its training then uses.
 
-    name: of the row and of its folder.
-    train, search: functions from a seed to the config of a run.
+    name: the name of the row and of its folder.
+    train, search: functions (seed) -> the config of a run.
     seeds: the number of seeds, which are 0, 1, 2, ...
-    searched_as: the name of the folder of the searches, by default the row's own. Rows
-        with the same one share their searches.
+    searched_as: the name of the row whose folder has the searches; by default this row.
+        Rows with the same `searched_as` share their searches.
 
     Example: `Row("xnor", train=lambda seed: train.get_config("digits"), seeds=3)`.
     """
@@ -49,11 +49,11 @@ class Row:
             )
 
     def training_in(self, folder: pathlib.Path, seed: int) -> pathlib.Path:
-        """The work directory of the training with that seed, in the study's folder."""
+        """The work directory of the training with a seed. folder: the study's."""
         return folder / self.name / str(seed) / "train"
 
     def search_in(self, folder: pathlib.Path, seed: int) -> pathlib.Path:
-        """The work directory of the search with that seed, in the study's folder."""
+        """The work directory of the search with a seed. folder: the study's."""
         return folder / (self.searched_as or self.name) / str(seed) / "search"
 
 
@@ -61,9 +61,9 @@ class Row:
 class Study:
     """Rows to compare with each other.
 
-    title: what stands above the table.
-    rows: in the order of the table.
-    baseline: the name of the row that all others are compared with, None for none.
+    title: the heading of the table.
+    rows: the rows in the order of the table.
+    baseline: the name of the row that all others are compared with, or None.
     """
 
     title: str
@@ -73,7 +73,7 @@ class Study:
     def __post_init__(self):
         names = [row.name for row in self.rows]
         for name in names:
-            # A row's name is that of its folder.
+            # The names of rows are the names of their folders.
             if names.count(name) > 1:
                 raise UserError(
                     f"the study has two rows of the name {name!r}; write another one"
@@ -86,7 +86,7 @@ class Study:
 
 
 def chosen_rows(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
-    """The rows with these names; all rows where `only` is empty.
+    """The rows with the names in `only`; all rows if `only` is empty.
 
     Raises `UserError` for a name that no row has.
     """
@@ -100,11 +100,11 @@ def chosen_rows(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
 
 
 def check_configs(row: Row) -> None:
-    """Raises `UserError` for a row whose configs of seed 0 are no settings of a run."""
+    """Raises `UserError` for a row whose configs with seed 0 are not valid."""
     config = _config(row, row.train, seed=0)
     if row.search is not None:
         _settings(_config(row, row.search, seed=0), seed=0, kind=SearchSettings)
-        # Stands in for the cell that is yet to be found.
+        # Any cell will do in place of the one that the search will find.
         config.network.genotype = "latest_cell"
     _settings(config, seed=0, kind=TrainSettings)
 
@@ -118,8 +118,8 @@ def search_settings(row: Row, *, seed: int) -> SearchSettings:
 def training_settings(row: Row, *, folder: pathlib.Path, seed: int) -> TrainSettings:
     """The settings of a row's training.
 
-    A row's search, where it has one, must have ended: the training takes its genotype
-    from the work directory of the search.
+    If the row has a search, it must have finished: the training reads the genotype from
+    its work directory.
     """
     config = _config(row, row.train, seed)
     if row.search is not None:
@@ -128,12 +128,12 @@ def training_settings(row: Row, *, folder: pathlib.Path, seed: int) -> TrainSett
 
 
 def _config(row: Row, function: Config, seed: int) -> ConfigDict:
-    """The config that a function of the row gives for a seed."""
+    """The config that a function of the row returns for a seed."""
     try:
         config = function(seed)
     except UserError:
         raise
-    # The function is a user's, and may raise anything.
+    # The function may be a user's, so that any error is possible.
     except Exception as error:
         raise UserError(
             f"the function of the row {row.name!r} ended with {type(error).__name__}: "
@@ -148,10 +148,11 @@ def _config(row: Row, function: Config, seed: int) -> ConfigDict:
 
 
 def _settings(config: ConfigDict, *, seed: int, kind: type) -> Any:
-    """The settings of a run with that seed.
+    """The settings of a config, with a seed.
 
-    kind: `SearchSettings` or `TrainSettings`. Raises `UserError` for a config of the
-    other kind.
+    Raises `UserError` for a config of the other kind.
+
+    kind: `SearchSettings` or `TrainSettings`.
     """
     config.seed = seed
     run = settings.from_config(config)

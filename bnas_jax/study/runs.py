@@ -1,6 +1,6 @@
-"""The runs of a study, one after the other.
+"""Runs a study, one run after the other.
 
-What is finished is kept; a run that was stopped goes on.
+Finished runs are not repeated, and interrupted runs are continued.
 """
 
 import contextlib
@@ -38,18 +38,19 @@ def run_study(
     only: tuple[str, ...] = (),
     open_workdir: OpenWorkDir = WorkDir,
 ) -> dict:
-    """Makes the runs of a study that are not finished, and writes its table.
+    """Runs what is missing of a study, and writes its table.
 
-    folder: has the work directories of the runs, ROW/SEED/train and ROW/SEED/search,
-        and the table, study.json and study.md, which is written anew after each row.
-    only: names of rows to run; () is all of them.
-    open_workdir: opens the work directory of a run, for instance with the extensions
-        that the run is to note.
+    The table has all finished runs. It also names failed runs, and directories that
+    hold a run of other settings. Returns the contents of study.json.
 
-    The table has every run that is finished. It names the runs that failed, and runs of
-    other settings that stand in the place of a row's. Returns the content of
-    study.json. Raises `UserError` for a name in `only` that no row has, and for a
-    folder that cannot be one of a study.
+    folder: has the work directories ROW/SEED/train and ROW/SEED/search of the runs, and
+        the table, study.json and study.md, which is updated after each row.
+    only: the names of the rows to run; () means all.
+    open_workdir: (path) -> the work directory of a run, for instance one that notes the
+        loaded extensions.
+
+    Raises `UserError` for a name in `only` that no row has, and for a folder that
+    cannot be written or holds a single run.
     """
 
     def write(failed: dict[str, str]) -> dict:
@@ -67,17 +68,16 @@ def run_rows(
     write: Callable[[dict[str, str]], Any],
     open_workdir: OpenWorkDir = WorkDir,
 ) -> dict[str, str]:
-    """Makes the runs of the rows that are not finished; returns those that failed.
+    """Runs what is missing of some rows; returns {ROW/SEED: message} of failed runs.
 
     folder, open_workdir: see `run_study`.
-    write: writes a table of what is finished; called after each row with the runs that
-        failed so far.
+    write: writes the table of all finished runs. It is called after each row with the
+        runs that have failed so far.
 
-    Returns {ROW/SEED: message} of the runs that failed. Raises `UserError` before the
-    first run for a config that is no run's, and for a folder that cannot be one of a
-    study.
+    Raises `UserError` before the first run for an invalid config, and for a folder that
+    cannot be written or holds a single run.
     """
-    # A mistake in the last row shows now, not after hours.
+    # An error in the last row shows now, and not after hours.
     for row in rows:
         check_configs(row)
     make_folder(folder)
@@ -96,17 +96,16 @@ def run_rows(
                 _say(f"{row.name}, seed {seed} failed: {message}")
             else:
                 _say(f"{row.name}, seed {seed}: {top1:.2f} %")
-        # The next row compiles programs of its own; those of this row would stay in
-        # memory.
+        # The next row compiles its own programs. Free those of this row.
         jax.clear_caches()
         write(failed)
     return failed
 
 
 def _reason(error: Exception) -> str | None:
-    """Why a run failed, where the user or the machine is the reason.
+    """Why a run failed, if the user or the machine is the cause.
 
-    None for any other error, and for a stop by a signal: these end the study.
+    None for a bug, and for a stop by a signal. These end the study.
     """
     if hasattr(error, "exit_code"):
         return None
@@ -116,9 +115,9 @@ def _reason(error: Exception) -> str | None:
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Makes a study's folder.
+    """Creates a study's folder.
 
-    Raises `UserError` where it cannot be made, and where it holds a single run.
+    Raises `UserError` if it cannot be created, or if it holds a single run.
     """
     if WorkDir(folder).exists():
         raise UserError(f"{folder} holds a single run; choose another --workdir")
@@ -134,11 +133,8 @@ def make_folder(folder: pathlib.Path) -> None:
 def _run(
     row: Row, *, seed: int, folder: pathlib.Path, open_workdir: OpenWorkDir
 ) -> float:
-    """Makes a row's runs with one seed; returns the top-1 of its training, in %.
-
-    A run that is finished is not made again.
-    """
-    # The search comes first: the training takes the cell that it finds.
+    """Runs what is missing of a row with one seed; returns the top-1 accuracy in %."""
+    # The search comes first, because the training uses its cell.
     if row.search is not None:
         found = row.search_in(folder, seed)
         of_search = search_settings(row, seed=seed)
@@ -159,4 +155,5 @@ def _run(
 
 
 def _say(text: str) -> None:
+    """Prints a line of the log."""
     print(f"bnas_jax: {text}", file=sys.stderr, flush=True)

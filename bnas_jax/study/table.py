@@ -1,4 +1,4 @@
-"""Figures of a study: mean and deviation over seeds, and tests of differences."""
+"""The statistics and the table of a study: mean, deviation and tests of differences."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,35 +6,35 @@ import numpy as np
 
 from bnas_jax.workdir.markdown import table_row
 
-# What rounding may do to an accuracy in %: less than an image of a million does.
+# The largest rounding error of an accuracy in %. One image of a million is as much.
 ROUNDING = 1e-4
-# What a deviation is, for a reader of a table.
+# The note on deviations under a table.
 DEVIATION = "Deviations are those of a sample (n - 1) over the runs of a row."
 
 
 def figures(
     accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | None = None
 ) -> dict:
-    """The figures of each row, as study.json has them.
+    """The statistics of each row, as in study.json.
 
     accuracies: row -> seed -> top-1 in %.
     baseline: the name of the row that the others are compared with.
 
-    Returns {"rows": a dict for each row that has runs}, and {"baseline": its name}
-    where the baseline has runs. A row has name, top1 by seed, mean, deviation (of a
-    sample, None for a single run), min and max.
+    Returns {"rows": a list with a dict for each row that has runs}, and "baseline" if
+    the baseline has runs. A row has name, top1 by seed, mean, deviation (of a sample;
+    None for a single run), min and max.
 
-    With a baseline, every other row also has the `difference` of the means, and the
-    probability of one at least as large if the rows did not differ: `p` by Student's
-    paired t-test over the seeds that both have, `p_welch` by Welch's over all runs. A
-    probability is None where the runs are too few, or do not vary.
+    With a baseline, every other row also has the `difference` of the means, and two
+    p-values: `p` of Student's paired t-test over the common seeds, and `p_welch` of
+    Welch's t-test over all runs. A p-value is None if the runs are too few, or do not
+    vary.
     """
     # Rows without a finished run are left out.
     rows = [_row(name, values) for name, values in accuracies.items() if values]
     if baseline is None or not accuracies.get(baseline):
         return {"rows": rows}
 
-    # Each other row beside the baseline.
+    # Compare each other row with the baseline.
     reference = accuracies[baseline]
     for row in rows:
         if row["name"] != baseline:
@@ -43,19 +43,19 @@ def figures(
 
 
 def mean_of(values: Sequence[float]) -> float | None:
-    """The mean; None of no values."""
+    """The mean; None without values."""
     return float(np.mean(values)) if len(values) else None
 
 
 def deviation_of(values: Sequence[float]) -> float | None:
-    """The standard deviation of a sample; None of fewer than two values."""
+    """The standard deviation of a sample (n - 1); None for fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _row(name: str, values: Mapping[int, float]) -> dict:
-    """The figures of a row by itself. values: seed -> top-1 in %."""
+    """The statistics of a row without the comparison. values: seed -> top-1 in %."""
     found = list(values.values())
-    # The keys of study.json are texts.
+    # The keys of JSON objects are texts.
     by_seed = {str(seed): value for seed, value in values.items()}
     return {
         "name": name,
@@ -68,14 +68,17 @@ def _row(name: str, values: Mapping[int, float]) -> dict:
 
 
 def _comparison(values: Mapping[int, float], reference: Mapping[int, float]) -> dict:
-    """difference, p and p_welch of a row beside the baseline, see `figures`."""
+    """{difference, p, p_welch} of a row and the baseline, see `figures`.
+
+    values, reference: seed -> top-1 in %, of the row and of the baseline.
+    """
     ours = np.array(list(values.values()))  # [seeds of the row]
     theirs = np.array(list(reference.values()))  # [seeds of the baseline]
 
     # Pairs of runs with the same seed.
     both = sorted(set(values) & set(reference))
     pairs = np.array([(values[seed], reference[seed]) for seed in both])
-    pairs = pairs.reshape(-1, 2)  # [seeds of both, 2], also where there are none
+    pairs = pairs.reshape(-1, 2)  # [common seeds, 2], also without any
     return {
         "difference": float(ours.mean() - theirs.mean()),
         "p": _paired(pairs),
@@ -84,44 +87,44 @@ def _comparison(values: Mapping[int, float], reference: Mapping[int, float]) -> 
 
 
 def _paired(pairs: np.ndarray) -> float | None:
-    """The probability by Student's paired t-test. pairs: (seeds, 2)."""
-    # Imported here, as loading it takes long.
+    """The p-value of Student's paired t-test, or None. pairs: (seeds, 2)."""
+    # Imported here because loading it takes long.
     from scipy import stats
 
-    # Without a difference that varies, the test has no answer.
+    # The test is undefined unless the differences vary.
     if len(pairs) < 2 or not _vary(pairs[:, 0] - pairs[:, 1]):
         return None
     return float(stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue)
 
 
 def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
-    """The probability by Welch's t-test: the deviations of the samples may differ."""
+    """The p-value of Welch's t-test, which allows unequal deviations, or None."""
     from scipy import stats
 
-    # Each sample needs a deviation, and one of the two must vary.
+    # The test is undefined unless both have two runs, and one of them varies.
     if min(len(ours), len(theirs)) < 2 or not (_vary(ours) or _vary(theirs)):
         return None
     return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
 
 
 def _vary(percents: np.ndarray) -> bool:
-    """Whether accuracies, or their differences, vary by more than rounding does."""
+    """Whether accuracies in %, or their differences, vary by more than rounding."""
     return bool(np.ptp(percents) > ROUNDING)
 
 
 def markdown(result: Mapping) -> str:
-    """The table as Markdown, and below it what its numbers are and what it lacks.
+    """The table as Markdown, followed by notes on its numbers and on missing runs.
 
-    result: as study.json has it.
+    result: the contents of study.json.
     """
     rows = result["rows"]
     baseline = result.get("baseline")
-    # A run without a partner of the same seed counts in Welch's test alone.
+    # Rows with different seeds need Welch's test, which also counts unpaired runs.
     seeds = {tuple(row["top1"]) for row in rows}
     welch = baseline is not None and len(seeds) > 1
     shared = any("early_learnable_share" in row for row in rows)
 
-    # Every study has the first columns, and only some have the others.
+    # All studies have these columns; only some have the others.
     head = ["", "runs", "top-1, %: mean", "deviation", "min to max"]
     if baseline is not None:
         head += [f"difference to {baseline}, points", "p"]
@@ -133,7 +136,7 @@ def markdown(result: Mapping) -> str:
             "layers with weights in the cell",
         ]
 
-    # Cells of the comparison are empty in the row of the baseline.
+    # In the row of the baseline, the columns of the comparison are empty.
     lines = [head, ["---"] * len(head)]
     for row in rows:
         line = _cells(row)
@@ -154,7 +157,7 @@ def markdown(result: Mapping) -> str:
 
 
 def _cells(row: Mapping) -> list[str]:
-    """The cells of a row that every study has."""
+    """The texts of a row in the columns that all studies have."""
     return [
         row["name"],
         runs_of(len(row["top1"]), row.get("seeds")),
@@ -165,14 +168,14 @@ def _cells(row: Mapping) -> list[str]:
 
 
 def runs_of(ended: int, planned: int | None) -> str:
-    """How many runs a row's numbers are of, such as 5, or 3 of 5 where some lack."""
+    """The number of a row's runs as a text: "5", or "3 of 5" if some are missing."""
     if planned is None or ended in (0, planned):
         return str(ended)
     return f"{ended} of {planned}"
 
 
 def _notes(baseline: str | None, *, welch: bool) -> str:
-    """What the numbers of the table are. welch: whether it has Welch's test."""
+    """The notes on the numbers of the table. welch: whether it has Welch's test."""
     notes = DEVIATION
     if baseline is not None:
         notes += (
@@ -186,7 +189,7 @@ def _notes(baseline: str | None, *, welch: bool) -> str:
 
 
 def _below(result: Mapping) -> str:
-    """The paragraphs on what the table lacks: rows and runs, and why."""
+    """The paragraphs on missing rows and runs, with the reasons."""
     text = ""
     if result.get("without_runs"):
         text += f"\n\nNo finished run: {', '.join(result['without_runs'])}."
@@ -198,7 +201,7 @@ def _below(result: Mapping) -> str:
 
 
 def _number(value: float | None, form: str) -> str:
-    """The number in a format of Python's; an empty text for None."""
+    """The number in a Python format such as ".2f"; "" for None."""
     if value is None:
         return ""
     return format(value, form)
