@@ -508,6 +508,15 @@ def test_cutout_falls_everywhere_equally_often():
     assert len(np.unique(hidden.reshape(512, -1), axis=0)) > 40
 
 
+def test_what_cutout_hides_does_not_follow_the_crop():
+    """Both are drawn by one key, here from the same five numbers."""
+    key, augmentation = jax.random.key(0), Augmentation((0.0,), (1.0,), pad=2)
+    crops = draw(key, 64, augmentation)
+    centres = draw_centres(key, 64, (5, 5))
+    for crop_at, centre in (("top", "y"), ("left", "x")):
+        assert not np.array_equal(crops[crop_at], centres[centre])
+
+
 def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were():
     augmentation = Augmentation(
         (2.0,) * 3, (0.2,) * 3, pad=2, flip=True, cutout=3

@@ -23,6 +23,7 @@ from bnas_jax.search import Bnas, Darts, Gdas, Random, Searcher, Snas, Stage
 from bnas_jax.search.searcher import ALPHAS, TRAIN, VALID, WEIGHTS
 from bnas_jax.training.evaluation_step import EvaluationStep
 from bnas_jax.training.losses import cross_entropy, hits
+from bnas_jax.training.optimizers import for_latents
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.state import SearchState, Sums, TrainState, train_state_of
 from bnas_jax.training.train_step import TrainStep
@@ -770,23 +771,33 @@ def test_alphas_own_gradient_is_all_that_is_computed(monkeypatch):
     assert len(calls) == 1 + 4, "one to begin with"
 
 
+class Regularized(Unrolled):
+    def regularizer(self, alphas, progress):
+        return jnp.sum(alphas["normal"] ** 2)
+
+
 def test_a_searchers_own_gradient_moves_alpha():
+    """That of its regularizer is added; the virtual step clips nothing, other than the
+    one that the weights make.
+    """
+    optimizer = for_latents(OPTIMIZER, Float(), clip_norm=1e-3)
     state, train, valid = search_state(), batch(0), batch(1)
-    after = jitted(searching(searcher=Unrolled()))(
-        state, {"train": train, "valid": valid}
-    )
+    state = state.replace(opt_state=optimizer.init(state.params))
+    step = dataclasses.replace(searching(searcher=Regularized()), weights=optimizer)
+    after = jitted(step)(state, {"train": train, "valid": valid})
     of_train = jax.grad(task_loss)(state.params, state.alphas, train)
     ahead = jax.tree.map(lambda w, g: w - 0.5 * g, state.params, of_train)
     gradient = jax.grad(task_loss, argnums=1)(ahead, state.alphas, valid)
+    gradient["normal"] += 2 * state.alphas["normal"]
     updates, _ = ALPHAS_OPTIMIZER.update(gradient, state.alphas_opt_state, state.alphas)
     alphas = optax.apply_updates(state.alphas, updates)
     assert same(after.alphas, alphas)
 
     # The weights themselves moved once, from where they were.
     gradient = jax.grad(task_loss)(state.params, alphas, train)
-    assert same(
-        after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
-    )
+    size = optax.tree_utils.tree_norm(gradient)
+    moved = jax.tree.map(lambda w, g: w - 0.5e-3 * g / size, state.params, gradient)
+    assert same(after.params, moved, atol=1e-7) and not same(after.params, state.params)
 
 
 @dataclasses.dataclass(frozen=True)
