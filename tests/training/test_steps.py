@@ -30,6 +30,7 @@ from bnas_jax.training.state import (
     SearchState,
     Sums,
     TrainState,
+    search_state_of,
     train_state_of,
 )
 from bnas_jax.training.train_step import TrainStep
@@ -608,6 +609,15 @@ def search_state(
     )
 
 
+def test_the_history_begins_with_the_first_alpha():
+    begun = search_state()
+    variables = {"params": begun.params, "batch_stats": begun.batch_stats}
+    optimizers = {"optimizer": OPTIMIZER, "alphas_optimizer": ALPHAS_OPTIMIZER}
+    state = search_state_of(variables, begun.alphas, **optimizers, num_epochs=2)
+    for name, rows in state.history.items():
+        assert rows.shape == (3, 14, 2) and np.array_equal(rows[0], begun.alphas[name])
+
+
 def task_loss(params, alphas, data):
     logits = MIXTURE.apply(
         {"params": params, "batch_stats": {"mean": 0}}, alphas, data["image"]
@@ -990,3 +1000,23 @@ def test_the_supernet_is_evaluated_with_the_mixture_of_its_alphas():
         result.loss, 8 * task_loss(state.params, state.alphas, data), rtol=1e-5
     )
     assert float(result.examples) == 8
+
+
+class Trained(Supernet):
+    """Its class is 1 as in training, else 0."""
+
+    @nn.compact
+    def mixture(self, weights, images, *, train: bool = False):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, ())
+        if train:
+            mean.value += 1
+        return jax.nn.one_hot(jnp.full(len(images), int(train)), CLASSES)
+
+
+@pytest.mark.parametrize("batch_statistics", [False, True])
+def test_a_supernet_is_evaluated_by_its_own_statistics_or_the_batchs(batch_statistics):
+    supernet = Trained(num_cells=1, channels=1, num_classes=CLASSES)
+    evaluate = EvaluationStep(supernet, Bnas(), batch_statistics=batch_statistics)
+    variables = {"batch_stats": {"mean": 0.0}, "alphas": search_state().alphas}
+    data = batch(0) | {"label": jnp.ones(8, jnp.int32), "weight": jnp.ones(8)}
+    assert float(evaluate(variables, data).top1) == 8 * batch_statistics
