@@ -16,10 +16,12 @@ from bnas_jax.core import genotype, genotypes
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell_parts import REDUCTION_SKIPS
 from bnas_jax.core.conventions import conventions
+from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.cost import cost, fit_budget, float_twin, ratios
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3, Genotype
 from bnas_jax.core.network import Network
+from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Cbcn, Float, Xnor
 from bnas_jax.core.supernet import Supernet
 
@@ -551,6 +553,21 @@ class Plain(nn.Module):
 
 def test_a_module_needs_no_arithmetic_to_be_counted():
     assert cost(Plain(), image_shape=(4, 4, 3)).total.float_params == 3
+
+
+class Twice(nn.Module):
+    """A convolution that runs on its own output."""
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        fields = {"scheme": Float(), "arithmetic": Arithmetic()}
+        conv = Convolution(3, kernel=(3, 3), geometry=square(3), **fields)
+        return conv(conv(x))
+
+
+def test_what_runs_twice_has_its_products_twice_and_its_parameters_once():
+    total = cost(Twice(), image_shape=(4, 4, 3)).total
+    assert (total.float_macs, total.params) == (2 * 4 * 4 * 81, 81)
 
 
 # Few layers, as a budget walks three widths for each number of cells.

@@ -459,6 +459,8 @@ def test_zeroise_can_be_left_out():
         assert count(cell) == 0
         weights[:, 0] = 0
         assert cell == derive(weights), "the rest is ranked as if it had no weight"
+    # A softmax that has saturated leaves the other types exactly 0.
+    assert count(derive(np.eye(7)[[0] * 14], keep_zeroise=False)) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from flax import traverse_util
 from bnas_jax.core.alphas import relax
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import TABLE_3, ZEROISE
+from bnas_jax.core.forms import FORMS
+from bnas_jax.core.genotype import EDGES, TABLE_3, ZEROISE, arriving
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Float, Xnor
-from bnas_jax.core.supernet import Supernet, float_edges
+from bnas_jax.core.supernet import MixedCell, Supernet, float_edges
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -462,6 +463,37 @@ def test_weights_belong_to_their_edges():
     assert not np.allclose(
         y[:, :, :, 2], mixed(np.tile(weights[2], (3, 1)))[:, :, :, 1]
     ), "each edge has its own kernel"
+
+
+def test_what_multiplies_an_edge_and_what_is_added_to_it_is_its_own():
+    """Drop-path's factors and the scalars of GDAS, in a cell of poolings."""
+    net = supernet(1, 2, layer_types=(ZEROISE, "avg_pool_3x3"))
+    fields = {"place": net.places[0], "form": FORMS["cifar"]}
+    fields |= {"float_edges": float_edges(net)[0], "binary_preprocess": False}
+    of_net = ("skip", "reduction_skip", "edges", "shared_statistics", "layer_types")
+    for name in (*of_net, "scheme", "arithmetic"):
+        fields[name] = getattr(net, name)
+    cell = MixedCell(**fields)
+    images, weights = IMAGES.astype(np.float32), jnp.array([[0.0, 1.0]] * 14)
+
+    @jax.jit
+    def largest(factors, scalars):
+        """The largest magnitude of each node, (4,)."""
+        options = {"train": False, "factors": factors, "scalars": scalars}
+        key, inputs = jax.random.key(0), (images, images, weights)
+        output, _ = cell.init_with_output(key, *inputs, **options)
+        return jnp.abs(output.reshape(-1, 4, 4)).max((0, 2))
+
+    nodes, nothing = np.arange(2, 6), np.zeros((14, 3), np.float32)
+    for edge, (source, node) in enumerate(EDGES):
+        alone = nothing.copy()
+        alone[edge] = 1
+        # Other nodes are 0, and what leaves them is.
+        expected = (nodes == node) & (source < 2)
+        assert np.array_equal(largest(alone, nothing[:, 0]) > 0, expected), edge
+    values = np.arange(14, dtype=np.float32)
+    sums = [values[arriving(node)].sum() for node in nodes]
+    assert np.array_equal(largest(nothing, values), sums)
 
 
 def shapes_of(net, images=IMAGES):

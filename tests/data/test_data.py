@@ -27,8 +27,9 @@ from bnas_jax.data.augment import (
     hide,
     normalize,
 )
-from bnas_jax.data.batches import load_data
-from bnas_jax.data.halves import SPLITS, split_half
+from bnas_jax.data.batches import Batches, load_data
+from bnas_jax.data.halves import SPLITS, split_half, split_test
+from bnas_jax.data.load import Dataset
 from bnas_jax.data.pipeline import EvalSource, TrainSource
 from bnas_jax.data.readers import tfds_directory
 from bnas_jax.data.readers.encoded import ReadOptions
@@ -153,6 +154,13 @@ def test_halves_depend_on_the_seed_alone():
     assert not same(
         split_half(numbered(50), 3)[0].labels, split_half(numbered(50), 4)[0].labels
     )
+
+
+def test_a_test_set_that_is_drawn_is_no_half_of_the_same_seed():
+    examples = numbered(50)
+    _, test = split_test(examples, 0.5, seed=3)
+    for half in split_half(examples, 3, "stratified"):
+        assert set(test.labels) != set(half.labels)
 
 
 def test_halves_in_order_are_the_first_half_and_the_second():
@@ -297,6 +305,7 @@ def test_the_data_goes_to_the_device_once_and_the_order_once_an_epoch():
         feeds[1]["order"] is feeds[0]["order"]
         and feeds[3]["order"] is not feeds[0]["order"]
     )
+    assert len(source._orders) == 1, "a long run would fill the memory with them"
 
 
 def test_shards_are_parts_of_the_same_global_batch():
@@ -476,6 +485,16 @@ def test_padding_is_black_before_normalisation():
     assert values == {-2.0, 2.0}
 
 
+def test_the_two_batches_of_a_search_step_are_not_augmented_alike():
+    """All images are one, so that only the crops and flips can differ."""
+    (image,) = photos(1).images
+    train = Arrays(np.stack([image] * 16), np.arange(16) % 10, 10, name="one")
+    augmentation = Augmentation((0.0,) * 3, (1.0,) * 3, pad=3, flip=True)
+    data = Batches(Dataset(train, train, augmentation), batch_size=8)
+    step = data.search_batches(0)
+    assert not np.array_equal(step["train"]["image"], step["valid"]["image"])
+
+
 def test_cutout_hides_a_square_around_each_centre_and_no_more():
     """As DARTS's code clips the square to the image."""
     centres = {"y": jnp.array([0, 5, 7]), "x": jnp.array([1, 5, 7])}
@@ -506,6 +525,15 @@ def test_cutout_falls_everywhere_equally_often():
         < 5 * np.sqrt(expected * (1 - expected) / 512)
     )
     assert len(np.unique(hidden.reshape(512, -1), axis=0)) > 40
+
+
+def test_what_cutout_hides_does_not_follow_the_crop():
+    """Both are drawn by one key, here from the same five numbers."""
+    key, augmentation = jax.random.key(0), Augmentation((0.0,), (1.0,), pad=2)
+    crops = draw(key, 64, augmentation)
+    centres = draw_centres(key, 64, (5, 5))
+    for crop_at, centre in (("top", "y"), ("left", "x")):
+        assert not np.array_equal(crops[crop_at], centres[centre])
 
 
 def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were():

@@ -296,6 +296,15 @@ def test_an_order_by_class_is_an_order():
     assert not np.all(np.diff(labels[rows][:10]) == 1)
 
 
+def test_small_classes_do_not_come_first():
+    """The first n examples have each class's share to within one, for every n."""
+    labels = np.repeat([0, 1, 2], [2, 2, 16])
+    rows = order.shuffled_by_class(labels, 0, order.TEST)
+    counts = np.cumsum(np.eye(3)[labels[rows]], axis=0)  # (n, classes)
+    expected = np.arange(1, 21)[:, None] * [0.1, 0.1, 0.8]
+    assert np.abs(counts - expected).max() <= 1
+
+
 # Size
 
 

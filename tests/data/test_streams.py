@@ -21,7 +21,7 @@ from tfds_files import write_dataset
 from bnas_jax.__main__ import run
 from bnas_jax.benchmarks import data as benchmark
 from bnas_jax.core.errors import PassingError, UserError
-from bnas_jax.data import color, read_ahead
+from bnas_jax.data import color, read_ahead, stream_items
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
@@ -272,6 +272,21 @@ def test_evaluation_counts_every_example_once(folder, batch_size, hosts):
     assert sorted(seen) == sorted(image.tobytes() for image in hold(test).images)
 
 
+def test_the_next_evaluation_goes_on_where_the_last_one_ended(folder, monkeypatch):
+    """To start anew costs as long as it takes to read the first batches."""
+    started = []
+    start = read_ahead.ReadAhead._start
+    monkeypatch.setattr(
+        read_ahead.ReadAhead,
+        "_start",
+        lambda self, n: started.append(n) or start(self, n),
+    )
+    source = StreamEvalSource(opened(folder)[1], 4, PLAIN)
+    first, second = (feeds(source, range(len(source))) for _ in range(2))
+    assert started == [0]
+    assert jax.tree.all(jax.tree.map(np.array_equal, first, second))
+
+
 def test_there_is_no_batch_after_the_last(folder):
     source = StreamEvalSource(opened(folder)[1], 4, PLAIN)
     with pytest.raises(IndexError, match="3 batches"):
@@ -327,6 +342,21 @@ def test_crops_differ_between_epochs_and_images(tmp_path):
     )
     images = np.concatenate([feed["images"] for feed in feeds(source, range(3))])
     assert len({image.tobytes() for image in images}) == 12
+
+
+def test_an_example_is_cropped_alike_in_every_part_of_its_set(folder):
+    train, _ = opened(folder)
+    part = train.take(np.array([7, 3]))
+
+    def crop_of(examples, number):
+        choose = stream_items._crop(examples, number, seed=0, epoch=0, min_area=0.1)
+        return choose(300, 400)
+
+    assert [crop_of(part, 0), crop_of(part, 1)] == [
+        crop_of(train, 7),
+        crop_of(train, 3),
+    ]
+    assert crop_of(part, 0) != crop_of(part, 1)
 
 
 # Images that do not decode

@@ -264,6 +264,45 @@ def test_messages_that_are_begun_within_a_fusion_or_by_themselves():
     )
 
 
+def test_a_reduction_that_keeps_a_part_is_sent_in_each_trip_of_its_loop():
+    """Each of four chips sends the parts of the other three: its own they add up."""
+    loop = """
+    %reducing (state: (s32[], f32[64])) -> (s32[], f32[64]) {
+      %state = (s32[], f32[64]{0}) parameter(0)
+      %whole = f32[64]{0} get-tuple-element(%state), index=1
+      %kept = f32[16]{0} reduce-scatter(%whole), replica_groups={{0,1,2,3}}, dimensions={0}
+      ROOT %next = (s32[], f32[64]{0}) tuple(%whole, %whole)
+    }
+
+    """
+    program = entry(
+        "%loop = (s32[], f32[64]{0}) while(%first), body=%reducing, "
+        'backend_config={"known_trip_count":{"n":"5"}}'
+    )
+    text = program.replace("ENTRY", textwrap.dedent(loop) + "ENTRY")
+    found = movement.moves(compiled_text.read(text))
+
+    for switch_adds, parts in ((False, 3), (True, 1)):
+        (reduced,) = movement.messages(
+            found, chips=4, chips_per_host=4, switch_adds=switch_adds
+        )
+        assert (reduced.kind, reduced.number) == ("reduce-scatter", 5)
+        assert reduced.bytes == 5 * parts * 16 * 4
+
+
+def test_messages_of_a_kind_are_between_hosts_if_any_is():
+    near, far = "{{0,1},{2,3}}", "{{0,2},{1,3}}"
+    for groups in ((near, far), (far, near)):
+        lines = [
+            f"%sum{number} = f32[8]{{0}} all-reduce(%x), replica_groups={group}"
+            for number, group in enumerate(groups)
+        ]
+        found = movement.moves(compiled_text.read(entry(*lines)))
+        (reduced,) = movement.messages(found, chips=4, chips_per_host=2)
+        assert reduced.number == 2
+        assert reduced.between_hosts
+
+
 def test_groups_in_xlas_short_form_and_of_unequal_size():
     short = movement._groups("replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}", 8)
 

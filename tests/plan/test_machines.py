@@ -81,3 +81,8 @@ def test_peaks_of_products():
     assert h100.peak("bfloat16") == 989e12
     assert h100.peak("float32") == 989e12
     assert h100.peak("float64") == 67e12
+
+
+def test_of_the_memory_of_a_gpu_jax_takes_three_quarters():
+    assert CHIPS["v4"].memory == 32 * 2**30
+    assert CHIPS["h100"].memory == 60 * 2**30

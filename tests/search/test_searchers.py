@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.alphas import ENTROPIES, entropy
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, FIXED_REDUCTION, Genotype
 from bnas_jax.core.supernet import Supernet
@@ -110,7 +111,34 @@ def test_beside_a_fixed_reduction_cell_the_normal_cell_alone_is_searched(searche
         )
 
 
+def test_the_alphas_of_snas_begin_around_one():
+    """Drawn from N(1, 0.01^2)."""
+    for alpha in Snas().init(jax.random.key(0)).values():
+        assert abs(alpha.mean() - 1) < 4e-3
+        assert alpha.std() == pytest.approx(0.01, rel=0.3)
+
+
+def test_darts_has_no_regularizer_unless_it_is_asked_for():
+    alphas, progress = Darts().init(jax.random.key(0)), Progress(jnp.array(0), 2)
+    assert Darts().regularizer(alphas, progress) == 0
+    assert Darts(diversity=1.0).regularizer(alphas, progress) < 0
+
+
+def test_the_regularizer_takes_the_entropy_that_is_chosen():
+    alphas = {name: jax.random.normal(jax.random.key(0), (14, 3)) for name in CELLS}
+    for edges in ENTROPIES:
+        searcher = Bnas(diversity=2.0, tau=3.0, entropy=edges)
+        found = searcher.regularizer(alphas, Progress(jnp.array(1), 2))
+        expected = -2 * entropy(alphas, edges=edges) * np.exp(-1 / 3)
+        assert float(found) == pytest.approx(float(expected))
+
+
 # Samples
+
+
+def test_the_noise_of_the_two_cells_is_not_the_same():
+    noise = gumbel.draw(jax.random.key(0), {name: jnp.zeros((14, 3)) for name in CELLS})
+    assert not np.any(noise["normal"] == noise["reduce"])
 
 
 def test_soft_samples_are_those_of_snas_for_the_same_noise(samples):

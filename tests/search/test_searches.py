@@ -17,6 +17,7 @@ from work_directories import arrays, largest_difference
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core import genotypes
+from bnas_jax.training import search as search_lib
 from bnas_jax.training.search import Scores
 from bnas_jax.training.workdir import WorkDir
 
@@ -166,24 +167,33 @@ def check_records(name: str, workdir: pathlib.Path) -> None:
     assert found == pytest.approx(temperatures.get(name, []), rel=1e-5)
 
 
-def test_a_candidate_is_scored_on_each_held_out_batch_once_at_most():
-    """Also where `searcher.score_batches` is more than there are."""
+def test_a_candidate_is_scored_on_each_held_out_batch_once_at_most(monkeypatch):
+    """Also where `searcher.score_batches` is more than there are.
+
+    By the statistics of each batch: the running ones are those of other cells.
+    """
     task = SimpleNamespace(
-        program=SimpleNamespace(held_out=range(11)),
+        program=SimpleNamespace(held_out=range(11), model="supernet"),
+        data=SimpleNamespace(augmentation="none"),
         run=SimpleNamespace(batch_size=2),
         where=SimpleNamespace(place=lambda value: value),
+        searcher="random",
     )
-    taken = []
+    taken, made = [], []
 
     def evaluator(variables, *, batches, between_batches):
         taken.append(batches)
         return {"top1": 0.0}
 
     scores = Scores(task, SimpleNamespace(variables={}), between_batches=lambda: None)
-    scores._evaluator = evaluator
+    monkeypatch.setattr(
+        search_lib, "Evaluator", lambda *_, **fields: made.append(fields) or evaluator
+    )
     for numbers in (range(3, 7), range(8, 8 + 10**6), None):
         scores({}, numbers)
     assert taken == [[3, 4, 0, 1], [3, 4, 0, 1, 2], [0, 1, 2, 3, 4]]
+    (fields,) = made
+    assert fields["batch_size"] == 2 and fields["batch_statistics"]
 
 
 def check_candidates(

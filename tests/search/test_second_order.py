@@ -196,6 +196,29 @@ def test_mixed_derivatives_of_two_binary_convolutions_are_those_of_their_composi
     assert apart(by_us, expected) < 1e-5
 
 
+@pytest.mark.parametrize("unrolled", ["exact", "difference"])
+def test_alphas_gradient_is_that_of_the_validation_loss_behind_a_training_step(
+    unrolled,
+):
+    """For losses of two batches, of which a central difference is exact."""
+    draw = np.random.default_rng(0)
+    weights, alphas = (jnp.asarray(draw.normal(size=3), jnp.float32) for _ in range(2))
+    of_train, of_valid = draw.normal(size=(2, 3, 3)).astype(np.float32)
+    losses = {
+        "train": lambda w, a: w @ of_train @ a + jnp.sum(w**2),
+        "valid": lambda w, a: jnp.sum((of_valid @ w) ** 2) + w @ jnp.sin(a),
+    }
+    virtual = lambda w, grads: w - 0.1 * grads
+
+    def behind_a_step(alphas):
+        ahead = virtual(weights, jax.grad(losses["train"])(weights, alphas))
+        return losses["valid"](ahead, alphas)
+
+    mean = lambda function, name: function(losses[name])
+    found = Darts(unrolled=unrolled).gradient(mean, virtual, weights, alphas)
+    assert apart(found, jax.grad(behind_a_step)(alphas)) < 1e-3
+
+
 @pytest.mark.long
 def test_on_a_float_supernet_a_small_difference_is_exact(monkeypatch):
     """At the published distance ReLU and pooling switch between both sides.

@@ -4,6 +4,7 @@ import os
 import pathlib
 import resource
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +183,16 @@ def test_a_checkpoint_is_replaced_by_another_of_its_step_and_lost_at_no_moment(s
     assert same(restored(saved), changed) and not before.exists()
 
 
+def test_a_run_that_has_diverged_goes_on_before_the_step_of_the_first_bad_gradient(
+    saved,
+):
+    """From the weights of that step the same gradient would come again."""
+    checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
+    assert checkpoints.last_before(2) == 1
+    assert checkpoints.steps() == [1]
+    checkpoints.close()
+
+
 def test_where_all_are_damaged_it_is_an_error_and_nothing_is_touched(saved):
     for step in (1, 2, 3):
         flip(arrays_file(saved / str(step)))
@@ -329,6 +340,20 @@ def test_too_little_room_for_the_checkpoints_to_come_is_noticed_at_the_start(tmp
             r"config\.checkpoint\.keep_last"
         ),
     ):
+        checkpoints.restore_state(SHAPES)
+
+
+def test_there_is_room_for_those_that_are_kept_and_the_one_being_written(
+    tmp_path, monkeypatch
+):
+    keep = CheckpointSettings(keep_last=2, keep_best=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(SHAPES))
+    free = lambda count: lambda path: SimpleNamespace(free=count)
+    monkeypatch.setattr(shutil, "disk_usage", free(4 * size))
+    assert checkpoints.restore_state(SHAPES) is None
+    monkeypatch.setattr(shutil, "disk_usage", free(4 * size - 1))
+    with pytest.raises(UserError, match=r"4 of .* are to come"):
         checkpoints.restore_state(SHAPES)
 
 

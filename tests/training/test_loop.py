@@ -332,6 +332,15 @@ def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
     assert again.saved() == [10, 25, 30]
 
 
+def test_checkpoints_within_an_epoch_are_kept_while_they_are_among_the_last(tmp_path):
+    keep = CheckpointSettings(keep_last=2, keep_best=1)
+    counted = Counting(
+        tmp_path, num_epochs=3, checkpoint_every_steps=3, checkpoint=keep
+    )
+    counted.start(top1=[90.0, 10.0, 50.0].__getitem__)
+    assert counted.saved() == [5, 12, 15]
+
+
 def test_without_room_for_a_best_one_the_last_are_kept(tmp_path):
     counted = Counting(
         tmp_path, num_epochs=4, checkpoint=CheckpointSettings(keep_last=1, keep_best=0)

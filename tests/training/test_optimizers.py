@@ -650,6 +650,17 @@ def test_weights_that_never_had_a_gradient_do_not_decay():
     assert float(tree["kernel"][0, 2]) == 3
 
 
+@pytest.mark.parametrize(
+    ("preset", "decays"), [("digits_gdas", False), ("digits", True)]
+)
+def test_in_a_search_of_gdas_what_never_had_a_gradient_does_not_decay(preset, decays):
+    run = settings.from_config(search.get_config(preset))
+    chain = build_optimizers.supernet_optimizer(run, 10)
+    tree = {"kernel": jnp.ones((1, 2))}
+    after = one_step(chain, tree, {"kernel": jnp.array([[1.0, 0.0]])})
+    assert (float(after["kernel"][0, 1]) < 1) == decays
+
+
 def test_a_virtual_step_clips_nothing_and_takes_the_state_of_the_one_that_clips():
     tree, grads = params(), gradients(1)
     clipping = optimizer(clip_norm=1e-3)

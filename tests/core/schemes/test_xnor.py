@@ -14,7 +14,7 @@ from arrays import hwio, normal, relative_error, signs, with_gradients
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv_forms import plain_conv
-from bnas_jax.core.ops.geometry import square
+from bnas_jax.core.ops.geometry import rectangle, square
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.schemes.binary_conv import binary_conv
 from bnas_jax.core.schemes.xnor import (
@@ -302,6 +302,15 @@ def test_activation_scale_of_the_skip_has_no_border():
     x = np.random.default_rng(3).normal(size=(1, 6, 6, 4)).astype(np.float32)
     scale = mean_magnitude(x, (2, 2), square(2, stride=2, padding=0))
     assert np.allclose(scale, mean_magnitude_by_loops(x, 2, 2, 0, 1), rtol=1e-5)
+
+
+def test_the_activation_scale_of_a_row_of_taps_is_a_mean_over_that_row():
+    """A 1x3 kernel, as on the ways of GDAS's reduction cell."""
+    x = normal(2, 4, 5, 3)
+    border = np.pad(np.abs(x).mean(-1), ((0, 0), (0, 0), (1, 1)))
+    expected = (border[:, :, :-2] + border[:, :, 1:-1] + border[:, :, 2:]) / 3
+    scale = mean_magnitude(x, (1, 3), rectangle((1, 3)))
+    assert np.allclose(scale[..., 0], expected, rtol=1e-5)
 
 
 def test_activation_scale_keeps_further_axes_apart():
