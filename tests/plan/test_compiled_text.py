@@ -58,6 +58,35 @@ PROGRAM = textwrap.dedent(
       ROOT %next = (s32[]{:T(128)}, f32[256]{0:T(256)}) tuple(%part, %twice)
     }
 
+    %few (state: (s32[], f32[256])) -> pred[] {
+      %state.1 = (s32[]{:T(128)}, f32[256]{0:T(256)}) parameter(0)
+      %count.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+      %stop = s32[]{:T(128)} constant(7)
+      ROOT %go_on = pred[]{:T(512)} compare(%count.1, %stop), direction=LT
+    }
+
+    %counted (state: (s32[], f32[256])) -> (s32[], f32[256]) {
+      %state.2 = (s32[]{:T(128)}, f32[256]{0:T(256)}) parameter(0)
+      %count.2 = s32[]{:T(128)} get-tuple-element(%state.2), index=0
+      %near.2 = s32[]{:T(128)S(6)} copy(%count.2)
+      %step = s32[]{:T(128)} constant(2)
+      %next.2 = s32[]{:T(128)} add(%near.2, %step)
+      %part.2 = f32[256]{0:T(256)} get-tuple-element(%state.2), index=1
+      %rows.2 = f32[256]{0:T(256)} all-reduce(%part.2), replica_groups={{0,1}}, to_apply=%add
+      ROOT %state.3 = (s32[]{:T(128)}, f32[256]{0:T(256)}) tuple(%next.2, %rows.2)
+    }
+
+    %both (param_0: f32[1000,3], param_1: f32[2,3], param_2: f32[1000,3]) -> (f32[1000,3], f32[2,3], f32[1000,3]) {
+      %param_0 = f32[1000,3]{1,0} parameter(0)
+      %param_1 = f32[2,3]{1,0} parameter(1)
+      %param_2 = f32[1000,3]{1,0} parameter(2)
+      %zero = s32[] constant(0)
+      %first = f32[1000,3]{1,0} dynamic-update-slice(%param_0, %param_1, %zero, %zero)
+      %negative = f32[2,3]{1,0} negate(%param_1)
+      %second = f32[1000,3]{1,0} dynamic-update-slice(%param_2, %negative, %zero, %zero)
+      ROOT %three = (f32[1000,3]{1,0}, f32[2,3]{1,0}, f32[1000,3]{1,0}) tuple(%first, %negative, %second)
+    }
+
     ENTRY %main (w: f32[3,3,36,36], x: f32[16,32,32,36]) -> f32[] {
       %x = f32[16,32,32,36]{3,2,1,0:T(8,128)} parameter(1), metadata={op_name="x"}
       %near = f32[256]{0:T(256)S(1)} constant({...})
@@ -208,6 +237,73 @@ def test_of_what_is_indexed_the_part_that_is_taken_moves():
     assert found["in_place"] == 2 * 2 * 3 * 4
 
 
+def test_a_part_of_an_array_moves_whichever_of_both_lies_on_the_chip():
+    found = moved(
+        "%far = f32[1000,3]{1,0} parameter(0)",
+        "%near = f32[1000,3]{1,0:S(1)} copy(%far)",
+        "%far_new = f32[2,3]{1,0} parameter(1)",
+        "%near_new = f32[2,3]{1,0:S(1)} copy(%far_new)",
+        "%to_chip = f32[2,3]{1,0:S(1)} slice(%far), slice={[0:2], [0:3]}",
+        "%of_chip = f32[2,3]{1,0} slice(%near), slice={[0:2], [0:3]}",
+        "%far_update = f32[1000,3]{1,0} dynamic-update-slice(%far, %near_new, %z, %z)",
+        "%near_update = f32[1000,3]{1,0:S(1)} dynamic-update-slice(%near, %far_new)",
+    )
+
+    assert found["to_chip"] == found["of_chip"] == 2 * 3 * 4
+    assert found["far_update"] == found["near_update"] == 2 * 3 * 4
+
+
+def test_several_updates_in_place_by_one_fusion():
+    """They write into a place that was set aside, which moves nothing."""
+    call = 'custom-call(), custom_call_target="AllocateBuffer"'
+    found = moved(
+        f"%one = f32[1000,3]{{1,0}} {call}",
+        f"%other = f32[1000,3]{{1,0}} {call}",
+        "%new = f32[2,3]{1,0} parameter(0)",
+        "%three = (f32[1000,3]{1,0}, f32[2,3]{1,0}, f32[1000,3]{1,0}) "
+        "fusion(%one, %new, %other), kind=kLoop, calls=%both",
+    )
+
+    assert found["one"] == found["other"] == 0
+    assert found["three"] == (1 + 3) * 2 * 3 * 4
+
+
+COUNTED = (
+    "%zero = s32[]{:T(128)} constant(0)",
+    "%first = s32[]{:T(128)} copy(%zero)",
+    "%x = f32[256]{0:T(256)} parameter(0)",
+    "%begin = (s32[]{:T(128)}, f32[256]{0:T(256)}) tuple(%first, %x)",
+    "%loop = (s32[]{:T(128)}, f32[256]{0:T(256)}) while(%begin), "
+    "condition=%few, body=%counted",
+)
+
+
+def test_a_loop_for_tpus_is_counted_by_its_counter():
+    """0, 2, 4 and 6; XLA notes no number of trips there."""
+    found = movement.moves(compiled_text.read(entry(*COUNTED)))
+    (reduced,) = movement.messages(found, chips=2, chips_per_host=4)
+
+    assert reduced.number == 4
+    assert reduced.bytes == 4 * 256 * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        (0, "%zero = s32[]{:T(128)} parameter(1)"),
+        (1, "%first = s32[]{:T(128)} negate(%zero)"),
+        (3, "%begin = (s32[]{:T(128)}, f32[256]{0:T(256)}) copy(%given)"),
+        (4, COUNTED[4].replace("%few", "%unknown")),
+    ],
+)
+def test_a_loop_without_a_known_number_of_trips_counts_once(line, other):
+    lines = [*COUNTED[:line], other, *COUNTED[line + 1 :]]
+    found = movement.moves(compiled_text.read(entry(*lines)))
+    (reduced,) = movement.messages(found, chips=2, chips_per_host=4)
+
+    assert reduced.number == 1
+
+
 def test_of_a_condition_the_smaller_branch_moves():
     lines = (
         "%x = f32[8]{0} parameter(0)",
@@ -262,6 +358,26 @@ def test_messages_that_are_begun_within_a_fusion_or_by_themselves():
         32,
         2,
     )
+
+
+@pytest.mark.parametrize("switch_adds", [False, True])
+def test_messages_whose_results_name_their_operands(switch_adds):
+    """A chip sends the parts of the others, which a switch cannot add before."""
+    lines = (
+        "%x = f32[64]{0} parameter(0)",
+        "%sums = ((f32[64]{0}), f32[8]{0}) reduce-scatter-start(%x), "
+        "replica_groups=[1,8]<=[8], dimensions={0}",
+        "%turned = ((f32[64]{0}), f32[64]{0}) all-to-all-start(%x), "
+        "replica_groups=[1,8]<=[8], dimensions={0}",
+    )
+    found = movement.moves(compiled_text.read(entry(*lines)))
+    turned, sums = movement.messages(
+        found, chips=8, chips_per_host=8, switch_adds=switch_adds
+    )
+
+    assert (sums.kind, sums.bytes) == ("reduce-scatter", 7 * 8 * 4)
+    assert (turned.kind, turned.bytes) == ("all-to-all", 7 / 8 * 64 * 4)
+    assert moved(*lines)["sums"] == (64 + 8) * 4
 
 
 def test_groups_in_xlas_short_form_and_of_unequal_size():
