@@ -26,6 +26,7 @@ from bnas_jax.plan.machines import Machine, machine
 from bnas_jax.plan.request import versions
 from bnas_jax.plan.summary import summary
 from bnas_jax.settings import Settings
+from bnas_jax.workdir.files import write_whole
 
 # At most so many numbers of microbatches are compiled to find one that fits.
 _TRIES = 3
@@ -49,7 +50,8 @@ def main() -> None:
         result = {
             "error": f"the compiler does not work with this version of JAX: {reason}"
         }
-    answered.write_text(json.dumps(result))
+    # Whole or not at all: on a full disk there is no answer.
+    write_whole(answered, result)
 
 
 def _end_with_stdin() -> None:

@@ -108,24 +108,41 @@ def test_a_row_of_the_table_has_the_time_of_its_collectives(result):
     assert f"| {result['collectives']}, {sending:.3g} ms |" in row
 
 
-def test_the_compiler_ends_with_a_command_that_is_killed(tmp_path):
-    """Even by SIGKILL; compiling would take minutes."""
+@pytest.mark.parametrize(
+    ("signal_number", "code", "said"),
+    [(signal.SIGKILL, -9, ""), (signal.SIGINT, 130, "bnas_jax: stopped by Ctrl-C\n")],
+)
+def test_the_compiler_ends_with_a_command_that_is_stopped(
+    signal_number, code, said, tmp_path
+):
+    """Even by SIGKILL; compiling would take minutes. A terminal sends the signal of
+    Ctrl-C to all of a group, and the compiler has nothing to say of it.
+    """
     network = ["--config=configs/train.py:a", "--on=v5litepod-8"]
     words = [sys.executable, "-m", "bnas_jax", "plan", *network]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     started = subprocess.Popen(
-        words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        words,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
     )
     children = pathlib.Path(f"/proc/{started.pid}/task/{started.pid}/children")
     assert becomes_true(lambda: children.read_text() != "", seconds=60)
     (compiler,) = children.read_text().split()
+    # Python itself is there, which would answer.
+    imported = pathlib.Path(f"/proc/{compiler}/maps")
+    assert becomes_true(lambda: "_datetime" in imported.read_text(), seconds=60)
 
-    started.kill()
-    started.wait()
+    os.killpg(started.pid, signal_number)
+    _, error = started.communicate()
     ended = becomes_true(lambda: not is_running(compiler), seconds=10)
     if not ended:
         os.kill(int(compiler), signal.SIGKILL)
     assert ended
+    assert (started.returncode, error) == (code, said)
 
 
 def becomes_true(condition: Callable[[], bool], *, seconds: float) -> bool:
