@@ -28,7 +28,7 @@ _FREE = {
 }
 # Calls of TPU programs that move nothing: names for arrays which lie side by side, and
 # for a place that later instructions write into.
-_FREE_CALLS = {"AllocateBuffer", "ConcatBitcast"}
+FREE_CALLS = {"AllocateBuffer", "ConcatBitcast"}
 # Instructions that take a part of their first operand, and read no more of it.
 _PARTS = ("slice", "dynamic-slice", "gather")
 # Asynchronous collectives whose results name their operands first, and then what they
@@ -144,7 +144,7 @@ def _moved_by(
     # A "-done" ends what its "-start" is counted for; a fusion moves data for what is
     # within it.
     free = opcode in _FREE or opcode.endswith("-done")
-    free = free or instruction.target in _FREE_CALLS
+    free = free or instruction.target in FREE_CALLS
     if free or instruction.within:
         return 0
 

@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 from bnas_jax.plan import compiled_text, layer_names, movement
+from bnas_jax.plan.compile import _kernels
 
 # Two arrays of 16*32*32*36 floats: 2,359,296 bytes, padded from 36 to 128 channels
 # 8,388,608.
@@ -266,6 +267,16 @@ def test_several_updates_in_place_by_one_fusion():
 
     assert found["one"] == found["other"] == 0
     assert found["three"] == (1 + 3) * 2 * 3 * 4
+
+
+def test_kernels_are_calls_and_what_computes_or_copies(moves):
+    place = (
+        '%one = f32[9]{0} custom-call(), custom_call_target="AllocateBuffer"',
+        "%two = f32[9]{0} copy(%one)",
+    )
+
+    assert _kernels(moves) == {"fusion": 1, "copy": 1, "__cudnn$convForward bf16": 1}
+    assert _kernels(movement.moves(compiled_text.read(entry(*place)))) == {"copy": 1}
 
 
 COUNTED = (
