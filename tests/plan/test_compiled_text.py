@@ -190,6 +190,8 @@ def test_layers_are_modules_of_the_network():
     )
     twice = "transpose(jvp(Network))/cell4/conv/transpose(transpose(jvp(Network)))/cell4/conv/jvp()/x"
     assert of(f"jit(step)/{twice}") == "cell4/conv"
+    joined = "jit(step)/jvp(Network)/stem/bn/stack;jvp(Network)/stem/bn/add"
+    assert of(joined) == "stem/bn"
     assert (
         of("jit(step)/jvp(Supernet.mixture)/cell2/state0/conv/mul")
         == "cell2/state0/conv"
