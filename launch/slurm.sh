@@ -39,6 +39,10 @@ tasks=${gpus##*:}
 if [[ -z $kind && $gpus == *:* ]]; then kind=${gpus%%:*}; fi
 [[ $nodes-$tasks =~ ^[1-9][0-9]*-[1-9][0-9]*$ ]] ||
     refuse "--nodes and --gpus take whole numbers from 1 on, or --gpus=KIND:G, got $nodes and $gpus"
+for word in "--name=$name" "--gpus=$gpus" "--time=$limit" ${extra[@]+"${extra[@]}"}; do
+    # They become lines of the job script, which Slurm divides at spaces.
+    [[ $word =~ ^[^[:space:]\"\'=]+=[^[:space:]\"\']+$ ]] || refuse "write ${word%%=*}= without spaces and quotes, got ${word#*=}"
+done
 check_whole --restarts "$restarts"
 check_whole --cpus "$cpus"
 [[ -z $plan || -n $kind ]] || refuse "--plan needs the kind of GPU; write for instance --plan=h100"

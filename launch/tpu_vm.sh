@@ -47,6 +47,8 @@ done
 for number in "$wait" "$poll" "$restarts"; do
     [[ $number =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--wait, --poll and --restarts take whole numbers, got $number"
 done
+# As Google Cloud writes it, whether or not the software is given.
+type=${type/#v5e-/v5litepod-}
 if [[ -z $version ]]; then
     know_generation "$type"
     version=$software

@@ -19,12 +19,14 @@ import jax
 from bnas_jax import extensions, settings
 from bnas_jax.core.errors import UserError, first_line
 from bnas_jax.plan import STEP
+from bnas_jax.plan.absent import check
 from bnas_jax.plan.blank_data import data_for_plan
 from bnas_jax.plan.compile import compile_for
-from bnas_jax.plan.machines import machine
+from bnas_jax.plan.machines import Machine, machine
 from bnas_jax.plan.request import versions
 from bnas_jax.plan.summary import summary
 from bnas_jax.settings import Settings
+from bnas_jax.workdir.files import write_whole
 
 # At most so many numbers of microbatches are compiled to find one that fits.
 _TRIES = 3
@@ -48,7 +50,8 @@ def main() -> None:
         result = {
             "error": f"the compiler does not work with this version of JAX: {reason}"
         }
-    answered.write_text(json.dumps(result))
+    # Whole or not at all: on a full disk there is no answer.
+    write_whole(answered, result)
 
 
 def _end_with_stdin() -> None:
@@ -80,36 +83,52 @@ def plan(request: Mapping[str, Any]) -> dict[str, Any]:
     # Compile the run as it is; where a step is too large, also in microbatches.
     result = planned(run)
     if not result["fits"] and of == STEP:
-        result["microbatches_that_fit"] = _microbatches_that_fit(run, planned)
+        result["microbatches_that_fit"] = _microbatches_that_fit(run, on, planned)
     now = datetime.datetime.now(datetime.UTC)
     return {**result, "date": now.date().isoformat(), "versions": versions()}
 
 
 def _microbatches_that_fit(
-    run: Settings, planned: Callable[[Settings], dict]
+    run: Settings, on: Machine, planned: Callable[[Settings], dict]
 ) -> int | None:
-    """A number of microbatches with which the step fits.
+    """A number of microbatches with which the step fits on the machine.
 
-    None where a few tries, each with twice the number, find none.
+    None where a few tries, each with at least twice the number, find none.
 
     planned: makes the summary of a run's plan.
     """
     tries = 0
     number = 2 * run.microbatches
     while number <= run.batch_size and tries < _TRIES:
+        divided = _in_microbatches(run, number, on)
+        if divided is None:
+            number += 1
+            continue
         print(
             f"bnas_jax: does not fit; trying config.microbatches={number}",
             file=sys.stderr,
         )
-        # It must divide each device's part of the batch, and batch norm's groups must
-        # divide what is left of that part. Another number is no try.
+        # Where the compiler refuses it, it does not fit either.
         with contextlib.suppress(UserError):
-            divided = dataclasses.replace(run, microbatches=number)
             if planned(divided)["fits"]:
                 return number
-            tries += 1
+        tries += 1
         number *= 2
     return None
+
+
+def _in_microbatches(run: Settings, number: int, on: Machine) -> Settings | None:
+    """The run in so many microbatches, None where it cannot be divided so.
+
+    Their number must divide each device's part of the batch, and batch norm's groups
+    must divide what is left of that part.
+    """
+    try:
+        divided = dataclasses.replace(run, microbatches=number)
+        check(divided, on, of=STEP)
+    except UserError:
+        return None
+    return divided
 
 
 if __name__ == "__main__":

@@ -325,8 +325,8 @@ def _kernels(moves: Sequence[Move]) -> dict[str, int]:
     found: Counter[str] = Counter()
     for move in moves:
         instruction = move.instruction
-        # What is part of a fusion is no kernel of its own.
-        if instruction.within:
+        # What is part of a fusion is no kernel of its own, nor is a name for a place.
+        if instruction.within or instruction.target in movement.FREE_CALLS:
             continue
         kind = instruction.opcode
         if kind == "custom-call":

@@ -55,6 +55,8 @@ _OPERAND = re.compile(r"%([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
 _BODY = re.compile(r"body=%([\w.\-]+)")
+_CONDITION = re.compile(r"condition=%([\w.\-]+)")
+_INDEX = re.compile(r"\bindex=(\d+)")
 _CALLED = re.compile(r"(?:calls|to_apply)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TWO_BRANCHES = re.compile(r"(?:true|false)_computation=%([\w.\-]+)")
@@ -152,9 +154,21 @@ class Instruction(NamedTuple):
         return _found(_BODY, self.text)
 
     @property
-    def repeats(self) -> int:
-        """How often a loop runs its body, 1 where it is not known."""
-        return int(_found(_TRIPS, self.text) or 1)
+    def condition(self) -> str:
+        """The name of the computation that ends a loop, "" for others."""
+        return _found(_CONDITION, self.text)
+
+    @property
+    def noted_repeats(self) -> int | None:
+        """How often a loop runs its body, None where XLA does not note it."""
+        noted = _found(_TRIPS, self.text)
+        return int(noted) if noted else None
+
+    @property
+    def tuple_index(self) -> int | None:
+        """The place of what it takes out of a tuple, None for other instructions."""
+        place = _found(_INDEX, self.text)
+        return int(place) if place else None
 
     @property
     def branches(self) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bnas_jax.plan.compiled_text import COLLECTIVES, Instruction, Program
+from bnas_jax.plan.loops import repeats
 
 # The target of a call within a fusion that begins a collective. A TPU runs such a
 # collective beside other work.
@@ -33,7 +34,7 @@ def _runs(
     found = [instruction._replace(trips=trips)]
     # A loop runs its body so often in each trip of its own.
     if instruction.opcode == "while":
-        trips *= instruction.repeats
+        trips *= repeats(program, instruction)
         return found + _body(program, instruction.body, trips=trips)
 
     if instruction.opcode == "call":

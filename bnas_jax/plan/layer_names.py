@@ -27,6 +27,8 @@ def layer_of(name: str) -> str:
     `layer_of("jit(step)/shard_map/transpose(jvp(Network))/cell0/layer1/bn/reduce_sum")`
     is "cell0/layer1/bn".
     """
+    # XLA joins the names of instructions that it makes one: the first of them counts.
+    name, _, _ = name.partition(";")
     found = _MODEL.search(name)
     if found is None:
         return ""

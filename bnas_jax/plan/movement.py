@@ -26,10 +26,20 @@ _FREE = {
     "replica-id",
     "opt-barrier",
 }
-# Calls of TPU programs that only name arrays which lie side by side.
-_FREE_CALLS = {"ConcatBitcast"}
+# Calls of TPU programs that move nothing: names for arrays which lie side by side, and
+# for a place that later instructions write into.
+FREE_CALLS = {"AllocateBuffer", "ConcatBitcast"}
 # Instructions that take a part of their first operand, and read no more of it.
 _PARTS = ("slice", "dynamic-slice", "gather")
+# Asynchronous collectives whose results name their operands first, and then what they
+# make of them.
+_NAME_OPERANDS = {
+    "all-gather-start",
+    "all-to-all-start",
+    "collective-broadcast-start",
+    "ragged-all-to-all-start",
+    "reduce-scatter-start",
+}
 # The groups of a collective: listed as {{0,1},{2,3}}, or as a reshaped range,
 # [2,2]<=[4] or [2,2]<=[2,2]T(1,0).
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
@@ -134,7 +144,7 @@ def _moved_by(
     # A "-done" ends what its "-start" is counted for; a fusion moves data for what is
     # within it.
     free = opcode in _FREE or opcode.endswith("-done")
-    free = free or instruction.target in _FREE_CALLS
+    free = free or instruction.target in FREE_CALLS
     if free or instruction.within:
         return 0
 
@@ -148,17 +158,19 @@ def _moved_by(
         # Its result names (whole, part, ...): it reads the part, and writes it.
         part = instruction.arrays[1]
         return _bytes_read(part, size) + size(part)
-    if opcode in ("copy-start", "all-gather-start", "collective-permute-start"):
+    if opcode in ("copy-start", "collective-permute-start", *_NAME_OPERANDS):
         # Its result names what is read, too.
         return result
     if opcode in _PARTS:
         # Of its first operand it reads as much as it writes.
-        return 2 * result + sum(read[1:])
+        taken = _part_of(operands[0].arrays, instruction.arrays, size)
+        return taken + result + sum(read[1:])
     if opcode in ("dynamic-update-slice", "scatter"):
         # In place: only the new values are read and written. They are the last operand
         # of a scatter, and the second one of an update.
         new = operands[-1] if opcode == "scatter" else operands[1]
-        return 2 * _total(new.arrays, size)
+        written = _part_of(instruction.arrays, new.arrays, size)
+        return _total(new.arrays, size) + written
     if opcode == "fusion":
         return _moved_by_fusion(instruction, made, program, size)
     return sum(read) + result
@@ -170,6 +182,16 @@ def _bytes_read(part: Array, size: Size) -> int:
     The part itself may lie on the chip.
     """
     return size(part._replace(on_chip=False))
+
+
+def _part_of(whole: Iterable[Array], part: Iterable[Array], size: Size) -> int:
+    """The bytes that move where only a part of an array is read or written.
+
+    0 where the array lies on the chip; the part, a result or an operand, may lie there.
+    """
+    if all(array.on_chip for array in whole):
+        return 0
+    return sum(_bytes_read(array, size) for array in part)
 
 
 def _moved_by_fusion(
@@ -198,21 +220,27 @@ def _moved_by_fusion(
 
 
 def _written(fusion: Instruction, program: Program, size: Size) -> int:
-    """The bytes of its result that a fusion writes.
+    """The bytes of its results that a fusion writes.
 
     Of an update in place, these are the new values only.
     """
     inside = program.computations.get(fusion.called, ())
-    whole = _total(fusion.arrays, size)
-    for each in inside:
-        if each.root and each.opcode == "dynamic-update-slice":
+    made = {each.name: each for each in inside}
+    # What makes each result: a fusion with several of them ends with a tuple.
+    (root,) = [each for each in inside if each.root] or [fusion]
+    results = [root] * len(fusion.arrays)
+    if root.opcode == "tuple" and len(root.operands) == len(results):
+        results = [made[name] for name in root.operands]
+
+    total = 0
+    for array, result in zip(fusion.arrays, results, strict=True):
+        written = size(array)
+        if result.opcode == "dynamic-update-slice":
             # The operands: what is updated, the new values, the place.
-            new = [other for other in inside if other.name == each.operands[1]]
-            written = 0
-            for other in new:
-                written += sum(_bytes_read(array, size) for array in other.arrays)
-            return min(whole, written)
-    return whole
+            new = made[result.operands[1]]
+            written = min(written, sum(_bytes_read(part, size) for part in new.arrays))
+        total += written
+    return total
 
 
 def _read_of(
@@ -291,9 +319,9 @@ def _results(instruction: Instruction) -> tuple[Array, ...]:
     # (read, made, ...)
     if kind in ("slice-start", "dynamic-slice-start", "collective-permute-start"):
         return found[1:2]
-    # (read, ..., made, ...), as many of both
-    if kind == "all-gather-start":
-        return found[len(found) // 2 :]
+    # (read, ..., made, ...)
+    if kind in _NAME_OPERANDS:
+        return found[len(instruction.operands) :]
     return found
 
 
@@ -344,7 +372,7 @@ def _sent(
 
     - all-reduce: 2 n (g - 1) / g, or n (g - 1) / g where the switch between the chips
       adds (`switch_adds`);
-    - reduce-scatter: n (g - 1), or n with such a switch;
+    - reduce-scatter: n (g - 1), with such a switch as well: the parts of the others;
     - collective-permute, collective-broadcast: n;
     - all-gather, all-to-all: n (g - 1) / g.
     """
@@ -353,7 +381,7 @@ def _sent(
     if kind == "all-reduce":
         return size * (share if switch_adds else 2 * share)
     if kind == "reduce-scatter":
-        return size * (1 if switch_adds else group - 1)
+        return size * (group - 1)
     if kind in ("collective-permute", "collective-broadcast"):
         return size
     return share * size

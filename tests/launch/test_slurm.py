@@ -54,6 +54,8 @@ def test_what_does_not_fit_is_not_submitted(tmp_path):
     [
         ("--plan", "write for instance --plan=h100"),
         ("--gpus=h100", "or --gpus=KIND:G, got 1 and h100"),
+        ("--name=my run", "write --name= without spaces and quotes, got my run"),
+        ("--account=", "write --account= without spaces and quotes, got "),
     ],
 )
 def test_a_wrong_option_is_answered_with_one_line(option, advice):

@@ -89,6 +89,7 @@ def test_the_software_is_that_of_the_type(type, software):
     assert (
         create[3:5] == ["queued-resources", "create"]
         and "--runtime-version=other" in create
+        and f"--accelerator-type={named}" in create
     )
 
 

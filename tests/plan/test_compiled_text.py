@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 from bnas_jax.plan import compiled_text, layer_names, movement
+from bnas_jax.plan.compile import _kernels
 
 # Two arrays of 16*32*32*36 floats: 2,359,296 bytes, padded from 36 to 128 channels
 # 8,388,608.
@@ -56,6 +57,35 @@ PROGRAM = textwrap.dedent(
       %part = f32[256]{0:T(256)} get-tuple-element(%state), index=1
       %twice = f32[256]{0:T(256)} multiply(%part, %part), metadata={op_name="jit(step)/while/body/jvp(Network)/cell1/bn/mul"}
       ROOT %next = (s32[]{:T(128)}, f32[256]{0:T(256)}) tuple(%part, %twice)
+    }
+
+    %few (state: (s32[], f32[256])) -> pred[] {
+      %state.1 = (s32[]{:T(128)}, f32[256]{0:T(256)}) parameter(0)
+      %count.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+      %stop = s32[]{:T(128)} constant(7)
+      ROOT %go_on = pred[]{:T(512)} compare(%count.1, %stop), direction=LT
+    }
+
+    %counted (state: (s32[], f32[256])) -> (s32[], f32[256]) {
+      %state.2 = (s32[]{:T(128)}, f32[256]{0:T(256)}) parameter(0)
+      %count.2 = s32[]{:T(128)} get-tuple-element(%state.2), index=0
+      %near.2 = s32[]{:T(128)S(6)} copy(%count.2)
+      %step = s32[]{:T(128)} constant(2)
+      %next.2 = s32[]{:T(128)} add(%near.2, %step)
+      %part.2 = f32[256]{0:T(256)} get-tuple-element(%state.2), index=1
+      %rows.2 = f32[256]{0:T(256)} all-reduce(%part.2), replica_groups={{0,1}}, to_apply=%add
+      ROOT %state.3 = (s32[]{:T(128)}, f32[256]{0:T(256)}) tuple(%next.2, %rows.2)
+    }
+
+    %both (param_0: f32[1000,3], param_1: f32[2,3], param_2: f32[1000,3]) -> (f32[1000,3], f32[2,3], f32[1000,3]) {
+      %param_0 = f32[1000,3]{1,0} parameter(0)
+      %param_1 = f32[2,3]{1,0} parameter(1)
+      %param_2 = f32[1000,3]{1,0} parameter(2)
+      %zero = s32[] constant(0)
+      %first = f32[1000,3]{1,0} dynamic-update-slice(%param_0, %param_1, %zero, %zero)
+      %negative = f32[2,3]{1,0} negate(%param_1)
+      %second = f32[1000,3]{1,0} dynamic-update-slice(%param_2, %negative, %zero, %zero)
+      ROOT %three = (f32[1000,3]{1,0}, f32[2,3]{1,0}, f32[1000,3]{1,0}) tuple(%first, %negative, %second)
     }
 
     ENTRY %main (w: f32[3,3,36,36], x: f32[16,32,32,36]) -> f32[] {
@@ -160,6 +190,8 @@ def test_layers_are_modules_of_the_network():
     )
     twice = "transpose(jvp(Network))/cell4/conv/transpose(transpose(jvp(Network)))/cell4/conv/jvp()/x"
     assert of(f"jit(step)/{twice}") == "cell4/conv"
+    joined = "jit(step)/jvp(Network)/stem/bn/stack;jvp(Network)/stem/bn/add"
+    assert of(joined) == "stem/bn"
     assert (
         of("jit(step)/jvp(Supernet.mixture)/cell2/state0/conv/mul")
         == "cell2/state0/conv"
@@ -206,6 +238,83 @@ def test_of_what_is_indexed_the_part_that_is_taken_moves():
     assert found["update"] == 2 * 2 * 3 * 4
     assert found["fused"] == 2 * 4 * 3 * 4 + 4 * 4
     assert found["in_place"] == 2 * 2 * 3 * 4
+
+
+def test_a_part_of_an_array_moves_whichever_of_both_lies_on_the_chip():
+    found = moved(
+        "%far = f32[1000,3]{1,0} parameter(0)",
+        "%near = f32[1000,3]{1,0:S(1)} copy(%far)",
+        "%far_new = f32[2,3]{1,0} parameter(1)",
+        "%near_new = f32[2,3]{1,0:S(1)} copy(%far_new)",
+        "%to_chip = f32[2,3]{1,0:S(1)} slice(%far), slice={[0:2], [0:3]}",
+        "%of_chip = f32[2,3]{1,0} slice(%near), slice={[0:2], [0:3]}",
+        "%far_update = f32[1000,3]{1,0} dynamic-update-slice(%far, %near_new, %z, %z)",
+        "%near_update = f32[1000,3]{1,0:S(1)} dynamic-update-slice(%near, %far_new)",
+    )
+
+    assert found["to_chip"] == found["of_chip"] == 2 * 3 * 4
+    assert found["far_update"] == found["near_update"] == 2 * 3 * 4
+
+
+def test_several_updates_in_place_by_one_fusion():
+    """They write into a place that was set aside, which moves nothing."""
+    call = 'custom-call(), custom_call_target="AllocateBuffer"'
+    found = moved(
+        f"%one = f32[1000,3]{{1,0}} {call}",
+        f"%other = f32[1000,3]{{1,0}} {call}",
+        "%new = f32[2,3]{1,0} parameter(0)",
+        "%three = (f32[1000,3]{1,0}, f32[2,3]{1,0}, f32[1000,3]{1,0}) "
+        "fusion(%one, %new, %other), kind=kLoop, calls=%both",
+    )
+
+    assert found["one"] == found["other"] == 0
+    assert found["three"] == (1 + 3) * 2 * 3 * 4
+
+
+def test_kernels_are_calls_and_what_computes_or_copies(moves):
+    place = (
+        '%one = f32[9]{0} custom-call(), custom_call_target="AllocateBuffer"',
+        "%two = f32[9]{0} copy(%one)",
+    )
+
+    assert _kernels(moves) == {"fusion": 1, "copy": 1, "__cudnn$convForward bf16": 1}
+    assert _kernels(movement.moves(compiled_text.read(entry(*place)))) == {"copy": 1}
+
+
+COUNTED = (
+    "%zero = s32[]{:T(128)} constant(0)",
+    "%first = s32[]{:T(128)} copy(%zero)",
+    "%x = f32[256]{0:T(256)} parameter(0)",
+    "%begin = (s32[]{:T(128)}, f32[256]{0:T(256)}) tuple(%first, %x)",
+    "%loop = (s32[]{:T(128)}, f32[256]{0:T(256)}) while(%begin), "
+    "condition=%few, body=%counted",
+)
+
+
+def test_a_loop_for_tpus_is_counted_by_its_counter():
+    """0, 2, 4 and 6; XLA notes no number of trips there."""
+    found = movement.moves(compiled_text.read(entry(*COUNTED)))
+    (reduced,) = movement.messages(found, chips=2, chips_per_host=4)
+
+    assert reduced.number == 4
+    assert reduced.bytes == 4 * 256 * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        (0, "%zero = s32[]{:T(128)} parameter(1)"),
+        (1, "%first = s32[]{:T(128)} negate(%zero)"),
+        (3, "%begin = (s32[]{:T(128)}, f32[256]{0:T(256)}) copy(%given)"),
+        (4, COUNTED[4].replace("%few", "%unknown")),
+    ],
+)
+def test_a_loop_without_a_known_number_of_trips_counts_once(line, other):
+    lines = [*COUNTED[:line], other, *COUNTED[line + 1 :]]
+    found = movement.moves(compiled_text.read(entry(*lines)))
+    (reduced,) = movement.messages(found, chips=2, chips_per_host=4)
+
+    assert reduced.number == 1
 
 
 def test_of_a_condition_the_smaller_branch_moves():
@@ -282,12 +391,13 @@ def test_a_reduction_that_keeps_a_part_is_sent_in_each_trip_of_its_loop():
     text = program.replace("ENTRY", textwrap.dedent(loop) + "ENTRY")
     found = movement.moves(compiled_text.read(text))
 
-    for switch_adds, parts in ((False, 3), (True, 1)):
+    # A switch adds only after the parts were sent.
+    for switch_adds in (False, True):
         (reduced,) = movement.messages(
             found, chips=4, chips_per_host=4, switch_adds=switch_adds
         )
         assert (reduced.kind, reduced.number) == ("reduce-scatter", 5)
-        assert reduced.bytes == 5 * parts * 16 * 4
+        assert reduced.bytes == 5 * 3 * 16 * 4
 
 
 def test_messages_of_a_kind_are_between_hosts_if_any_is():
@@ -301,6 +411,26 @@ def test_messages_of_a_kind_are_between_hosts_if_any_is():
         (reduced,) = movement.messages(found, chips=4, chips_per_host=2)
         assert reduced.number == 2
         assert reduced.between_hosts
+
+
+@pytest.mark.parametrize("switch_adds", [False, True])
+def test_messages_whose_results_name_their_operands(switch_adds):
+    """A chip sends the parts of the others, which a switch cannot add before."""
+    lines = (
+        "%x = f32[64]{0} parameter(0)",
+        "%sums = ((f32[64]{0}), f32[8]{0}) reduce-scatter-start(%x), "
+        "replica_groups=[1,8]<=[8], dimensions={0}",
+        "%turned = ((f32[64]{0}), f32[64]{0}) all-to-all-start(%x), "
+        "replica_groups=[1,8]<=[8], dimensions={0}",
+    )
+    found = movement.moves(compiled_text.read(entry(*lines)))
+    turned, sums = movement.messages(
+        found, chips=8, chips_per_host=8, switch_adds=switch_adds
+    )
+
+    assert (sums.kind, sums.bytes) == ("reduce-scatter", 7 * 8 * 4)
+    assert (turned.kind, turned.bytes) == ("all-to-all", 7 / 8 * 64 * 4)
+    assert moved(*lines)["sums"] == (64 + 8) * 4
 
 
 def test_groups_in_xlas_short_form_and_of_unequal_size():

@@ -15,7 +15,9 @@ import pytest
 from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.cli import plan as plan_command
+from bnas_jax.core.errors import UserError
 from bnas_jax.plan import request as request_lib
+from bnas_jax.plan.__main__ import _microbatches_that_fit
 from bnas_jax.plan.blank_data import SIZES, BlankReader, data_for_plan
 from bnas_jax.plan.compile import Plan, bytes_needed
 from bnas_jax.plan.machines import machine
@@ -106,24 +108,41 @@ def test_a_row_of_the_table_has_the_time_of_its_collectives(result):
     assert f"| {result['collectives']}, {sending:.3g} ms |" in row
 
 
-def test_the_compiler_ends_with_a_command_that_is_killed(tmp_path):
-    """Even by SIGKILL; compiling would take minutes."""
+@pytest.mark.parametrize(
+    ("signal_number", "code", "said"),
+    [(signal.SIGKILL, -9, ""), (signal.SIGINT, 130, "bnas_jax: stopped by Ctrl-C\n")],
+)
+def test_the_compiler_ends_with_a_command_that_is_stopped(
+    signal_number, code, said, tmp_path
+):
+    """Even by SIGKILL; compiling would take minutes. A terminal sends the signal of
+    Ctrl-C to all of a group, and the compiler has nothing to say of it.
+    """
     network = ["--config=configs/train.py:a", "--on=v5litepod-8"]
     words = [sys.executable, "-m", "bnas_jax", "plan", *network]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     started = subprocess.Popen(
-        words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        words,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
     )
     children = pathlib.Path(f"/proc/{started.pid}/task/{started.pid}/children")
     assert becomes_true(lambda: children.read_text() != "", seconds=60)
     (compiler,) = children.read_text().split()
+    # Python itself is there, which would answer.
+    imported = pathlib.Path(f"/proc/{compiler}/maps")
+    assert becomes_true(lambda: "_datetime" in imported.read_text(), seconds=60)
 
-    started.kill()
-    started.wait()
+    os.killpg(started.pid, signal_number)
+    _, error = started.communicate()
     ended = becomes_true(lambda: not is_running(compiler), seconds=10)
     if not ended:
         os.kill(int(compiler), signal.SIGKILL)
     assert ended
+    assert (started.returncode, error) == (code, said)
 
 
 def becomes_true(condition: Callable[[], bool], *, seconds: float) -> bool:
@@ -349,6 +368,40 @@ def test_a_step_that_does_not_fit():
     rows = markdown({"a|b v5e-8": of_plan, "c|d": {"error": "no c|d"}}).splitlines()
     assert rows[-2].startswith(r"| a\|b v5e-8 | ") and "does not fit" in rows[-2]
     assert rows[-1] == r"| c\|d | no c\|d |" + " |" * 7
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "bn_examples", "tried"),
+    [
+        # 75 images a chip: their divisors, each at least twice the one before.
+        (600, None, [3, 15, 75]),
+        (64, None, [2, 4, 8]),
+        (64, 16, [2, 4]),
+        (8, None, []),
+    ],
+)
+def test_microbatches_that_divide_the_batch_are_tried(batch_size, bn_examples, tried):
+    digits = settings.from_config(train_configs.get_config("digits"))
+    run = dataclasses.replace(digits, batch_size=batch_size, bn_examples=bn_examples)
+    asked = []
+
+    def planned(divided):
+        asked.append(divided.microbatches)
+        return {"fits": False}
+
+    assert _microbatches_that_fit(run, machine("v5e-8"), planned) is None
+    assert asked == tried
+
+
+def test_the_first_microbatches_that_fit_are_named_even_if_fewer_are_refused():
+    digits = settings.from_config(train_configs.get_config("digits"))
+
+    def planned(divided):
+        if divided.microbatches == 2:
+            raise UserError("the compiler for v5e-8 refuses this program: too large")
+        return {"fits": True}
+
+    assert _microbatches_that_fit(digits, machine("v5e-8"), planned) == 4
 
 
 def test_blank_data_has_the_size_of_the_real_one():
