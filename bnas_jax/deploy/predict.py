@@ -118,6 +118,8 @@ def read_images(given: str, network: PackedNetwork) -> Images:
                 f"{path} holds no image ({known}) and {others.total()} other files; "
                 "name a folder of images"
             )
+        if others:
+            print(f"{path}: left out {walk.no_images(others)}", file=sys.stderr)
         return _of_files(path, names, network)
 
     # A file: an array, or one image.
