@@ -223,7 +223,7 @@ def _pixels(
     """The pixels of an image file, uint8 of the network's shape (H, W, C).
 
     They are those that `Encoded.example` gives in an evaluation. Raises `BadImage` for
-    a file that does not decode.
+    a file that cannot be opened, or does not decode.
     """
     # Decode it.
     height, width, channels = shape
@@ -240,7 +240,8 @@ def _pixels(
             f"{path} {error}; replace the image, or take it away"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror or error})") from None
+        why = error.strerror or error
+        raise images_lib.BadImage(f"cannot read {path} ({why})") from None
 
     # Resize it. Without a size in the settings, the network was trained on images as
     # they are.
