@@ -16,7 +16,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import defaults
 from bnas_jax.data.readers import images as images_lib
 from bnas_jax.data.readers import walk
-from bnas_jax.data.readers.encoded import ReadOptions
+from bnas_jax.data.readers.encoded import ReadOptions, in_threads
 from bnas_jax.deploy.load import PackedNetwork, model_of
 from bnas_jax.deploy.pixels import logits_of_pixels
 from bnas_jax.training.run_data import read_options
@@ -198,15 +198,23 @@ def _of_files(
     dataset = network.run.dataset
     options = defaults.with_defaults(dataset.name, read_options(dataset))
 
+    def read(number: int) -> np.ndarray | images_lib.BadImage:
+        try:
+            path = folder / names[number]
+            return _pixels(path, options, network.facts.image_shape)
+        except images_lib.BadImage as error:
+            if not options.skip_bad:
+                raise
+            return error
+
     # (name, pixels) of each image; a bad one is left out where the settings say so.
     def readable() -> Iterator[tuple[str, np.ndarray]]:
-        for name in names:
-            try:
-                yield name, _pixels(folder / name, options, network.facts.image_shape)
-            except images_lib.BadImage as error:
-                if not options.skip_bad:
-                    raise
-                print(f"left out: {error}", file=sys.stderr)
+        found = in_threads(read, len(names))
+        for name, pixels in zip(names, found, strict=True):
+            if isinstance(pixels, images_lib.BadImage):
+                print(f"left out: {pixels}", file=sys.stderr)
+            else:
+                yield name, pixels
 
     def batches(size: int) -> Iterator[tuple[list[str], np.ndarray]]:
         rest = readable()
