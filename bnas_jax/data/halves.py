@@ -74,4 +74,11 @@ def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Enc
     rows = order.shuffled_by_class(examples.labels, seed=seed, use=order.TEST)  # (N,)
     test = np.sort(rows[:count])
     train = np.sort(rows[count:])
+    # Without a training image of it, no network learns a class.
+    missing = np.setdiff1d(examples.labels, examples.labels[train])
+    if len(missing):
+        raise UserError(
+            f"config.dataset.split={share} leaves no training image of the class "
+            f"{examples.classes[missing[0]]!r}; lower it, or add images of that class"
+        )
     return examples.take(train), examples.take(test)

@@ -16,7 +16,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import defaults
 from bnas_jax.data.readers import images as images_lib
 from bnas_jax.data.readers import walk
-from bnas_jax.data.readers.encoded import ReadOptions
+from bnas_jax.data.readers.encoded import ReadOptions, in_threads
 from bnas_jax.deploy.load import PackedNetwork, model_of
 from bnas_jax.deploy.pixels import logits_of_pixels
 from bnas_jax.training.run_data import read_options
@@ -118,6 +118,8 @@ def read_images(given: str, network: PackedNetwork) -> Images:
                 f"{path} holds no image ({known}) and {others.total()} other files; "
                 "name a folder of images"
             )
+        if others:
+            print(f"{path}: left out {walk.no_images(others)}", file=sys.stderr)
         return _of_files(path, names, network)
 
     # A file: an array, or one image.
@@ -196,15 +198,23 @@ def _of_files(
     dataset = network.run.dataset
     options = defaults.with_defaults(dataset.name, read_options(dataset))
 
+    def read(number: int) -> np.ndarray | images_lib.BadImage:
+        try:
+            path = folder / names[number]
+            return _pixels(path, options, network.facts.image_shape)
+        except images_lib.BadImage as error:
+            if not options.skip_bad:
+                raise
+            return error
+
     # (name, pixels) of each image; a bad one is left out where the settings say so.
     def readable() -> Iterator[tuple[str, np.ndarray]]:
-        for name in names:
-            try:
-                yield name, _pixels(folder / name, options, network.facts.image_shape)
-            except images_lib.BadImage as error:
-                if not options.skip_bad:
-                    raise
-                print(f"left out: {error}", file=sys.stderr)
+        found = in_threads(read, len(names))
+        for name, pixels in zip(names, found, strict=True):
+            if isinstance(pixels, images_lib.BadImage):
+                print(f"left out: {pixels}", file=sys.stderr)
+            else:
+                yield name, pixels
 
     def batches(size: int) -> Iterator[tuple[list[str], np.ndarray]]:
         rest = readable()
@@ -221,7 +231,7 @@ def _pixels(
     """The pixels of an image file, uint8 of the network's shape (H, W, C).
 
     They are those that `Encoded.example` gives in an evaluation. Raises `BadImage` for
-    a file that does not decode.
+    a file that cannot be opened, or does not decode.
     """
     # Decode it.
     height, width, channels = shape
@@ -238,7 +248,8 @@ def _pixels(
             f"{path} {error}; replace the image, or take it away"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror or error})") from None
+        why = error.strerror or error
+        raise images_lib.BadImage(f"cannot read {path} ({why})") from None
 
     # Resize it. Without a size in the settings, the network was trained on images as
     # they are.

@@ -59,6 +59,7 @@ class Evaluator:
         batch_size = batch_size or min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count
         self.batch_size = batch_size
+        self._name = examples.name
 
         self._source = eval_source(
             examples,
@@ -114,6 +115,9 @@ class Evaluator:
         added = lambda *parts: sum(float(part) for part in parts)
         total = jax.tree.map(added, *sums)
         count = total.examples
+        # A stream notices only now that all of its images were left out.
+        if not count:
+            raise UserError(f"{self._name}: there is no image that decodes")
         return {
             "top1": 100 * total.top1 / count,
             "top5": 100 * total.top5 / count,

@@ -131,6 +131,14 @@ class WorkDir(RunDirectory):
                 f"{self.path} holds checkpoints but no config.json to tell whose; "
                 "choose another --workdir"
             )
+        # Orbax would find out at the first checkpoint.
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"checkpoints cannot be saved in {self.path}, a name that is no UTF-8; "
+                "choose another --workdir"
+            ) from None
         return facts
 
     def _open(

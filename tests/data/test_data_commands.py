@@ -13,6 +13,7 @@ import pytest
 from etils import epath
 from etils.epath import testing as epath_testing
 from image_files import encoded, picture, write_folder
+from PIL import Image
 from tfds_files import write_dataset
 
 from bnas_jax.__main__ import run
@@ -222,6 +223,38 @@ def test_check_counts_and_names_what_cannot_be_read(tmp_path, capsys):
     assert len(train["files"]) == 1 and train["files"][0].startswith(
         f"{bad} does not decode"
     )
+
+
+def test_check_counts_test_images_that_are_training_images_and_turned_ones(
+    tmp_path, capsys
+):
+    folder = write_folder(tmp_path, {"train/cat": 2, "train/dog": 1, "test/cat": 1})
+    # The same pixels in another file, which notes that viewers turn them.
+    copy = folder / "test" / "cat" / "copy.png"
+    copy.write_bytes(encoded(picture(1), exif=orientation(6)))
+    (folder / "test" / "cat" / "upright.jpg").write_bytes(
+        encoded(picture(9), "JPEG", exif=orientation(1))
+    )
+    # A note that is damaged.
+    (folder / "train" / "dog" / "note.jpg").write_bytes(
+        encoded(picture(8), "JPEG", exif=b"Exif\0\0damaged")
+    )
+    arguments = ("data", "check", "folder", f"--path={folder}")
+    assert run(list(arguments)) == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out.splitlines()[-1])
+    assert (summary["in_both"], summary["unreadable"]) == (1, 0)
+    turned = {part: found["turned"] for part, found in summary["splits"].items()}
+    assert turned == {"train": 0, "test": 1}
+    same = folder / "train" / "cat" / "001.png"
+    assert f"{copy} is a training image, too: {same}" in err
+    assert f"{folder}/test: viewers turn 1 images" in err
+
+
+def orientation(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[274] = number
+    return exif
 
 
 def test_check_reads_tfds_sets_and_notices_labels_and_cut_shards(tmp_path, capsys):

@@ -220,6 +220,25 @@ def test_every_kind_of_gray_becomes_gray_or_colours():
     )
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_of_16_bits_is_read_in_either_byte_order(order):
+    """ImageJ writes the largest byte first."""
+    buffer = io.BytesIO()
+    gray = picture(3)[..., 0]
+    Image.fromarray((gray.astype(np.uint16) * 257).astype(f"{order}u2")).save(
+        buffer, "TIFF"
+    )
+    assert buffer.getvalue().startswith({"<": b"II", ">": b"MM"}[order])
+    header = images.read_header(buffer.getvalue())
+    assert np.array_equal(images.decode(header, 1)[..., 0], gray)
+
+
+def test_an_image_too_large_for_pillow_is_no_attack(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(images.BadImage, match=r"480 pixels\) .* 200 pixels\)$"):
+        images.read_header(encoded(picture(1)))
+
+
 def test_orientation_marks_change_nothing():
     """If one decoder turned the image, crops would be of different parts."""
     exif = Image.Exif()
@@ -354,6 +373,27 @@ def test_one_class_is_refused(tmp_path):
     )
 
 
+def test_a_split_leaves_training_images_of_each_class(tmp_path):
+    write_folder(tmp_path, {"a": 1, "b": 9})
+    assert len(load(tmp_path, split=0.4).test) == 4
+    message = error(tmp_path, split=0.6)
+    assert "leaves no training image of the class 'a'; lower it" in message
+
+
+def test_a_link_from_a_class_up_to_all_classes_is_not_followed(tmp_path):
+    """The images of the other classes would be labelled as of this one."""
+    folder = write_folder(tmp_path / "pets", {"cat": 2, "dog": 3})
+    (folder / "cat" / "all").symlink_to("..")
+    assert sorted(load(folder, split=0.2).train.labels) == [0, 0, 1, 1]
+
+
+def test_a_link_to_itself_is_a_bad_image(folder):
+    link = folder / "train" / "cat" / "link.png"
+    link.symlink_to("link.png")
+    assert f"{link} cannot be opened" in error(folder)
+    assert len(load(folder, skip_bad=True).train) == 7
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize(
     "damage",
@@ -373,10 +413,10 @@ def test_an_image_that_does_not_decode_is_named_or_left_out(
     )
     train, test, _ = load(folder, skip_bad=True)
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1] and len(test) == 3
-    assert (
-        f"left out 1 images that do not decode; the first: {bad}"
-        in capsys.readouterr().err
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"left out 1 images that do not decode; the first: {bad}" in line
+    # What the user has done already is no advice.
+    assert "bad_images=skip" not in line
 
 
 def test_without_any_image_that_decodes_there_is_nothing(tmp_path):

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -192,6 +193,8 @@ def test_images_that_do_not_decode_are_left_out_where_the_run_left_them_out(
     for number in range(5):
         Image.fromarray(digits[number] * 15).save(tmp_path / f"{number}.png")
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])
+    (tmp_path / "5.heic").touch()
+    (tmp_path / "6.png").symlink_to("nowhere.png")
     network = read_model(str(exported), ())
     with pytest.raises(UserError, match=r"2.png does not decode .*; replace the image"):
         predict(network, read_images(str(tmp_path), network))
@@ -207,7 +210,10 @@ def test_images_that_do_not_decode_are_left_out_where_the_run_left_them_out(
         "3.png",
         "4.png",
     ) and found.logits.shape == (4, 10)
-    assert "left out:" in capfd.readouterr().err
+    left_out = capfd.readouterr().err
+    assert f"{tmp_path}: left out 1 files that are no images (1 .heic)" in left_out
+    for name in ("2.png", "6.png"):
+        assert re.search(f"^left out: .*{name}", left_out, re.MULTILINE)
     whole = predict(lenient, read_images(str(tmp_path / "3.png"), lenient))
     np.testing.assert_allclose(whole.logits[0], found.logits[2], rtol=1e-5)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from counted_runs import same
+from image_files import write_folder
 from small_runs import STEPS, read
 from work_directories import CELL
 
@@ -23,6 +24,8 @@ from bnas_jax.core.network import Network
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.facts import Facts
+from bnas_jax.data.readers import folder as folders
+from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.training import evaluate as evaluation
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.losses import cross_entropy, hits
@@ -187,3 +190,19 @@ def test_every_example_is_counted_once_whatever_the_batch(batch_size):
     assert result["loss"] == pytest.approx(
         float(jnp.mean(cross_entropy(logits, data.labels))), rel=1e-4
     )
+
+
+def test_a_stream_whose_images_are_all_left_out_is_refused(tmp_path):
+    for file in write_folder(tmp_path, {"test/a": 1, "test/b": 1}).rglob("*.png"):
+        file.write_text("no image")
+    options = ReadOptions(image_size=4, channels=1, in_memory_mib=0, skip_bad=True)
+    model = Network(Genotype(CELL, CELL), num_cells=1, channels=1, num_classes=2)
+    evaluator = Evaluator(
+        model,
+        folders.read(tmp_path, options)["test"],
+        Augmentation((0.5,), (0.3,), 1 / 255),
+        settings.from_config(train_configs.get_config("digits")),
+    )
+    variables = jax.jit(lambda: initial_variables(model, (4, 4, 1), 0))()
+    with pytest.raises(UserError, match="test: there is no image that decodes"):
+        evaluator(variables)

@@ -180,6 +180,13 @@ def test_a_file_in_the_way_is_an_error_of_one_line(tmp_path):
         Counting(tmp_path / "file")
 
 
+def test_a_name_that_orbax_cannot_write_is_noticed_at_the_start(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match=r"a name that is no UTF-8; choose another"):
+        Counting(folder)
+    assert not folder.exists()
+
+
 def test_a_file_in_the_place_of_the_checkpoints_is_noticed_at_the_start(tmp_path):
     """Once it is moved away, the run begins."""
     Counting(tmp_path)

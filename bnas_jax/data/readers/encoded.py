@@ -230,10 +230,10 @@ class Encoded:
         except UnknownScale as error:
             raise UnknownScale(f"{where()} {error}") from None
         except BadImage as error:
-            raise BadImage(
-                f"{where()} {error}; replace the image, or set "
-                "config.dataset.bad_images=skip"
-            ) from None
+            message = f"{where()} {error}"
+            if not self.options.skip_bad:
+                message += "; replace the image, or set config.dataset.bad_images=skip"
+            raise BadImage(message) from None
 
 
 def hold(encoded: Encoded) -> Arrays:

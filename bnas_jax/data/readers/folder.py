@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,9 +97,12 @@ class Files:
         except (PermissionError, IsADirectoryError, FileNotFoundError) as error:
             reason = error.strerror or error
             raise images.BadImage(f"cannot be opened ({reason})") from error
-        # Of the whole file system.
         except OSError as error:
             why = error.strerror or error
+            # A link to itself.
+            if error.errno == errno.ELOOP:
+                raise images.BadImage(f"cannot be opened ({why})") from error
+            # Of the whole file system.
             raise Unreadable(f"cannot read {self.where(row)} ({why})") from error
 
 
@@ -283,9 +287,7 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
     if outside:
         _say_left_out(directory, [f"{outside} images that are in no folder of a class"])
     if left_out:
-        suffixes = _by_suffix(left_out)
-        described = f"{left_out.total()} files that are no images ({suffixes})"
-        _say_left_out(directory, [described])
+        _say_left_out(directory, [walk.no_images(left_out)])
     return Files(
         root=str(directory),
         files=tuple(names),
@@ -299,18 +301,11 @@ def _without_images(directory: Any, others: Mapping[str, int]) -> str:
     known = ", ".join(suffix[1:] for suffix in walk.SUFFIXES)
     instead = ""
     if others:
-        instead = f" but {_by_suffix(others)}"
+        instead = f" but {walk.by_suffix(others)}"
     return (
         f"{directory} holds no image ({known}){instead}; put images there, or remove "
         "the folder"
     )
-
-
-def _by_suffix(files: Mapping[str, int]) -> str:
-    described = []
-    for suffix, number in sorted(files.items()):
-        described.append(f"{number} {suffix}")
-    return ", ".join(described)
 
 
 def _check_inverted(directory: Any, names: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """From encoded images to pixels.
 
 For a random crop only as much is decoded as it needs, for the centre all of it. Of
-several frames or pages the first is read.
+several frames or pages the first is read. Images are not turned, see `is_turned`.
 
 Images of more than 8 bits become 8: the number `white_level` becomes 255, 0 stays 0,
 and what lies beyond is cut off. Without a `white_level` that number is 65535 for 16
@@ -101,6 +101,23 @@ def read_header(data: bytes, white_level: float | None = None) -> Picture:
             deep=deep,
             white_level=white_level,
         )
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether viewers turn or mirror an image before they show it.
+
+    Cameras do not turn the pixels of a photograph, but note in it how they were held.
+    As in torchvision, images are read as they are stored. Pillow itself turns TIFF.
+    """
+    from PIL import ExifTags, Image
+
+    with _decoding(), Image.open(io.BytesIO(data)) as image:
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        # What is noted there may be damaged, which does not matter for the pixels.
+        except Exception:
+            return False
+        return image.format != "TIFF" and orientation in range(2, 9)
 
 
 def decode(picture: Picture, channels: int, scale: int = 1) -> np.ndarray:
@@ -318,8 +335,8 @@ def _white(values: np.ndarray, file_format: str | None) -> float:
     if file_format == "PPM" or all_zero:
         return 65535.0
 
-    # Integers.
-    if values.dtype != np.uint16:
+    # Integers. Those of 16 bits may be in either byte order, see ImageJ.
+    if values.dtype.newbyteorder("=") != np.uint16:
         raise UnknownScale(
             f"holds whole numbers of 32 bits, from {lowest} to {highest}; {_ADVICE}"
         )
@@ -343,4 +360,6 @@ def _decoding():
         text = first_line(error)
         if "cannot identify" in text:
             text = "of an unknown format"
+        # Pillow suspects an attack where an image is only large.
+        text = text.partition(", could be decompression bomb")[0]
         raise BadImage(f"does not decode ({text})") from error

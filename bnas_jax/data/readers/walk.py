@@ -5,7 +5,7 @@ What operating systems and other programs add there is left out.
 
 import collections
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bnas_jax.core.errors import UserError
@@ -117,6 +117,19 @@ def images(directory: Any) -> tuple[list[str], collections.Counter]:
     return sorted(paths), others
 
 
+def by_suffix(files: Mapping[str, int]) -> str:
+    """Numbers of files by suffix, as part of a sentence."""
+    described = []
+    for suffix, number in sorted(files.items()):
+        described.append(f"{number} {suffix}")
+    return ", ".join(described)
+
+
+def no_images(others: Mapping[str, int]) -> str:
+    """What `images` found beside images, as part of a sentence."""
+    return f"{sum(others.values())} files that are no images ({by_suffix(others)})"
+
+
 def _tree(
     directory: Any, prefix: str = "", above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, list]]:
@@ -125,11 +138,13 @@ def _tree(
     The first one is the directory itself.
 
     prefix: the path of `directory` below the first one.
-    above: the folders around it.
+    above: the folders from the first one down to it.
     """
     place = os.path.realpath(directory)
-    # To follow a link back up would not end, and lead to nothing new.
-    if place in above:
+    # A link back up would not end. One to a folder around the first one, such as from a
+    # class to the folder of all classes, would bring in what is beside it.
+    around = place.rstrip("/") + "/"
+    if any(f"{folder}/".startswith(around) for folder in above):
         return
     found = entries(directory)
     yield prefix, found

@@ -5,7 +5,8 @@ It counts the examples of each class, their sizes, and what cannot be read.
 
 import collections
 import sys
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,13 +19,29 @@ from bnas_jax.data.readers.encoded import Encoded, ReadOptions, in_threads
 _NAMED = 100
 
 
+class _Example(NamedTuple):
+    """What is said about an example."""
+
+    # What is wrong with an image that cannot be read, and has none of the rest.
+    problem: str = ""
+    label: int = -1
+    # (height, width).
+    shape: tuple[int, int] = (0, 0)
+    # Alike for images of the same pixels.
+    pixels: Hashable = None
+    # See `images.is_turned`.
+    turned: bool = False
+
+
 def check(name: str, path: Any, options: ReadOptions) -> dict:
     """Reads every image of a data set, and counts.
 
     The summary has the examples by class and part, the range of sizes, the number of
-    unreadable images (each is named on stderr, the first 100 are returned), and the
-    files left out as they are no images, by suffix. A folder without parts is one part,
-    "all", unless `options.split` divides it.
+    unreadable images (each is named on stderr, the first 100 are returned), that of
+    images which are read as they are stored but shown turned, and the files left out as
+    they are no images, by suffix. Test images that are training images, too, are
+    counted and named on stderr. A folder without parts is one part, "all", unless
+    `options.split` divides it.
 
     Raises `UserError` for the digits, for an unknown name and for missing files. An
     image that cannot be read is counted, and no error.
@@ -45,33 +62,48 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
         encoded = {"train": train, "test": test}
 
     # All parts have the same classes and channels: the first one says them.
-    parts = {part: _check_part(examples) for part, examples in encoded.items()}
+    parts: dict[str, dict] = {}
+    rows: dict[str, dict] = {}
+    for part, examples in encoded.items():
+        parts[part], rows[part] = _check_part(examples)
     first = next(iter(encoded.values()))
     return {
         "num_examples": sum(len(examples) for examples in encoded.values()),
         "num_classes": first.num_classes,
         "channels": first.channels,
         "unreadable": sum(part["unreadable"] for part in parts.values()),
+        "in_both": _in_both(encoded, rows),
         "splits": parts,
         "out": str(path or ""),
     }
 
 
-def _check_part(examples: Encoded) -> dict:
-    """The summary of one part."""
+def _check_part(examples: Encoded) -> tuple[dict, dict[Hashable, int]]:
+    """(the summary of one part, the reader's row of each image by its pixels)."""
     counts: collections.Counter = collections.Counter()
     shapes: list[tuple[int, int]] = []
     unreadable: list[str] = []
+    rows: dict[Hashable, int] = {}
+    turned = 0
 
     # Every image is read.
     read = lambda number: _check_example(examples, number)
-    for label, shape, problem in in_threads(read, len(examples)):
-        if problem:
-            print(problem, file=sys.stderr)
-            unreadable.append(problem)
+    for number, example in enumerate(in_threads(read, len(examples))):
+        if example.problem:
+            print(example.problem, file=sys.stderr)
+            unreadable.append(example.problem)
             continue
-        counts[examples.classes[label]] += 1
-        shapes.append(shape)
+        counts[examples.classes[example.label]] += 1
+        shapes.append(example.shape)
+        rows.setdefault(example.pixels, int(examples.rows[number]))
+        turned += example.turned
+
+    if turned:
+        print(
+            f"{examples.name}: viewers turn {turned} images by what their files note "
+            "(Exif); here they are read as they are stored",
+            file=sys.stderr,
+        )
 
     # Heights and widths; 0 where no image can be read.
     sizes = np.zeros((1, 2), int)
@@ -79,27 +111,48 @@ def _check_part(examples: Encoded) -> dict:
         sizes = np.array(shapes)  # (images, 2)
     heights = sizes[:, 0]
     widths = sizes[:, 1]
-    return {
+    summary = {
         "num_examples": len(examples),
         "classes": {name: counts[name] for name in examples.classes},
         "height": [int(heights.min()), int(heights.max())],
         "width": [int(widths.min()), int(widths.max())],
+        "turned": turned,
         "unreadable": len(unreadable),
         "files": unreadable[:_NAMED],
         "left_out": dict(getattr(examples.reader, "left_out", {})),
     }
+    return summary, rows
 
 
-def _check_example(examples: Encoded, number: int) -> tuple[int, tuple[int, int], str]:
-    """(label, (height, width), "") of an example that can be read.
+def _in_both(encoded: dict[str, Encoded], rows: dict[str, dict[Hashable, int]]) -> int:
+    """The number of test images that are training images, too; each is named.
 
-    Else the last of them says what is wrong.
+    A network knows them. rows: see `_check_part`, by part.
     """
+    found = 0
+    for pixels, row in rows.get("test", {}).items():
+        same = rows.get("train", {}).get(pixels)
+        if same is not None:
+            name = encoded["test"].reader.where(row)
+            of_training = encoded["train"].reader.where(same)
+            print(f"{name} is a training image, too: {of_training}", file=sys.stderr)
+            found += 1
+    return found
+
+
+def _check_example(examples: Encoded, number: int) -> _Example:
+    """Reads an example."""
     try:
         pixels, label = examples.whole(number)
+        data, _ = examples.reader.read(int(examples.rows[number]))
     except images.BadImage as error:
         # Without the advice behind the semicolon, which is for a training.
-        return -1, (0, 0), str(error).partition(";")[0]
+        return _Example(problem=str(error).partition(";")[0])
     except UserError as error:
-        return -1, (0, 0), str(error)
-    return label, (pixels.shape[0], pixels.shape[1]), ""
+        return _Example(problem=str(error))
+    return _Example(
+        label=label,
+        shape=pixels.shape[:2],
+        pixels=hash((pixels.shape, pixels.tobytes())),
+        turned=images.is_turned(data),
+    )
