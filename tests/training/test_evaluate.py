@@ -74,7 +74,7 @@ def test_a_run_of_several_processes_is_evaluated_by_one(whole, tmp_path, capfd):
 def test_a_network_with_rounded_activations_is_evaluated_in_float64(
     whole, tmp_path, capfd, monkeypatch
 ):
-    """`config.activations` is not a setting of `evaluate`: nobody could leave it out."""
+    """`evaluate` has no setting `activations`, with which it could be turned off."""
     workdir, _ = whole("train")
     copy = shutil.copytree(workdir, tmp_path / "copy")
     config = read(copy / "config.json") | {"activations": "bfloat16"}
