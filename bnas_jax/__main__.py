@@ -165,7 +165,7 @@ def _answer(words: list[str]) -> int:
     if command not in COMMANDS:
         state = "is not a command"
         if command.startswith("-"):
-            state = "is no command, which comes first"
+            state = "is an option, and the command comes first"
         raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
     if "--help" in rest or "-h" in rest:
         print(usage_of(command), file=sys.stderr)

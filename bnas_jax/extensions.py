@@ -70,7 +70,7 @@ def load(file: str) -> Extension:
     name = f"bnas_jax_extension_{path.stem}_{digest[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{OPTION}={file} is no file of Python; write {OPTION}=FILE.py")
+        raise UserError(f"{OPTION}={file} is not a Python file; write {OPTION}=FILE.py")
     module = importlib.util.module_from_spec(spec)
 
     # `dataclasses` looks up the module of a class in `sys.modules`.

@@ -155,7 +155,7 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
 
     # Read its value.
     if text is None and kind is not bool:
-        raise UserError(f"--{path} is no switch; write --{path}=VALUE")
+        raise UserError(f"--{path} is not a switch; write --{path}=VALUE")
     if text is not None and switched_off:
         raise UserError(f"--no{path} takes no value; write --{path}=False")
     value = not switched_off

@@ -80,7 +80,7 @@ def get_config(variant: str = "cifar10"):
     if data not in ("digits", "cifar10") or (searcher and searcher not in SEARCHERS):
         raise UserError(
             f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER "
-            f"behind it: {', '.join(SEARCHERS)}"
+            f"after it: {', '.join(SEARCHERS)}"
         )
 
     # BNAS on CIFAR-10. The searcher and the digits then change it.

@@ -79,7 +79,8 @@ def main() -> None:
             _cells(result)  # raises where a figure is missing
         except (OSError, ValueError, LookupError, TypeError):
             print(
-                f"bnas_jax: {file} is no benchmark of a step and left out of the table",
+                f"bnas_jax: {file} is not a benchmark of a step, and left out of the "
+                "table",
                 file=sys.stderr,
             )
             continue

@@ -29,8 +29,7 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
     # The other actions take the name of a data set.
     if not rest or rest[0].startswith("-"):
         raise UserError(
-            f"data {action} needs the name of a data set behind it, for instance "
-            "cifar10"
+            f"data {action} needs the name of a data set after it, for instance cifar10"
         )
     name, *rest = rest
 

@@ -242,6 +242,6 @@ def second_word(
     if arguments:
         found = f", got {arguments[0]!r}"
     raise UserError(
-        f"{command} needs one of {', '.join(words)} behind it{found}; write {command} "
+        f"{command} needs one of {', '.join(words)} after it{found}; write {command} "
         f"{words[0]} ..."
     )

@@ -73,7 +73,7 @@ def module_of(path: pathlib.Path, name: str, *, option: str = "--study") -> Any:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UserError(
-            f"{option}={name} is no file of Python; write {option}={EXAMPLE}"
+            f"{option}={name} is not a Python file; write {option}={EXAMPLE}"
         )
     # Load it by its path, because configs/ is not a package.
     module = importlib.util.module_from_spec(spec)

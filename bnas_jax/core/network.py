@@ -218,7 +218,7 @@ def float_convs(network: Network) -> list[int]:
     if network.genotype.reduce == FIXED_REDUCTION:
         raise UserError(
             "config.network.float_head counts convolutions of the authors' cells, and "
-            f"{FIXED_REDUCTION!r} is none; write config.network.float_head=False"
+            f"{FIXED_REDUCTION!r} is not one; write config.network.float_head=False"
         )
 
     # (cell, is a skip) of each convolution, in the order of the release's modules.

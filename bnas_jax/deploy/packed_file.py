@@ -207,15 +207,15 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
             arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is no whole file of a packed network ({error}); export it anew "
-            "with --format=packed"
+            f"{path} is not a complete file of a packed network ({error}); export it "
+            "anew with --format=packed"
         ) from None
 
     # It must be one of this package: its metadata has the header.
     if _HEADER not in metadata:
         raise UserError(
-            f"{path} is no packed network of this package, but other arrays; write one "
-            "by export, or load it by import"
+            f"{path} is not a packed network of this package, but other arrays; write "
+            "one by export, or load it by import"
         )
     try:
         return json.loads(metadata[_HEADER]), arrays

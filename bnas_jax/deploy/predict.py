@@ -167,7 +167,7 @@ def _pixels_of_array(
         pixels = None
     if not isinstance(pixels, np.ndarray):
         raise UserError(
-            f"{path} is no whole .npy file of numbers; save it anew by numpy.save"
+            f"{path} is not a complete .npy file of numbers; save it anew by numpy.save"
         )
 
     # Gray images may lack the axis of channels, a single image the axis of images.

@@ -80,8 +80,8 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
         elif "pickle" in reason:
             reason = "it is of another kind"
         raise UserError(
-            f"{file} is no whole .npz file of plain arrays ({reason}); save them anew "
-            "by numpy.savez"
+            f"{file} is not a complete .npz file of plain arrays ({reason}); save them "
+            "anew by numpy.savez"
         ) from None
 
 
@@ -97,7 +97,7 @@ def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
         return load_file(file)
     except (SafetensorError, *damaged) as error:
         raise UserError(
-            f"{file} is no whole .safetensors file of numbers that NumPy has "
+            f"{file} is not a complete .safetensors file of numbers that NumPy has "
             f"({error}); save it anew"
         ) from None
 
@@ -120,7 +120,7 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
         lines = str(error).strip().splitlines()
         first = lines[0] if lines else type(error).__name__
         raise UserError(
-            f"{file} is no whole PyTorch file of plain tensors ({first}); save a "
+            f"{file} is not a complete PyTorch file of plain tensors ({first}); save a "
             "state_dict by torch.save"
         ) from None
 

@@ -87,8 +87,8 @@ def _num_classes(arrays: Mapping[str, np.ndarray]) -> int:
     classifier = plain_names(arrays).get("classifier.weight")  # (classes, features)
     if classifier is None or classifier.ndim != 2:
         raise UserError(
-            "the checkpoint has no matrix classifier.weight; it is no network of the "
-            "authors' code"
+            "the checkpoint has no matrix classifier.weight; it is not a network of "
+            "the authors' code"
         )
     return int(classifier.shape[0])
 

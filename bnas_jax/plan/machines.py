@@ -89,7 +89,7 @@ def machine(name: str) -> Machine:
     """
     match = _PATTERN.fullmatch(name.strip().lower())
     if match is None:
-        raise UserError(f"--on={name} is no machine; {_nearest(name)}")
+        raise UserError(f"--on={name} is not a machine; {_nearest(name)}")
     platform, generation, separator = match[1], match[2], match[3]
     number = int(match[4])
 
@@ -108,7 +108,7 @@ def machine(name: str) -> Machine:
     is_tpu = chip.platform == "tpu"
     expected = "-" if is_tpu else "x"
     if separator != expected:
-        raise UserError(f"--on={name} is no machine; {_nearest(name)}")
+        raise UserError(f"--on={name} is not a machine; {_nearest(name)}")
 
     # Its size.
     made = _tpu_slice(chip, number) if is_tpu else _gpus(chip, number)
@@ -159,7 +159,7 @@ def _gpus(chip: Chip, number: int) -> Machine | None:
 
 
 def _nearest(name: str) -> str:
-    """What to write in place of a name that is no machine's, as part of a sentence."""
+    """The advice which names to write in place of an unknown one."""
     known: list[str] = []
     for chip in CHIPS.values():
         known += names_of(chip)

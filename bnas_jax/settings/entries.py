@@ -86,7 +86,7 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
             continue
         listed = ", ".join(known) or "none"
         message = (
-            f"{name}.{key} is no setting of {name}.name={values['name']}; it has "
+            f"{name}.{key} is not a setting of {name}.name={values['name']}; it has "
             f"{listed}"
         )
         require(key in known, message)

@@ -80,7 +80,7 @@ class Study:
                 )
         if self.baseline is not None and self.baseline not in names:
             raise UserError(
-                f"baseline={self.baseline!r} is no row of the study; write one of "
+                f"baseline={self.baseline!r} is not a row of the study; write one of "
                 f"{', '.join(names)}"
             )
 

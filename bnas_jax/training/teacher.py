@@ -189,7 +189,7 @@ def _directory(given: str) -> WorkDir:
     directory = WorkDir(paths.local(given, _SETTING))
     if not directory.exists():
         raise UserError(
-            f"{_SETTING}={given} is no work directory of train or import; write the "
+            f"{_SETTING}={given} is not a work directory of train or import; write the "
             "one that holds the teacher"
         )
     if directory.config().get("task") != "train":

@@ -129,7 +129,7 @@ class RunDirectory:
                     "--workdir"
                 ) from None
             raise UserError(
-                f"{self.path} is no work directory: it has no {name}; name one that "
+                f"{self.path} is not a work directory: it has no {name}; name one that "
                 "search or train wrote"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
@@ -165,7 +165,7 @@ def _reason_of(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     if isinstance(error, UnicodeDecodeError):
-        return "it is no text"
+        return "it is not text"
     # What `json` says of the place is of use.
     if isinstance(error, json.JSONDecodeError):
         return str(error)

@@ -228,7 +228,7 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
                 "--config.scheme.name=float",
                 "--config.scheme.activation_scale=1",
             ],
-            "no setting of",
+            "not a setting of",
         ),
         (["train", TRAIN, "--config.batch_size=many"], "config.batch_size=many"),
         (["train", TRAIN, "--config.batch_size=1.5"], "config.batch_size=1.5"),

@@ -434,7 +434,7 @@ def test_the_same_spellings_in_every_command(capfd, tmp_path):
     ]
     assert run(["cost", *sizes]) == 0
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["num_cells"] == 10
-    assert "is no work directory" in error(
+    assert "is not a work directory" in error(
         capfd, "evaluate", "--workdir", str(tmp_path)
     )
     config = {

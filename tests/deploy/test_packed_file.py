@@ -134,10 +134,10 @@ def damage(path, content):
 
 
 MESSAGES = {
-    "cut": "is no whole file of a packed network",
-    "text": "is no whole file of a packed network",
-    "empty": "is no whole file of a packed network",
-    "other": "is no packed network of this package",
+    "cut": "is not a complete file of a packed network",
+    "text": "is not a complete file of a packed network",
+    "empty": "is not a complete file of a packed network",
+    "other": "is not a packed network of this package",
     "nested": "is damaged .*recursion",
     "whole numbers": "is damaged .the numbers of params/stem/kernel are int8",
     "newer": "has the format 9 of bnas-jax 9.0",

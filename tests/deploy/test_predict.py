@@ -315,7 +315,7 @@ def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
     cases = {
         ("export", out): "--workdir is missing",
         ("export", f"--workdir={workdir}"): "--out is missing",
-        ("export", f"--workdir={tmp_path}", out): "is no work directory",
+        ("export", f"--workdir={tmp_path}", out): "is not a work directory",
         ("export", f"--workdir={workdir}", out, "--step=3"): "step 3",
         (
             "export",
@@ -340,9 +340,9 @@ def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
             "predict",
             model,
             f"--input={tmp_path / 'archive.npy'}",
-        ): "is no whole .npy file",
-        ("predict", model, f"--input={tmp_path / 'many.npy'}"): "is no whole .npy file",
-        ("predict", model, f"--input={tmp_path / 'cut.npy'}"): "is no whole .npy file",
+        ): "is not a complete .npy file",
+        ("predict", model, f"--input={tmp_path / 'many.npy'}"): "not a complete .npy",
+        ("predict", model, f"--input={tmp_path / 'cut.npy'}"): "not a complete .npy",
         (
             "predict",
             model,

@@ -118,7 +118,9 @@ def test_a_pytorch_file_needs_pytorch_and_says_so(tmp_path, name):
     )
     with pytest.raises(
         UserError,
-        match="no whole PyTorch file" if importlib.util.find_spec("torch") else absent,
+        match="not a complete PyTorch file"
+        if importlib.util.find_spec("torch")
+        else absent,
     ):
         checkpoint_files.read(str(tmp_path / name))
 
@@ -129,7 +131,7 @@ def test_a_file_cut_short_is_refused_wherever_it_was_cut(files, tmp_path, suffix
     for size in (0, 1, 7, 100, len(whole) // 2, len(whole) - 1):
         (tmp_path / f"cut.{suffix}").write_bytes(whole[:size])
         with pytest.raises(
-            UserError, match=rf"cut\.{suffix} is no whole \.{suffix} file"
+            UserError, match=rf"cut\.{suffix} is not a complete \.{suffix} file"
         ):
             checkpoint_files.read(str(tmp_path / f"cut.{suffix}"))
 
@@ -183,7 +185,7 @@ def test_a_shape_that_no_array_has_is_damage(tmp_path, shape):
             "w.npy",
             b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + b"\0" * 64,
         )
-    with pytest.raises(UserError, match="is no whole"):
+    with pytest.raises(UserError, match="is not a complete"):
         checkpoint_files.read(str(tmp_path / "net.npz"))
 
 
@@ -349,7 +351,7 @@ def test_a_damaged_file_leaves_no_work_directory(files, tmp_path, capfd):
     (tmp_path / "net.npz").write_bytes((files / "net.npz").read_bytes()[:5000])
     assert imports(tmp_path / "net.npz", tmp_path / "run") == 2
     assert (
-        "is no whole .npz file" in capfd.readouterr().err
+        "is not a complete .npz file" in capfd.readouterr().err
         and not (tmp_path / "run").exists()
     )
 

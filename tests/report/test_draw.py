@@ -319,7 +319,7 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
         ),
         (
             ["--out=c.svg", "--genotype=.", "--strip=3"],
-            "is no work directory: it has no config.json",
+            "is not a work directory: it has no config.json",
         ),
         (
             ["--out=c.svg", "--genotype=.", "--strip=1"],

@@ -309,8 +309,8 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
         ),
         (
             ["--config.searcher.gamma=3.0"],
-            "config.searcher.gamma is no setting of config.searcher.name=gdas; it has "
-            "tau_max",
+            "config.searcher.gamma is not a setting of config.searcher.name=gdas; it "
+            "has tau_max",
         ),
         (
             ["--config.select=first"],

@@ -1035,7 +1035,7 @@ def test_a_setting_of_another_searcher_is_refused(preset, name):
     config.searcher[name] = {"unrolled": "exact", "keep_zeroise": True}.get(name, 0.7)
     searcher = config.searcher.name
     message = (
-        rf"config\.searcher\.{name} is no setting of "
+        rf"config\.searcher\.{name} is not a setting of "
         rf"config\.searcher\.name={searcher}"
     )
     with pytest.raises(UserError, match=message):
@@ -1132,7 +1132,7 @@ def test_another_entry_begins_without_the_settings_that_it_lacks(monkeypatch):
     assert settings.from_config(config).searcher == Other(rate=0.5, entropy="all")
     config.searcher.gamma = 3.0
     message = (
-        r"config\.searcher\.gamma is no setting of config\.searcher\.name=other; "
+        r"config\.searcher\.gamma is not a setting of config\.searcher\.name=other; "
         "it has rate"
     )
     with pytest.raises(UserError, match=message):
@@ -1201,7 +1201,7 @@ def test_every_entry_survives_json():
         ),
         (
             {"scheme": {"gain": 1.0}},
-            r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; "
+            r"config\.scheme\.gain is not a setting of config\.scheme\.name=xnor; "
             r"it has .*sign_of_zero",
         ),
         (

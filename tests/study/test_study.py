@@ -217,7 +217,7 @@ def test_the_exit_code_says_that_runs_failed(tmp_path, capsys):
         ),
         (
             lambda: Study("t", (Row("a", train=trained),), baseline="b"),
-            "baseline='b' is no row of the study; write one of a",
+            "baseline='b' is not a row of the study; write one of a",
         ),
     ],
 )
@@ -249,7 +249,7 @@ def test_a_row_with_a_search_needs_a_training_of_cells(tmp_path):
     row = Row(
         "a", train=lambda seed: baselines.get_config("digits_nin"), search=searched
     )
-    with pytest.raises(UserError, match="genotype is no setting of"):
+    with pytest.raises(UserError, match="genotype is not a setting of"):
         run_study(Study("t", (row,)), tmp_path)
 
 

@@ -196,7 +196,7 @@ def test_no_accelerator_is_started(workdir, tmp_path):
         (["--keep_zeroise=perhaps"], "--keep_zeroise=perhaps: write True or False"),
         (
             ["--workdir=/nowhere"],
-            "/nowhere is no work directory: it has no config.json",
+            "/nowhere is not a work directory: it has no config.json",
         ),
         (["--out=/proc/cell.json"], "cannot write /proc/cell.json ("),
     ],

@@ -77,9 +77,7 @@ def test_a_run_of_several_processes_is_evaluated_by_one(whole, tmp_path, capfd):
 def test_a_network_with_rounded_activations_is_evaluated_in_float64(
     whole, tmp_path, capfd, monkeypatch
 ):
-    """`config.activations` is no setting of `evaluate`, so that nobody could leave it
-    out.
-    """
+    """`evaluate` has no setting `activations`, with which it could be turned off."""
     workdir, _ = whole("train")
     copy = shutil.copytree(workdir, tmp_path / "copy")
     config = read(copy / "config.json") | {"activations": "bfloat16"}
@@ -139,7 +137,7 @@ def test_load_takes_no_search_and_nothing_that_is_no_work_directory(
         UserError, match="holds a search; name the work directory of a training"
     ):
         bnas_jax.load(a_search)
-    with pytest.raises(UserError, match="is no work directory"):
+    with pytest.raises(UserError, match="is not a work directory"):
         bnas_jax.load(tmp_path)
     with pytest.raises(UserError, match="no checkpoint of step 3"):
         bnas_jax.load(whole("train")[0], step="3")
@@ -150,8 +148,8 @@ def test_evaluate_takes_no_search_and_nothing_that_is_no_work_directory(
 ):
     for workdir, message in (
         (a_search, "holds a search"),
-        (tmp_path, "is no work directory"),
-        (tmp_path / "nowhere", "is no work directory"),
+        (tmp_path, "is not a work directory"),
+        (tmp_path / "nowhere", "is not a work directory"),
     ):
         capfd.readouterr()
         assert command(["evaluate", f"--workdir={workdir}"]) == 2

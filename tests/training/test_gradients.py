@@ -74,5 +74,5 @@ def test_the_gradients_before_the_first_step_are_of_the_rule_of_first_weights(tm
 
 
 def test_a_search_has_no_network_to_take_gradients_of(tmp_path):
-    with pytest.raises(bnas.UserError, match="is no work directory"):
+    with pytest.raises(bnas.UserError, match="is not a work directory"):
         gradients_of_run(tmp_path)

@@ -560,7 +560,7 @@ def test_classes_of_other_names_have_a_new_classifier_even_where_they_are_as_man
             ["--init=", "--init_step=best"],
             "--init_step says which checkpoint of --init=DIR to take",
         ),
-        (["--init=NOWHERE"], "NOWHERE is no work directory"),
+        (["--init=NOWHERE"], "NOWHERE is not a work directory"),
     ],
 )
 def test_what_cannot_begin_a_run_is_refused_and_leaves_no_work_directory(

@@ -222,6 +222,6 @@ def test_a_work_directory_that_has_lost_its_run_json_is_called_so(tmp_path):
 
 def test_a_folder_without_a_config_is_no_work_directory(tmp_path):
     with pytest.raises(
-        UserError, match=r"is no work directory: it has no config\.json"
+        UserError, match=r"is not a work directory: it has no config\.json"
     ):
         WorkDir(tmp_path).config()

@@ -133,7 +133,7 @@ def load(name_or_path: str) -> Genotype:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"genotype: cannot read {name_or_path}, which is no text; name a search's "
+            f"genotype: cannot read {name_or_path}, which is not text; name a search's "
             "genotype.json"
         ) from None
     return from_dict(value)
@@ -146,7 +146,7 @@ def _file(name: str) -> pathlib.Path:
     """
     if not name:
         raise UserError(
-            "genotype: it has no name; write a file or a named cell: "
+            "genotype: the name is empty; write a file or a named cell: "
             f"{', '.join(named())}"
         )
     path = paths.local(name, "genotype")

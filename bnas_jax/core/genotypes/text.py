@@ -103,7 +103,7 @@ def _value(node: ast.expr) -> Any:
     except ValueError:
         # Python's message names an object of its parser.
         raise ValueError(
-            f"{ast.unparse(node)[:40]!r} is no list of names and numbers"
+            f"{ast.unparse(node)[:40]!r} is not a list of names and numbers"
         ) from None
 
 

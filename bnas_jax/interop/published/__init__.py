@@ -61,6 +61,6 @@ def load_published(
         return loader(name, arrays)
     except UserError as error:
         raise UserError(
-            f"these are no weights of {name!r}: {error}; write the name of their "
+            f"these are not weights of {name!r}: {error}; write the name of their "
             "network"
         ) from error
