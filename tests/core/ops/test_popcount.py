@@ -9,8 +9,8 @@ from arrays import signs
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.modules import BinaryConv
 from bnas_jax.core.ops.conv_forms import plain_conv
-from bnas_jax.core.ops.geometry import square
-from bnas_jax.core.ops.popcount import sums_of_signs
+from bnas_jax.core.ops.geometry import Geometry, square
+from bnas_jax.core.ops.popcount import pays, sums_of_signs
 from bnas_jax.core.schemes import Xnor
 
 
@@ -95,3 +95,11 @@ def test_signs_are_counted_on_cpu_where_one_bit_holds_them():
     assert not counted(16, "cpu", binary_weights=False), "not signs"
     assert not counted(4, "cpu"), "too few to fill words"
     assert not counted(1024, "cpu"), "too many to compile"
+
+
+@pytest.mark.parametrize("unequal", ["stride", "padding", "dilation"])
+def test_what_differs_between_rows_and_columns_is_not_counted(unequal):
+    """The words are made with the numbers of the rows alone."""
+    assert pays((3, 3, 16, 4), square(3))
+    assert not pays((3, 3, 16, 4), Geometry(**{unequal: (1, 2)}))
+    assert not pays((1, 3, 16, 4), Geometry())
