@@ -34,10 +34,8 @@ def unread(run: Settings) -> dict[str, str]:
     """The settings that a run never reads, and the setting with which it would.
 
     The names lack `config.`. The name of a group stands for all settings in it.
-
-    >>> run = bnas.settings.from_config(config)  # with the schedule "cosine"
-    >>> unread(run)["optimizer.tail"]
-    'config.optimizer.schedule=one_cycle'
+    For a run with the schedule `cosine`, "optimizer.tail" has the value
+    "config.optimizer.schedule=one_cycle".
     """
     if isinstance(run, SearchSettings):
         return _unread_by_search(run)
