@@ -7,7 +7,7 @@ knows none of it.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
@@ -81,6 +81,18 @@ class Finished(NamedTuple):
     candidates: list[dict]
 
 
+class Tried(NamedTuple):
+    """A candidate of a search that begins anew for each (`Searcher.restart_epochs`).
+
+    alphas: its alpha after its last epoch, {"normal", "reduce"}, (14, layer types)
+        each.
+    top1: its validation accuracy then, in %.
+    """
+
+    alphas: dict[str, np.ndarray]
+    top1: float
+
+
 # (weights of the layer types, numbers of validation batches or None for all) -> top-1
 # in %.
 Score = Callable[[Mapping[str, Any], range | None], float]
@@ -139,8 +151,8 @@ class Searcher:
     def restart_epochs(self) -> int | None:
         """The epochs after which weights begin anew, again and again; None is never.
 
-        `init` then draws another alpha. Such a search is validated at the end of each
-        of these periods, and the learning rate falls within each.
+        `restart` then gives another alpha. Such a search is validated at the end of
+        each of these periods, and the learning rate falls within each.
         """
         return None
 
@@ -178,10 +190,24 @@ class Searcher:
 
         It is {"normal"} alone beside a fixed reduction cell, and {} for a searcher
         without alpha (`has_alphas`), which overrides `weights`, `derive` and `record`,
-        too.
+        too. A searcher may have arrays of other names and shapes beside them, such as a
+        weight for each edge, which its `weights` reads.
         """
         drawn = alphas_lib.init(key, len(self.layer_types), dtype)
         return {name: drawn[name] for name in self.searched}
+
+    def restart(
+        self, key, tried: Sequence[Tried], dtype=jnp.float32
+    ) -> Mapping[str, Any]:
+        """alpha of the next candidate, where a search begins anew (`restart_epochs`).
+
+        By default it is drawn as the first one was.
+
+        key: another one for each candidate.
+        tried: all candidates so far, in their order.
+        """
+        del tried
+        return self.init(key, dtype)
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -257,26 +283,27 @@ class Searcher:
         return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
-        """The genotype of alpha."""
-        # From the probabilities, without noise.
-        weights = alphas_lib.relax(alphas)
+        """The genotype of alpha: of each cell, `derive_cell` of its `weights`."""
+        # Those of an evaluation, which draws nothing.
+        weights = self.weights(alphas, None, None)
         cells = {}
-        for name, value in weights.items():
-            cells[name] = self.derive_cell(np.asarray(value))
+        for name in self.searched:
+            cells[name] = self.derive_cell(np.asarray(weights[name]))
         return genotype_lib.of_cells(cells)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """A cell of each node's two strongest edges.
 
-        weights: the softmax of alpha, (14, layer types).
+        weights: those of an evaluation, the softmax of alpha, (14, layer types).
         """
         return derivation.derive(weights, layer_types=self.layer_types)
 
     def record(self, alphas: Alphas) -> dict[str, Any]:
         """The fields about alpha in an epoch's line of metrics.jsonl."""
         genotype = self.derive(alphas)
+        of_cells = {name: alphas[name] for name in self.searched}
         return {
-            "alpha_entropy": float(alphas_lib.entropy(alphas)),
+            "alpha_entropy": float(alphas_lib.entropy(of_cells)),
             "learnable_share": learnable_share(genotype),
             "genotype": genotype.to_dict(),
         }
