@@ -12,7 +12,7 @@ OF_SEARCH = {"of_search": True}
 
 # Settings without effect on sets that come with test images.
 _SPLIT = ("split", "split_seed")
-# Settings without effect on the digits, which are arrays already.
+# Settings without effect on sets that are arrays already.
 _READING = (
     "min_area",
     "image_size",
@@ -34,6 +34,7 @@ WITHOUT_EFFECT = {
     "imagenet2012": (*_SPLIT, "white_level"),
     "tfds:": ("white_level",),
     "folder": (),
+    "npz": (*_SPLIT, *_READING),
 }
 
 
@@ -57,7 +58,7 @@ class DatasetSettings:
 
     # One of `data.load.NAMES`.
     name: str = "cifar10"
-    # The folder of its files.
+    # The folder of its files, or the file of its arrays.
     path: str | None = None
 
     # The statistics of each channel, on the scale 0 to 1, by which images are
