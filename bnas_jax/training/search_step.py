@@ -14,11 +14,11 @@ import numpy as np
 import optax
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.losses import cross_entropy, hits
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher, Tried
 from bnas_jax.training import state as state_lib
 from bnas_jax.training.collectives import average
-from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.optimizers import check_latents, check_optimizer
 from bnas_jax.training.state import (
     STEPS,

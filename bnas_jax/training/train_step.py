@@ -13,8 +13,8 @@ import optax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import PYTORCH
+from bnas_jax.core.losses import Loss, cross_entropy, hits, soft_cross_entropy
 from bnas_jax.training.collectives import average
-from bnas_jax.training.losses import cross_entropy, hits, soft_cross_entropy
 from bnas_jax.training.optimizers import check_latents, check_optimizer
 from bnas_jax.training.state import (
     STEPS,
@@ -37,14 +37,15 @@ class TrainStep:
     """One step of the final network: `step(state, batch) -> state`.
 
     A batch is {"image": NHWC, "label": (N,)}. It may have "targets", too: probabilities
-    (N, classes), such as a teacher's. The loss is then (1 - soft_share) times the
-    cross-entropy with the labels, plus soft_share * temperature^2 times the
+    (N, classes), such as a teacher's. The loss is then (1 - soft_share) times that with
+    the labels, plus soft_share * temperature^2 times the
     cross-entropy with the targets. The latter divides the logits by the temperature
     (arXiv 1503.02531, section 2).
 
     optimizer: it projects latent weights where the scheme does, see
         `optimizers.for_latents`.
-    label_smoothing: see `losses.cross_entropy`.
+    loss: the loss with the labels, see `losses.LOSSES`.
+    label_smoothing: is handed on to it, see `losses.cross_entropy`.
     soft_share, temperature: of the loss with targets, above.
     drop_path: the rate in epoch e, counted from 0, is drop_path * e / num_epochs.
     auxiliary_weight: factor of the loss at an auxiliary classifier, where the network
@@ -71,6 +72,7 @@ class TrainStep:
 
     network: nn.Module
     optimizer: optax.GradientTransformation
+    loss: Loss = cross_entropy
     label_smoothing: float = 0.0
     soft_share: float = 1.0
     temperature: float = 1.0
@@ -163,7 +165,7 @@ class TrainStep:
             # An auxiliary classifier sows its logits in the collection "auxiliary".
             # Most networks have none.
             for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):  # (N, classes)
-                extra = cross_entropy(auxiliary, labels, smoothing=self.label_smoothing)
+                extra = self.loss(auxiliary, labels, self.label_smoothing)
                 loss += self.auxiliary_weight * jnp.mean(extra)
 
             correct = jnp.sum(hits(logits, labels))
@@ -175,7 +177,7 @@ class TrainStep:
 
     def _losses(self, logits: jax.Array, batch: Batch) -> jax.Array:
         """The loss of each example, (N,)."""
-        hard = cross_entropy(logits, batch["label"], smoothing=self.label_smoothing)
+        hard = self.loss(logits, batch["label"], self.label_smoothing)
         if "targets" not in batch:
             return hard
         targets = batch["targets"]  # [N, classes]

@@ -19,13 +19,13 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.losses import cross_entropy, hits
 from bnas_jax.core.network import Network
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.facts import Facts
 from bnas_jax.training import evaluate as evaluation
 from bnas_jax.training.evaluate import Evaluator
-from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.run_data import dataset_of
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir

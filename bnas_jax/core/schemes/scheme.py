@@ -201,7 +201,7 @@ class Scheme:
 
         A scheme whose signs have parameters overrides this. It makes the parameters by
         `module.param`, takes the signs of its weights from `module.binarized`, and sets
-        `batches_edges = False`.
+        `batches_edges = False` and `plain_signs = False`.
         """
         convolve = convolve_kernel
         if not module.binary_input:

@@ -39,7 +39,8 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
         )
     if name == "npz":
         raise UserError(
-            "arrays are checked whenever a run reads them; name a dataset of image files"
+            "arrays are checked whenever a run reads them; name a dataset of image "
+            "files"
         )
     encoded, _ = load.open_encoded(name, path, options)
 
