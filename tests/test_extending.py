@@ -310,6 +310,16 @@ def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
             "import no_such_library\n",
             "mine.py, line 1: ModuleNotFoundError: No module named 'no_such_library'",
         ),
+        (
+            "import bnas_jax as bnas\nclass Mine(bnas.Scheme):\n    gain: float = 1.0\n"
+            "bnas.SCHEMES['mine'] = Mine\n",
+            "Mine lacks @dataclasses.dataclass(frozen=True) above it, which makes "
+            "settings of gain",
+        ),
+        (
+            "import bnas_jax as bnas\nbnas.SEARCHERS['mine'] = bnas.Bnas()\n",
+            "the entry 'mine' must be a subclass of bnas_jax.Searcher, got Bnas(",
+        ),
     ],
 )
 def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(
@@ -322,7 +332,21 @@ def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(
         "--config=configs/train.py:digits",
         f"--extensions={tmp_path / 'mine.py'}",
     ]
-    assert message in error(capfd, *cost)
+    said = error(capfd, *cost)
+    for table in (bnas.SCHEMES, bnas.SEARCHERS):
+        table.pop("mine", None)
+    assert message in said
+
+
+def test_what_a_network_of_ones_own_lacks_is_said(capfd):
+    said = error(capfd, "cost", EXTENSION, *CHAIN, "--config.optimizer.drop_path=0.2")
+    assert "config.optimizer.drop_path is of networks of cells; write 0" in said
+    with pytest.raises(
+        UserError, match=r"^NetworkSettings lacks a method: write build"
+    ):
+        bnas.NetworkSettings().build(
+            num_classes=10, scheme=bnas.Xnor(), arithmetic=bnas.Arithmetic()
+        )
 
 
 # docs/extending.md

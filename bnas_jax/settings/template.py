@@ -24,6 +24,7 @@ def settings(task: str) -> ConfigDict:
     it. The others are None: a preset sets them, or its recipe and its convention say
     them, for which there are the blocks `preset`, `paper`, `release` and `meant`.
     """
+    entries.check()
     config = _with_defaults(TASKS[task], task)
     config.task = task
     for block in ("preset", *CONVENTIONS):
