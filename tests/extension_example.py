@@ -101,7 +101,7 @@ class Chain(nn.Module):
     arithmetic: bnas.Arithmetic
 
     @nn.compact
-    def __call__(self, images, *, train: bool = False, drop_path_rate=None):
+    def __call__(self, images, *, train: bool = False):
         common = {"kernel": 3, "arithmetic": self.arithmetic}
         x = FloatConv(features=self.widths[0], name="stem", **common)(images)
         for index, width in enumerate(self.widths):

@@ -21,6 +21,7 @@ from bnas_jax.cli import study as study_command
 from bnas_jax.core import genotype, genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import FIRST_WEIGHTS
+from bnas_jax.core.losses import LOSSES
 from bnas_jax.plan import absent
 from bnas_jax.plan.machines import machine
 from bnas_jax.settings import entries
@@ -40,6 +41,7 @@ TABLES = (
     BLOCKS,
     RECIPES,
     FIRST_WEIGHTS,
+    LOSSES,
 )
 NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 
@@ -268,10 +270,11 @@ def test_the_blocks_of_extending_run_and_add_their_entries():
     ]
     assert added == [
         ["bin_conv_7x7", "shifted_conv_1x1"],
-        ["gain"],
-        ["sharpen"],
+        ["gain", "ir_net"],
+        ["evolution", "sharpen", "sigmoids"],
         ["chain"],
         ["plain"],
         ["mine"],
         ["wide"],
+        ["focal"],
     ]

@@ -8,13 +8,22 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from documents import ROOT, blocks
 from work_directories import arrays
 
 import bnas_jax as bnas
 from bnas_jax.__main__ import run
+from bnas_jax.baselines.blocks import BLOCKS
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.first_weights import FIRST_WEIGHTS
+from bnas_jax.core.losses import LOSSES, cross_entropy
+from bnas_jax.core.modules import BinaryConv
+from bnas_jax.search import Progress
+from bnas_jax.search.searcher import Tried
+from bnas_jax.settings.recipes import RECIPES
 
 pytestmark = [
     # ml_collections loads a config's file so.
@@ -49,10 +58,9 @@ CHAIN = [
 @pytest.fixture(scope="module", autouse=True)
 def tables():
     """The package's tables as they were, after these tests."""
-    before = [
-        (table, dict(table))
-        for table in (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS)
-    ]
+    entries = (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS)
+    rules = (BLOCKS, RECIPES, FIRST_WEIGHTS, LOSSES)
+    before = [(table, dict(table)) for table in (*entries, *rules)]
     yield
     for table, entries in before:
         table.clear()
@@ -302,6 +310,16 @@ def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
             "import no_such_library\n",
             "mine.py, line 1: ModuleNotFoundError: No module named 'no_such_library'",
         ),
+        (
+            "import bnas_jax as bnas\nclass Mine(bnas.Scheme):\n    gain: float = 1.0\n"
+            "bnas.SCHEMES['mine'] = Mine\n",
+            "Mine lacks @dataclasses.dataclass(frozen=True) above it, which makes "
+            "settings of gain",
+        ),
+        (
+            "import bnas_jax as bnas\nbnas.SEARCHERS['mine'] = bnas.Bnas()\n",
+            "the entry 'mine' must be a subclass of bnas_jax.Searcher, got Bnas(",
+        ),
     ],
 )
 def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(
@@ -314,4 +332,124 @@ def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(
         "--config=configs/train.py:digits",
         f"--extensions={tmp_path / 'mine.py'}",
     ]
-    assert message in error(capfd, *cost)
+    said = error(capfd, *cost)
+    for table in (bnas.SCHEMES, bnas.SEARCHERS):
+        table.pop("mine", None)
+    assert message in said
+
+
+def test_what_a_network_of_ones_own_lacks_is_said(capfd):
+    said = error(capfd, "cost", EXTENSION, *CHAIN, "--config.optimizer.drop_path=0.2")
+    assert "config.optimizer.drop_path is of networks of cells; write 0" in said
+    with pytest.raises(
+        UserError, match=r"^NetworkSettings lacks a method: write build"
+    ):
+        bnas.NetworkSettings().build(
+            num_classes=10, scheme=bnas.Xnor(), arithmetic=bnas.Arithmetic()
+        )
+
+
+# docs/extending.md
+
+
+@pytest.fixture(scope="module")
+def page() -> dict:
+    """What the blocks of the page define, by name."""
+    names = {"__name__": "extending"}
+    for block in blocks(ROOT / "docs" / "extending.md"):
+        if block.language == "python":
+            exec(compile(block.text, "extending.md", "exec"), names)
+    return names
+
+
+def test_the_estimator_of_the_page_becomes_sharper_from_step_to_step(page):
+    """Its count is kept beside the running statistics."""
+    conv = BinaryConv(
+        features=2,
+        kernel=1,
+        scheme=page["IrNet"](steps=2),
+        arithmetic=bnas.Arithmetic(),
+    )
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+
+    @jax.jit
+    def step(params, stats):
+        """(the sum of |gradient| of the latent weights, the next statistics)."""
+
+        def loss(params):
+            variables = {"params": params, "batch_stats": stats}
+            y, new = conv.apply(variables, x, train=True, mutable=["batch_stats"])
+            return jnp.sum(y), new["batch_stats"]
+
+        gradient, stats = jax.grad(loss, has_aux=True)(params)
+        return jnp.abs(gradient["conv"]["latent"]).sum(), stats
+
+    first = jax.jit(lambda key: conv.init(key, x, train=False))(jax.random.key(1))
+    params, stats = first["params"], first["batch_stats"]
+    assert stats["conv"]["steps"] == 0
+    soft, stats = step(params, stats)  # t = 0.3
+    sharp, stats = step(params, stats)  # t = 10
+    assert stats["conv"]["steps"] == 2 and sharp > 2 * soft
+
+    # The slope at 0 and at 1, in the end.
+    at = jnp.array([0.0, 1.0])
+    _, slope = jax.vjp(page["estimator"], at, jnp.float32(10))
+    assert np.allclose(slope(jnp.ones(2))[0], [10, 0], atol=1e-3)
+
+
+def test_the_sigmoids_of_the_page_are_driven_apart_and_derived_from(page):
+    searcher = page["Sigmoids"]()
+    alphas = {name: jnp.zeros((14, 7)) for name in ("normal", "reduce")}
+    # In a softmax over its row the first would be the stronger one.
+    alphas["normal"] = alphas["normal"].at[-1].set(3.0).at[-2, 1].set(2.0)
+    last = searcher.derive(alphas).normal[-1]
+    assert [source for _, source in last] == [4, 3]
+    terms = [searcher.regularizer(alphas, Progress(epoch, 2)) for epoch in (0, 1)]
+    assert terms[1] == pytest.approx(2 * terms[0]) and terms[0] < 0
+
+
+def test_the_evolution_of_the_page_changes_one_layer_of_the_best_of_its_sample(page):
+    searcher = page["Evolution"](population=3, sample=3)
+    key = jax.random.key(0)
+    cells = [searcher.init(jax.random.fold_in(key, number)) for number in range(4)]
+    tried = [
+        Tried(jax.tree.map(np.asarray, cell), top1)
+        for cell, top1 in zip(cells, (90.0, 20.0, 40.0, 30.0), strict=True)
+    ]
+
+    drawn = searcher.restart(key, tried[:2])
+    assert searcher.derive(drawn) == searcher.derive(searcher.init(key))
+
+    # The best of all has died.
+    child, again = (searcher.restart(key, tried) for _ in range(2))
+    parent = tried[2].alphas
+    changed = [np.any(child[name] != parent[name], axis=1) for name in parent]
+    assert sum(rows.sum() for rows in changed) == 1
+    assert all(np.array_equal(child[name], again[name]) for name in child)
+    searcher.derive(child)
+
+
+def test_the_losses_of_the_page_are_those_of_their_papers(page):
+    logits = jax.random.normal(jax.random.key(0), (4, 3))
+    labels = jnp.array([0, 1, 2, 1])
+    plain = cross_entropy(logits, labels)
+    step = bnas.TrainStep(
+        page["Chain"](
+            widths=(2,),
+            num_classes=3,
+            scheme=bnas.Xnor(),
+            arithmetic=bnas.Arithmetic(),
+        ),
+        bnas.latent_sgd(0.1),
+        loss=LOSSES["focal"],
+    )
+    batch = {"image": jnp.arange(4.0).reshape(4, 1, 1, 1), "label": labels}
+    expected = (1 - jnp.exp(-plain)) ** 2 * plain
+    assert np.allclose(step._losses(logits, batch), expected, rtol=1e-5)
+
+    mixed = page["mixed"](batch, jax.random.key(0), 3)
+    share = float(mixed["targets"][0, 0])
+    assert mixed["targets"][0].tolist() == pytest.approx([share, 1 - share, 0])
+    assert float(mixed["image"][0].sum()) == pytest.approx((1 - share) * 3)
+    targets = mixed["targets"] * jax.nn.log_softmax(logits)
+    assert np.allclose(step._losses(logits, mixed), -targets.sum(-1), rtol=1e-5)

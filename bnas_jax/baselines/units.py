@@ -6,7 +6,7 @@ networks' settings, and the places of blocks in a residual network.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 
@@ -24,9 +24,6 @@ from bnas_jax.core.schemes.activations import activated
 @dataclasses.dataclass(frozen=True)
 class Baseline(NetworkSettings):
     """The base of the hand-crafted networks' settings."""
-
-    # These networks have no cells whose edges could be dropped.
-    drops_paths: ClassVar[bool] = False
 
     def check_at_least(self, least: int, *names: str) -> None:
         """Raises `UserError` for the first of these settings that is below `least`.

@@ -12,11 +12,11 @@ from bnas_jax.benchmarks import measure
 from bnas_jax.benchmarks.programs import noise, program_of
 from bnas_jax.benchmarks.stepper import Stepper
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.losses import cross_entropy
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
-from bnas_jax.training.losses import cross_entropy
 
 # The share by which the two losses may differ with the same weights. Rounding can turn
 # a sign, which shows in networks of few channels; ResNet18 of 64 channels agrees to

@@ -88,18 +88,23 @@ def batching(name: str, scheme: Scheme) -> str | None:
     # together have no biases.
     if how == CONVOLUTION and (scheme.order != BN_FIRST or scheme.bias):
         return None
-    # Parameters of a scheme belong to one convolution, not to several side by side.
-    together = scheme.batches_edges and not has_parameters(scheme)
+    together = scheme.batches_edges and not _of_one_convolution(scheme)
     if how in (CONVOLUTION, COPIES) and not together:
         return None
     return how
 
 
-def has_parameters(scheme: Scheme) -> bool:
-    """Whether a scheme has parameters of its own for each convolution."""
+def _of_one_convolution(scheme: Scheme) -> bool:
+    """Whether a scheme needs each convolution to run by itself.
+
+    That is so if it has parameters for each convolution, or overrides a method that
+    only `convolution.Convolution` calls.
+    """
     kind = type(scheme)
     overridden = (
-        kind.parameters is not Scheme.parameters or kind.convolve is not Scheme.convolve
+        kind.parameters is not Scheme.parameters
+        or kind.convolve is not Scheme.convolve
+        or kind.kernel is not Scheme.kernel
     )
     return overridden or scheme.activation == "prelu"
 

@@ -181,9 +181,11 @@ def _checked_cell(cell, name: str) -> Cell:
     position = 0  # of a pair in the whole cell, for messages
     for number, node in enumerate(_nodes(cell, name), INPUTS):
         if not 1 <= len(node) <= number:
+            # What a node that stays zero is written as.
+            instead = "" if node else f'; a node of zeros has ["{ZEROISE}", 0]'
             raise UserError(
                 f"genotype: node {number} of the {name} cell adds up 1 to {number} "
-                f"[layer type, input] pairs; got {len(node)}"
+                f"[layer type, input] pairs; got {len(node)}{instead}"
             )
         # The pairs are numbered through the cell.
         checked = []

@@ -35,7 +35,7 @@ class NetworkSettings:
     """
 
     # Whether the module takes `drop_path_rate`.
-    drops_paths: ClassVar[bool] = True
+    drops_paths: ClassVar[bool] = False
 
     def build(
         self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
@@ -43,10 +43,14 @@ class NetworkSettings:
         """The module, which has the fields `scheme` and `arithmetic`.
 
         It is called as `apply(variables, images, train=...)` and maps NHWC images to
-        logits. If `config.optimizer.drop_path` is not 0, it is also called with
-        `drop_path_rate` and the rng `drop_path`.
+        logits. If it drops paths and `config.optimizer.drop_path` is not 0, it is also
+        called with `drop_path_rate` and the rng `drop_path`.
         """
-        raise NotImplementedError
+        del num_classes, scheme, arithmetic
+        raise UserError(
+            f"{type(self).__name__} lacks a method: write build(self, *, num_classes, "
+            "scheme, arithmetic), which returns the network"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Cells(NetworkSettings):
     reduction_skip: str = "binary_bn"
     float_head: bool = False
     auxiliary: bool = False
+
+    drops_paths: ClassVar[bool] = True
 
     def __post_init__(self):
         # Settings with a fixed set of values.

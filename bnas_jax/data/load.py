@@ -11,12 +11,22 @@ from bnas_jax.data import defaults
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.halves import split_test
-from bnas_jax.data.readers import folder
+from bnas_jax.data.readers import array_file, folder
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions, hold
 from bnas_jax.data.readers.images import BadImage
 from bnas_jax.data.statistics import Statistics, measured
 
-NAMES = ("digits", "cifar10", "cifar100", "imagenet2012", "tfds:NAME", "folder")
+NAMES = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "imagenet2012",
+    "tfds:NAME",
+    "folder",
+    "npz",
+)
+# Those that are arrays, and not files of images.
+ARRAYS = ("digits", "npz")
 _TFDS = "tfds:"
 
 
@@ -47,14 +57,14 @@ def load(
     streamed. Raises `UserError` when the name is unknown, or the files are missing or
     unfit.
 
-    path: of a set on disk: the folder, the TFDS data directory, or the directory of one
-      version in it; for TFDS by default ~/tensorflow_datasets.
+    path: of a set on disk: the folder, the file of arrays, the TFDS data directory, or
+      the directory of one version in it; for TFDS by default ~/tensorflow_datasets.
     statistics: (mean, std) of each channel, on the scale 0 to 1, to normalise by; by
       default those of the set.
     """
     options = options or ReadOptions()
-    if name == "digits":
-        return _digits(path, statistics)
+    if name in ARRAYS:
+        return _of_arrays(name, path, statistics)
     parts, options = open_encoded(name, path, options)
     return from_parts(name, parts=parts, options=options, statistics=statistics)
 
@@ -101,8 +111,8 @@ def load_test(
       needed. None measures those of the set's training images.
     """
     options = options or ReadOptions()
-    if name == "digits":
-        return _digits(path, statistics)
+    if name in ARRAYS:
+        return _of_arrays(name, path, statistics)
     parts, options = open_encoded(name, path, options)
     encoded = _test_part(parts, options)
 
@@ -243,28 +253,21 @@ def _first(encoded: Encoded) -> np.ndarray:
     raise UserError(f"{encoded.name}: there is no image that decodes")
 
 
-def _digits(path: Any, given: Statistics | None) -> Dataset:
-    """The digits, normalised by the statistics that are given, else by their own."""
-    if path:
+def _of_arrays(name: str, path: Any, given: Statistics | None) -> Dataset:
+    """A set of arrays, normalised by the statistics that are given, else by its own."""
+    if name == "digits" and path:
         raise UserError(
             "the digits come with the package: leave config.dataset.path out, got "
             f"{path}"
         )
-    # Part of the package, so that a first run needs no download.
-    file = pathlib.Path(__file__).parent / "digits.npz"
-    parts = {}
-    with np.load(file, allow_pickle=False) as stored:
-        for split in ("train", "test"):
-            parts[split] = Arrays(
-                images=stored[f"{split}_images"],
-                labels=stored[f"{split}_labels"],
-                num_classes=10,
-                name="digits",
-            )
+    # The digits are part of the package, so that a first run needs no download.
+    if name == "digits":
+        path = pathlib.Path(__file__).parent / "digits.npz"
+    train, test = array_file.read(path)
     augmentation = defaults.augmentation(
-        "digits",
-        channels=1,
+        name,
+        channels=train.image_shape[-1],
         given=given,
-        measure=lambda: measured(parts["train"]),
+        measure=lambda: measured(train),
     )
-    return Dataset(**parts, augmentation=augmentation)
+    return Dataset(train=train, test=test, augmentation=augmentation)

@@ -7,7 +7,7 @@ The training loop is the same for all searchers.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
@@ -81,6 +81,18 @@ class Finished(NamedTuple):
     candidates: list[dict]
 
 
+class Tried(NamedTuple):
+    """A finished candidate of a search with restarts (`Searcher.restart_epochs`).
+
+    alphas: its alpha after its last epoch, {"normal", "reduce"}, each (14, layer
+        types).
+    top1: its validation accuracy then, in %.
+    """
+
+    alphas: dict[str, np.ndarray]
+    top1: float
+
+
 # (mixture weights, numbers of the validation batches or None for all) -> top-1 in %.
 Score = Callable[[Mapping[str, Any], range | None], float]
 
@@ -138,9 +150,9 @@ class Searcher:
     def restart_epochs(self) -> int | None:
         """The number of epochs after which the search restarts; None is never.
 
-        At each restart the weights are those of the first step again, and `init` draws
-        a new alpha. The learning rate follows its schedule in each period, and the
-        supernet is validated at the end of each period.
+        At each restart the weights are those of the first step again, and `restart`
+        gives the next alpha. The learning rate follows its schedule in each period, and
+        the supernet is validated at the end of each period.
         """
         return None
 
@@ -178,10 +190,24 @@ class Searcher:
 
         With a fixed reduction cell it is only {"normal"}. For a searcher without alpha
         (`has_alphas`) it is {}; such a searcher also overrides `weights`, `derive` and
-        `record`.
+        `record`. A searcher may add arrays of other names and shapes that its `weights`
+        reads, such as a weight for each edge.
         """
         drawn = alphas_lib.init(key, len(self.layer_types), dtype)
         return {name: drawn[name] for name in self.searched}
+
+    def restart(
+        self, key, tried: Sequence[Tried], dtype=jnp.float32
+    ) -> Mapping[str, Any]:
+        """alpha of the next candidate, where a search begins anew (`restart_epochs`).
+
+        By default it is drawn as the first one was.
+
+        key: another one for each candidate.
+        tried: all candidates so far, in their order.
+        """
+        del tried
+        return self.init(key, dtype)
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -262,26 +288,27 @@ class Searcher:
         return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
-        """The genotype derived from alpha."""
-        # From the softmax of alpha, without noise.
-        weights = alphas_lib.relax(alphas)
+        """The genotype derived from alpha: `derive_cell` of each cell's `weights`."""
+        # The weights of an evaluation, which draws nothing.
+        weights = self.weights(alphas, None, None)
         cells = {}
-        for name, value in weights.items():
-            cells[name] = self.derive_cell(np.asarray(value))
+        for name in self.searched:
+            cells[name] = self.derive_cell(np.asarray(weights[name]))
         return genotype_lib.of_cells(cells)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """The cell of each node's two strongest edges.
 
-        weights: the softmax of alpha, (14, layer types).
+        weights: those of an evaluation, the softmax of alpha, (14, layer types).
         """
         return derivation.derive(weights, layer_types=self.layer_types)
 
     def record(self, alphas: Alphas) -> dict[str, Any]:
         """The entries about alpha in an epoch's line of metrics.jsonl."""
         genotype = self.derive(alphas)
+        of_cells = {name: alphas[name] for name in self.searched}
         return {
-            "alpha_entropy": float(alphas_lib.entropy(alphas)),
+            "alpha_entropy": float(alphas_lib.entropy(of_cells)),
             "learnable_share": learnable_share(genotype),
             "genotype": genotype.to_dict(),
         }

@@ -12,7 +12,7 @@ OF_SEARCH = {"of_search": True}
 
 # Settings without effect on data sets that have test images.
 _SPLIT = ("split", "split_seed")
-# Settings without effect on the digits, which are arrays and not files.
+# Settings without effect on data sets that are arrays and not files of images.
 _READING = (
     "min_area",
     "image_size",
@@ -34,6 +34,7 @@ WITHOUT_EFFECT = {
     "imagenet2012": (*_SPLIT, "white_level"),
     "tfds:": ("white_level",),
     "folder": (),
+    "npz": (*_SPLIT, *_READING),
 }
 
 
@@ -57,7 +58,7 @@ class DatasetSettings:
 
     # One of `data.load.NAMES`.
     name: str = "cifar10"
-    # The folder that contains the files of the data set.
+    # The folder that contains the files of the data set, or the file of its arrays.
     path: str | None = None
 
     # The mean and standard deviation of each channel, on the scale 0 to 1, for

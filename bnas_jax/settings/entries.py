@@ -5,6 +5,8 @@ settings of that entry: {"name": "bireal", ...}.
 """
 
 import dataclasses
+import inspect
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +34,39 @@ USUAL = {"scheme": "xnor", "searcher": "bnas", "network": "cells"}
 
 # The options of the command `derive` that do not come from a searcher.
 _OF_DERIVE = ("workdir", "epoch", "out", "as_of", "extensions")
+
+
+def check() -> None:
+    """Raises `UserError` for an entry of the tables that is no class of settings.
+
+    Only a user's entry can be such.
+    """
+    for base, table in TABLES.items():
+        for name, entry in table.items():
+            message = (
+                f"the entry {name!r} must be a subclass of bnas_jax.{base.__name__}, "
+                f"got {reprlib.repr(entry)}"
+            )
+            require(isinstance(entry, type) and issubclass(entry, base), message)
+
+            # Without the decorator they would be attributes, and no settings.
+            known = dataclasses.fields(entry)
+            lost = set(_annotated(entry)) - {field.name for field in known}
+            listed = ", ".join(sorted(lost))
+            message = (
+                f"{entry.__name__} lacks @dataclasses.dataclass(frozen=True) above "
+                f"it, which makes settings of {listed}"
+            )
+            require(not lost, message)
+
+
+def _annotated(entry: type) -> list[str]:
+    """The names that a class itself annotates, but for variables of the class."""
+    found = []
+    for name, kind in inspect.get_annotations(entry).items():
+        if not str(kind).removeprefix("typing.").startswith("ClassVar"):
+            found.append(name)
+    return found
 
 
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:

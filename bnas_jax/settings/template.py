@@ -24,6 +24,7 @@ def settings(task: str) -> ConfigDict:
     None: the preset sets it, or `resolve` fills it in from the recipe or from one of
     the blocks `preset`, `paper`, `release` and `meant`, which are empty here.
     """
+    entries.check()
     config = _with_defaults(TASKS[task], task)
     config.task = task
     for block in ("preset", *CONVENTIONS):

@@ -8,6 +8,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import FIRST_WEIGHTS
+from bnas_jax.core.losses import LOSSES
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.settings.recipes import NO_RECIPE
 from bnas_jax.settings.run import RunSettings
@@ -66,6 +67,8 @@ class OptimizerSettings:
     # The largest global norm of the gradient; None does not clip.
     clip_norm: float | None = None
 
+    # The loss with the labels, a key of `losses.LOSSES`, and its smoothing.
+    loss: str = "cross_entropy"
     label_smoothing: float = 0.0
     # The drop-path probability in epoch e, from 0 on, is drop_path * e / num_epochs.
     drop_path: float = 0.0
@@ -79,6 +82,7 @@ class OptimizerSettings:
         choice(f"{prefix}.schedule_by", self.schedule_by, choices=("step", "epoch"))
         choice(f"{prefix}.first_epoch", self.first_epoch, choices=(0, 1))
         choice(f"{prefix}.decayed", self.decayed, choices=DECAYED)
+        choice(f"{prefix}.loss", self.loss, choices=tuple(LOSSES))
 
         # Numbers > 0, numbers >= 0, and numbers in [0, 1).
         rates(prefix, self, "learning_rate", "decay_factor", "eps")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import flax.linen as nn
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.losses import LOSSES
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.halves import split_half
@@ -124,6 +125,7 @@ def training(
     step = TrainStep(
         network=model,
         optimizer=optimizer,
+        loss=LOSSES[run.optimizer.loss],
         label_smoothing=run.optimizer.label_smoothing,
         soft_share=run.teacher.share,
         temperature=run.teacher.temperature,

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from bnas_jax.core.losses import cross_entropy, hits
 from bnas_jax.search.searcher import Searcher
 from bnas_jax.training.collectives import total
-from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.step_parts import Batch
 
 

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.cost import cost
+from bnas_jax.core.losses import cross_entropy
 from bnas_jax.data.batches import Batches
 from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training.load import Restored, restore, run_of
-from bnas_jax.training.losses import cross_entropy
 from bnas_jax.training.run_data import load_run_data
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.step_parts import Batch

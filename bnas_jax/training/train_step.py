@@ -13,8 +13,8 @@ import optax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import PYTORCH
+from bnas_jax.core.losses import Loss, cross_entropy, hits, soft_cross_entropy
 from bnas_jax.training.collectives import average
-from bnas_jax.training.losses import cross_entropy, hits, soft_cross_entropy
 from bnas_jax.training.optimizers import check_latents, check_optimizer
 from bnas_jax.training.state import (
     STEPS,
@@ -38,12 +38,13 @@ class TrainStep:
 
     A batch is {"image": (N, H, W, C), "label": (N,)}. It may also have "targets",
     probabilities (N, classes), such as a teacher's. The loss is then (1 - soft_share)
-    times the cross-entropy of the logits with the labels, plus soft_share *
-    temperature^2 times the cross-entropy of logits / temperature with the targets
-    (arXiv 1503.02531, section 2).
+    times the loss with the labels, plus soft_share * temperature^2 times the
+    cross-entropy of logits / temperature with the targets (arXiv 1503.02531, section
+    2).
 
     optimizer: an optimizer for the network's scheme, see `optimizers.for_latents`.
-    label_smoothing: see `losses.cross_entropy`.
+    loss: the loss with the labels, such as those of `losses.LOSSES`.
+    label_smoothing: an argument of the loss, see `losses.cross_entropy`.
     soft_share, temperature: see the loss with targets above.
     drop_path: the drop-path probability in epoch e, counted from 0, is
         drop_path * e / num_epochs.
@@ -71,6 +72,7 @@ class TrainStep:
 
     network: nn.Module
     optimizer: optax.GradientTransformation
+    loss: Loss = cross_entropy
     label_smoothing: float = 0.0
     soft_share: float = 1.0
     temperature: float = 1.0
@@ -163,7 +165,7 @@ class TrainStep:
             # The logits of an auxiliary classifier, if there is one, are sown into the
             # collection "auxiliary".
             for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):  # (N, classes)
-                extra = cross_entropy(auxiliary, labels, smoothing=self.label_smoothing)
+                extra = self.loss(auxiliary, labels, self.label_smoothing)
                 loss += self.auxiliary_weight * jnp.mean(extra)
 
             correct = jnp.sum(hits(logits, labels))
@@ -175,7 +177,7 @@ class TrainStep:
 
     def _losses(self, logits: jax.Array, batch: Batch) -> jax.Array:
         """The loss of each example, (N,)."""
-        hard = cross_entropy(logits, batch["label"], smoothing=self.label_smoothing)
+        hard = self.loss(logits, batch["label"], self.label_smoothing)
         if "targets" not in batch:
             return hard
         targets = batch["targets"]  # (N, classes)

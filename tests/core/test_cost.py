@@ -543,6 +543,24 @@ def test_kernels_whose_macs_are_not_known_are_refused():
     )
 
 
+class OfFlax(nn.Module):
+    """A user's module of layers that are Flax's."""
+
+    arithmetic: Arithmetic = Arithmetic()
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        x = nn.Conv(6, (3, 3), strides=2, feature_group_count=3)(x)
+        return nn.Dense(5, use_bias=False)(x.mean(axis=(1, 2)))
+
+
+def test_layers_of_flax_are_counted():
+    """Four pixels of six channels, each of 3x3 of one channel; then 6 times 5."""
+    rows = cost(OfFlax(), image_shape=(4, 4, 3)).rows
+    assert [row.float_macs for row in rows] == [4 * 6 * 9, 6 * 5]
+    assert [row.float_params for row in rows] == [6 * 9 + 6, 6 * 5]
+
+
 class Plain(nn.Module):
     """A module of a user's without an arithmetic."""
 

@@ -205,7 +205,8 @@ def test_nodes_of_any_number_of_edges():
     [
         (
             [[], *[[["none", 0]]] * 3],
-            "node 2 of the normal cell adds up 1 to 2 [layer type, input] pairs; got 0",
+            "node 2 of the normal cell adds up 1 to 2 [layer type, input] pairs; got 0"
+            '; a node of zeros has ["none", 0]',
         ),
         (
             [*[[["none", 0]]] * 3, [["none", 0]] * 6],

@@ -10,9 +10,11 @@ from flax import traverse_util
 
 from bnas_jax.core.alphas import relax
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.edge_spec import batching
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import FORMS
 from bnas_jax.core.genotype import EDGES, TABLE_3, ZEROISE, arriving
+from bnas_jax.core.layers import CONVOLUTION
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.supernet import MixedCell, Supernet, float_edges
@@ -240,6 +242,22 @@ EDGES_OF_A_STATE = {
         arithmetic=Arithmetic(), bn_of_pools=False,
     ),
 }  # fmt: skip
+
+
+class Turned(Xnor):
+    """A user's scheme, which makes its kernels in a way of its own."""
+
+    def kernel(self, module, x):
+        signs, operands = super().kernel(module, x)
+        return -signs, operands
+
+
+@pytest.mark.parametrize(
+    ("scheme", "how"), [(Xnor(), CONVOLUTION), (Turned(), None)], ids=["xnor", "own"]
+)
+def test_edges_run_together_only_where_weights_alone_makes_their_kernels(scheme, how):
+    """Otherwise a search would silently run under another scheme than a training."""
+    assert batching("bin_conv_3x3", scheme) == how
 
 
 @pytest.mark.parametrize("name", EDGES_OF_A_STATE)

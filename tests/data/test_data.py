@@ -903,6 +903,52 @@ def test_names_that_cannot_be_loaded(name, message):
     assert message in one_line_error(name, "/anywhere")
 
 
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    """The arrays of a set of three classes, the last of them in the test images."""
+    found = {}
+    for part, size in (("train", 6), ("test", 3)):
+        found[f"{part}_images"] = photos(size).images
+        found[f"{part}_labels"] = np.arange(size) % (2 if part == "train" else 3)
+    return found
+
+
+@pytest.mark.parametrize("class_names", [None, ("ant", "bee", "cat", "dog")])
+def test_arrays_of_ones_own_are_a_data_set(tmp_path, arrays, class_names):
+    file = tmp_path / "mine.npz"
+    named = {} if class_names is None else {"class_names": np.array(class_names)}
+    np.savez(file, **arrays, **named)
+
+    train, test, augmentation = loading.load("npz", file)
+
+    assert np.array_equal(train.images, arrays["train_images"])
+    assert np.array_equal(test.labels, arrays["test_labels"])
+    assert train.classes == test.classes == (class_names or ("0", "1", "2"))
+    assert train.num_classes == len(train.classes)
+    assert (augmentation.mean, augmentation.std) == statistics.of_images(train.images)
+    batch = load_data("npz", file, batch_size=2).train_batch(0)
+    assert batch["image"].shape == (2, 8, 8, 3)
+
+
+def test_what_is_no_such_file_of_arrays_is_named(tmp_path, arrays):
+    file = tmp_path / "mine.npz"
+    assert "cannot be read as arrays; set config.dataset.path to a file of" in (
+        one_line_error("npz", file)
+    )
+    np.save(tmp_path / "one.npy", arrays["train_images"])
+    assert "one.npy cannot be read as arrays" in one_line_error(
+        "npz", tmp_path / "one.npy"
+    )
+    np.savez(file, **{**arrays, "test_images": arrays["test_images"] / 255})
+    assert "mine: images must be uint8 of shape (N, H, W, C), got float64" in (
+        one_line_error("npz", file)
+    )
+    del arrays["test_labels"]
+    np.savez(file, **arrays)
+    assert f"{file} has no test_labels; set" in one_line_error("npz", file)
+    assert one_line_error("npz", None).startswith("set config.dataset.path to a file")
+
+
 def test_the_digits_take_no_path():
     assert "leave config.dataset.path out" in one_line_error("digits", "/anywhere")
 

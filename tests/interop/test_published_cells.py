@@ -12,11 +12,11 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import FORMS
+from bnas_jax.core.losses import cross_entropy
 from bnas_jax.core.schemes import Float
 from bnas_jax.core.stack import Place
 from bnas_jax.interop.published import cells, load_published
 from bnas_jax.interop.published.torch_arrays import fill, from_torch
-from bnas_jax.training.losses import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from arrays import nhwc
 
+from bnas_jax.core.losses import cross_entropy
 from bnas_jax.interop import load_published
-from bnas_jax.training.losses import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

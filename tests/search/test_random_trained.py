@@ -3,6 +3,7 @@
 Whole runs, whose weights begin anew between epochs.
 """
 
+import dataclasses
 import shutil
 
 import jax
@@ -115,17 +116,36 @@ def test_a_search_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
     assert read(workdir / "genotype.json") == read(finished / "genotype.json")
 
 
-def test_a_restart_takes_the_first_weights_and_draws_another_alpha_each_time():
-    step = bnas.SearchStep(
-        bnas.Supernet(num_cells=3, channels=2, num_classes=10, layer_types=TYPES),
-        RandomTrained(),
-        weights=bnas.latent_sgd(0.1, momentum=0.9),
-        alphas=optax.sgd(0.1),
-        num_epochs=3,
-    )
+@pytest.fixture(scope="module")
+def ended():
+    """(a step, its first state, the state after two candidates of two epochs each).
+
+    The weights are zeros at first, and ones then.
+    """
+    step = step_of(RandomTrained(candidate_epochs=2))
     shapes = jax.eval_shape(lambda: step.init(image_shape=(8, 8, 1)))
     first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     later = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), first)
+    rows = jnp.arange(5.0)[:, None, None]  # row e is alpha after e epochs
+    history = jax.tree.map(lambda cell: cell * rows, later.history)
+    later = later.replace(
+        history=history, valid_top1=jnp.array([-jnp.inf, 20, -jnp.inf, 40])
+    )
+    return step, first, later
+
+
+def step_of(searcher) -> bnas.SearchStep:
+    return bnas.SearchStep(
+        bnas.Supernet(num_cells=3, channels=2, num_classes=10, layer_types=TYPES),
+        searcher,
+        weights=bnas.latent_sgd(0.1, momentum=0.9),
+        alphas=optax.sgd(0.1),
+        num_epochs=4,
+    )
+
+
+def test_a_restart_takes_the_first_weights_and_draws_another_alpha_each_time(ended):
+    step, first, later = ended
 
     found = [step.restarted(later, first, number=number) for number in (1, 2, 2)]
 
@@ -135,6 +155,29 @@ def test_a_restart_takes_the_first_weights_and_draws_another_alpha_each_time():
         assert state.step == 1 and same(state.history, later.history)
     assert same(found[1].alphas, found[2].alphas)
     assert not same(found[0].alphas, found[1].alphas)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum(RandomTrained):
+    """The next candidate is the sum of all before it, times their accuracies."""
+
+    def restart(self, key, tried, dtype=jnp.float32):
+        cells = {}
+        for name in self.searched:
+            cells[name] = np.sum([one.alphas[name] * one.top1 for one in tried], axis=0)
+        return cells
+
+
+def test_a_searcher_may_make_the_next_candidate_of_all_before_it(ended):
+    _, first, later = ended
+    step = step_of(Sum(candidate_epochs=2))
+
+    found = [step.restarted(later, first, number=number) for number in (1, 2)]
+
+    # The candidates' alphas are 2 and 4, their accuracies 20 and 40.
+    for state, expected in zip(found, (2 * 20, 2 * 20 + 4 * 40), strict=True):
+        for cell in state.alphas.values():
+            assert cell.dtype == jnp.float32 and np.all(cell == expected)
 
 
 def test_the_learning_rate_falls_within_each_training():

@@ -18,7 +18,16 @@ from bnas_jax.core.alphas import ENTROPIES, entropy
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, FIXED_REDUCTION, Genotype
 from bnas_jax.core.supernet import Supernet
-from bnas_jax.search import Bnas, Darts, Gdas, Progress, Random, Snas, gumbel
+from bnas_jax.search import (
+    Bnas,
+    Darts,
+    Gdas,
+    Progress,
+    Random,
+    Searcher,
+    Snas,
+    gumbel,
+)
 from bnas_jax.search import random as random_lib
 from bnas_jax.search.costs import Costs, costs, resource_loss
 
@@ -66,6 +75,34 @@ def test_the_genotype_is_that_of_the_published_code(
             for name in CELLS:
                 expected = named(stored[genotype.format(name)][row], types)
                 assert pairs(getattr(derived, name)) == expected, (row, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgeWeights(Searcher):
+    """A user's, with a learned weight of each edge beside alpha."""
+
+    def init(self, key, dtype=jnp.float32):
+        edges = {f"{name}_edges": jnp.zeros(len(EDGES), dtype) for name in CELLS}
+        return {**super().init(key, dtype), **edges}
+
+    def weights(self, alphas, key, progress):
+        weights = {}
+        for name in self.searched:
+            of_edges = jax.nn.sigmoid(alphas[f"{name}_edges"])[:, None]
+            weights[name] = of_edges * jax.nn.softmax(alphas[name])
+        return weights
+
+
+def test_a_genotype_is_derived_from_the_searchers_own_weights():
+    """Its arrays beside alpha have a say in it, and no part in alpha's entropy."""
+    searcher = EdgeWeights()
+    alphas = jax.tree.map(jnp.zeros_like, searcher.init(jax.random.key(0)))
+    # The last node's edges from the two nodes before it.
+    alphas["normal_edges"] = alphas["normal_edges"].at[-2:].set(3.0)
+    record = searcher.record(alphas)
+    assert record["alpha_entropy"] == pytest.approx(np.log(7))
+    assert sorted(source for _, source in record["genotype"]["normal"][-2:]) == [3, 4]
+    assert sorted(source for _, source in record["genotype"]["reduce"][-2:]) == [0, 1]
 
 
 def test_snas_keeps_every_edge_and_darts_may_keep_zeroise(reference):

@@ -11,6 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.losses import cross_entropy
 from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.schemes.binary_conv import binary_conv
@@ -18,7 +19,6 @@ from bnas_jax.core.schemes.xnor import factor_of_centred
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Darts, darts
 from bnas_jax.training.latents import on_latents, project_params
-from bnas_jax.training.losses import cross_entropy
 from bnas_jax.training.optimizers import latent_sgd
 from bnas_jax.training.search_step import SearchStep
 

@@ -20,6 +20,7 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.losses import cross_entropy, hits
 from bnas_jax.core.network import Network
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
@@ -28,7 +29,6 @@ from bnas_jax.data.readers import folder as folders
 from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.training import evaluate as evaluation
 from bnas_jax.training.evaluate import Evaluator
-from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.run_data import dataset_of
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir

@@ -17,12 +17,12 @@ from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import edges
+from bnas_jax.core.losses import cross_entropy, hits
 from bnas_jax.core.schemes import Float, Scheme
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas, Darts, Gdas, Random, Searcher, Snas, Stage
 from bnas_jax.search.searcher import ALPHAS, TRAIN, VALID, WEIGHTS
 from bnas_jax.training.evaluation_step import EvaluationStep
-from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.optimizers import for_latents
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.state import (

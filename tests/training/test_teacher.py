@@ -22,6 +22,7 @@ from bnas_jax.__main__ import run as command
 from bnas_jax.benchmarks.programs import noise, plain_program_of, program_of
 from bnas_jax.cli.configs import configured
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.losses import cross_entropy, soft_cross_entropy
 from bnas_jax.plan import compile as plan_compile
 from bnas_jax.plan import request
 from bnas_jax.plan.absent import AbsentDevices
@@ -30,7 +31,6 @@ from bnas_jax.runtime import devices
 from bnas_jax.settings import TeacherSettings, TrainSettings
 from bnas_jax.training import build, teacher
 from bnas_jax.training.load import load
-from bnas_jax.training.losses import cross_entropy, soft_cross_entropy
 from bnas_jax.training.run_data import dataset_of
 from bnas_jax.training.workdir import WorkDir
 

@@ -4,6 +4,7 @@ Each module with weights that is called adds its row.
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -166,6 +167,9 @@ def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
     binary_macs = float_macs = 0
     if has_macs:
         binary_macs, float_macs = module.macs(args[0], y)
+    elif isinstance(module, nn.Dense | nn.Conv):
+        # Flax's own layers: each pixel of the output takes all of the kernel.
+        float_macs = math.prod(y.shape[1:-1]) * arrays["kernel"].size
     else:
         _check_no_kernels(arrays, name=name, kind=kind)
     if not arrays and not binary_macs and not float_macs:

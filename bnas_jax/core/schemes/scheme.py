@@ -205,7 +205,8 @@ class Scheme:
 
         A scheme overrides this if the signs of its activations have parameters. The
         method then makes the parameters by `module.param` and takes the signs of the
-        weights from `module.binarized`, and the scheme sets `batches_edges = False`.
+        weights from `module.binarized`, and the scheme sets `batches_edges = False` and
+        `plain_signs = False`.
         """
         convolve = convolve_kernel
         if not module.binary_input:

@@ -43,7 +43,7 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
     counted and named on stderr. A folder without parts is one part, "all", unless
     `options.split` divides it.
 
-    Raises `UserError` for the digits, for an unknown name and for missing files. An
+    Raises `UserError` for arrays, for an unknown name and for missing files. An
     image that cannot be read is counted, and no error.
 
     name: as in `config.dataset.name`.
@@ -53,6 +53,11 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
     if name == "digits":
         raise UserError(
             "the digits come with the package and are whole; name a dataset on disk"
+        )
+    if name == "npz":
+        raise UserError(
+            "arrays are checked whenever a run reads them; name a dataset of image "
+            "files"
         )
     encoded, _ = load.open_encoded(name, path, options)
 

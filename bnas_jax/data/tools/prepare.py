@@ -14,7 +14,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data.readers import roots, tfds_directory
 
 # Data sets that are not made by TFDS.
-_READY = ("digits", "folder")
+_READY = ("digits", "folder", "npz")
 
 
 def prepare(name: str, out: str | None) -> dict:

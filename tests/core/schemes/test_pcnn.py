@@ -15,12 +15,12 @@ from published import numbers
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.losses import cross_entropy
 from bnas_jax.core.modules import BinaryConv, Classifier
 from bnas_jax.core.ops.conv_forms import plain_conv
 from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Pcnn
 from bnas_jax.core.schemes.pcnn import ClosedForms, SharedKernels, projected
-from bnas_jax.training.losses import cross_entropy
 from bnas_jax.training.optimizers import latent_sgd
 from bnas_jax.training.train_step import TrainStep
 

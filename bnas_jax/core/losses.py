@@ -1,7 +1,15 @@
-"""Losses and hits of each example, from logits."""
+"""Losses and hits of each example, from logits.
+
+`LOSSES` is the table of the losses that a training can have.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+# (logits (N, classes), labels (N,), the setting `label_smoothing`) -> losses (N,).
+Loss = Callable[[jax.Array, jax.Array, float], jax.Array]
 
 
 def cross_entropy(
@@ -19,6 +27,10 @@ def cross_entropy(
     hard = -picked[:, 0]
     # The mean over the classes is the cross-entropy with a uniform target.
     return (1 - smoothing) * hard - smoothing * jnp.mean(log_p, axis=-1)
+
+
+# By the values of `config.optimizer.loss`. A new loss is a new entry.
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy}
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
