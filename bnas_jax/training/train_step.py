@@ -72,7 +72,6 @@ class TrainStep:
 
     network: nn.Module
     optimizer: optax.GradientTransformation
-    loss: Loss = cross_entropy
     label_smoothing: float = 0.0
     soft_share: float = 1.0
     temperature: float = 1.0
@@ -82,6 +81,8 @@ class TrainStep:
     steps_per_epoch: int = 1
     microbatches: int = 1
     axis: str | None = None
+    # Last, so that arguments by position keep their places.
+    loss: Loss = cross_entropy
 
     def __post_init__(self):
         for name, kind in (("scheme", "Scheme"), ("arithmetic", "Arithmetic")):
