@@ -6,13 +6,15 @@ import json
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from scipy import stats
 
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import learnable_share
 from bnas_jax.study import Row, Study, run_study
-from bnas_jax.study.results import write_study
+from bnas_jax.study.results import early_learnable_share, write_study
+from bnas_jax.study.rows import search_settings, training_settings
 from bnas_jax.study.table import figures, markdown
 from configs import baselines, search, train
 
@@ -51,6 +53,16 @@ def test_rows_of_other_seeds_are_compared_as_two_samples():
     ours = [95.0, 97.0, 96.0]
     pairs = figures({"a": SAME, "b": dict(enumerate(ours))}, baseline="a")["rows"]
     assert rows[1]["p"] == pairs[1]["p"] != rows[1]["p_welch"]
+
+
+def test_of_two_samples_each_has_its_own_deviation():
+    """Welch's test: degrees of freedom between 2, of the row that varies, and 4."""
+    steady, other = {0: 97.0, 1: 97.1, 2: 96.9}, {0: 98.0, 1: 99.0, 2: 100.0}
+    _, row = figures({"a": steady, "b": other}, baseline="a")["rows"]
+    first, second = 0.01 / 3, 1 / 3  # the squared errors of both means
+    freedom = (first + second) ** 2 / ((first**2 + second**2) / 2)
+    expected = 2 * stats.t.sf(2 / np.sqrt(first + second), freedom)
+    assert row["p_welch"] == pytest.approx(expected)
 
 
 def test_rows_that_do_not_differ_have_no_probability():
@@ -117,6 +129,22 @@ def shorter(seed: int) -> ConfigDict:
 def searched(seed: int) -> ConfigDict:
     del seed
     return tiny(search.get_config("digits"), layer_types=("none", "bin_conv_3x3"))
+
+
+def test_each_run_of_a_row_has_its_seed(tmp_path):
+    row = Row("a", train=trained, search=searched)
+    assert [search_settings(row, seed=seed).seed for seed in (0, 1)] == [0, 1]
+    alone = dataclasses.replace(row, search=None)
+    of_seed = lambda seed: training_settings(alone, folder=tmp_path, seed=seed)
+    assert [of_seed(seed).seed for seed in (0, 1)] == [0, 1]
+
+
+def test_the_first_epochs_of_a_search_are_two_of_four(tmp_path):
+    """40 % of them, rounded."""
+    shares = enumerate([1.0, 0.5, 0.0, 0.0])
+    lines = [json.dumps({"step": n, "learnable_share": share}) for n, share in shares]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert early_learnable_share(tmp_path) == 0.75
 
 
 def test_a_study_trains_each_seed_and_goes_on(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from bnas_jax import settings
 from bnas_jax.data.load import Dataset, load
@@ -35,8 +36,12 @@ def test_a_training_begins_with_the_weights_of_its_rule(digits):
     config.network.update({"num_cells": 1, "channels": 2})
     config.first_weights = "nin"
     program = build.training(settings.from_config(config), digits, devices.ONE)
-    kernel = program.create(0).params["stem"]["conv"]["kernel"]
-    assert kernel.std() == pytest.approx(0.05, rel=0.5)
+    params = program.create(0).params
+    assert params["stem"]["conv"]["kernel"].std() == pytest.approx(0.05, rel=0.5)
+    # XNOR-Net's latent weights are centred before the first step.
+    leaves = flatten_dict(params).items()
+    latents = [leaf for path, leaf in leaves if path[-1] == "latent"]
+    assert latents and all(abs(leaf.mean(2)).max() < 1e-6 for leaf in latents)
 
 
 @pytest.mark.parametrize("fresh", [False, True])
