@@ -104,7 +104,11 @@ def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
     # The test is undefined unless both have two runs, and one of them varies.
     if min(len(ours), len(theirs)) < 2 or not (_vary(ours) or _vary(theirs)):
         return None
-    return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
+    # From means and deviations: `ttest_ind` warns if one row does not vary.
+    moments = []
+    for row in (ours, theirs):
+        moments += [np.mean(row), np.std(row, ddof=1), len(row)]
+    return float(stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
 
 
 def _vary(percents: np.ndarray) -> bool:

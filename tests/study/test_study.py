@@ -65,6 +65,14 @@ def test_of_two_samples_each_has_its_own_deviation():
     assert row["p_welch"] == pytest.approx(expected)
 
 
+def test_a_row_that_does_not_vary_is_compared_without_a_warning():
+    """All the deviation is the other row's: Student's t with its two degrees."""
+    chance, other = {0: 10.0, 1: 10.0, 2: 10.0}, {0: 98.0, 1: 99.0, 2: 100.0}
+    _, row = figures({"a": chance, "b": other}, baseline="a")["rows"]
+    expected = 2 * stats.t.sf(89 * np.sqrt(3), 2)
+    assert row["p_welch"] == pytest.approx(expected)
+
+
 def test_rows_that_do_not_differ_have_no_probability():
     rows = figures({"a": SAME, "b": SAME}, baseline="a")["rows"]
     assert rows[1]["difference"] == 0 and rows[1]["p"] is None
