@@ -5,6 +5,7 @@ The names and the types of the fields decide what is accepted.
 
 import dataclasses
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -115,7 +116,7 @@ def _convert(hint, value, name: str):
         return tuple(_convert(of_items, value=item, name=name) for item in value)
 
     # `type` and not `isinstance`: a bool is no number of epochs.
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     # Infinity as `resolve.to_dict` writes it.
     if hint is float and value in ("inf", "-inf"):

@@ -23,6 +23,7 @@ from typing import Any
 from bnas_jax.core import genotypes
 from bnas_jax.core.checks import choice, require
 from bnas_jax.core.conventions import CONVENTIONS
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS
@@ -45,7 +46,13 @@ def resolve(config: Mapping) -> dict:
     None becomes the value of the recipe, the preset or the convention, see above. A
     genotype stands in it as itself, not by its name.
     """
-    values = plain(config)
+    try:
+        values = plain(config)
+    except RecursionError:
+        raise UserError(
+            "config nests settings in settings more often than Python can follow; "
+            "leave these out"
+        ) from None
     refuse_old_names(values)
 
     # The blocks are values for other settings, and no settings themselves.
