@@ -70,6 +70,7 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
              [--platforms=cpu,cuda] [--batch_size=N]: for these alone, and N images
   predict    classify images by a file that export wrote
              --model=FILE --input=IMAGES.npy|FILE|DIR [--out=FILE.csv|.npz]
+             [--top=5]: the five likeliest classes of each image
   report     one HTML page: result, curves, cells, settings
              --workdir=DIR [--out=FILE.html]
   gradients  sum of |gradient| of each convolution, for the page of report

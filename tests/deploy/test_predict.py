@@ -17,13 +17,14 @@ from safetensors.numpy import load_file, save_file
 from small_runs import STEPS, read
 
 from bnas_jax.__main__ import run as command
+from bnas_jax.cli.predict import _first
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.data.load import load
 from bnas_jax.data.readers import images
 from bnas_jax.deploy import export as export_module
 from bnas_jax.deploy.load import read as read_model
-from bnas_jax.deploy.predict import predict, read_images
+from bnas_jax.deploy.predict import Predictions, predict, read_images, write
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
 
@@ -348,3 +349,15 @@ def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
     for words, message in cases.items():
         assert message in error(capfd, *words), words
     assert not (tmp_path / "x.bnas").exists()
+
+
+def test_the_likeliest_classes_stand_one_below_the_other(tmp_path):
+    logits = np.log([[0.2, 0.5, 0.3], [0.25, 0.25, 0.5]])
+    predictions = Predictions(("a", "b"), ("x", "y", "z"), logits)
+    classes = lambda top: [label for _, label, _ in predictions.rows(top)]
+    assert classes(1) == ["y", "z"] and classes(2) == ["y", "z", "z", "x"]
+    assert len(classes(100)) == 6
+    write(tmp_path / "out.csv", predictions, top=2)
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[1:3] == ["a,y,0.500000", "a,z,0.300000"]
+    assert [row["class"] for row in _first(predictions, top=100)] == classes(3)
