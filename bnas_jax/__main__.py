@@ -5,6 +5,7 @@ Logs go to stderr; the last line of stdout is one JSON object.
 
 import importlib
 import os
+import re
 import sys
 import threading
 import traceback
@@ -33,6 +34,8 @@ COMMANDS = {
     "reproduce": "reproduce",
     "gradients": "gradients",
 }
+# Characters that make a terminal do something, where a file's text is in an error.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Commands for which JAX is not set up, as it takes seconds to load.
 WITHOUT_JAX = ("draw", "report")
 
@@ -244,6 +247,7 @@ def _fail(
     # One line, whatever the error has; the class where it has no words.
     words = (message or str(error)).split()
     message = " ".join(words) or type(error).__name__
+    message = _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], message)
     # Any other code is that of a run that was stopped, which is no error.
     prefix = ""
     if code == 2:
