@@ -25,6 +25,7 @@ from bnas_jax.data.readers import images
 from bnas_jax.deploy import export as export_module
 from bnas_jax.deploy.load import read as read_model
 from bnas_jax.deploy.predict import Predictions, predict, read_images, write
+from bnas_jax.training.workdir import WorkDir
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
 
@@ -270,6 +271,13 @@ def test_a_packed_network_of_other_logits_is_not_written(
     )
     assert "logits differ by" in message and "nothing was written" in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("noted", [None, "x", ["x"], [{"file": 1}]])
+def test_extensions_that_are_not_noted_as_a_run_does_are_none(tmp_path, noted):
+    facts = {"num_classes": 2, "image_shape": [8, 8, 1], "extensions": noted}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    assert export_module._extensions_of(WorkDir(tmp_path)) == ()
 
 
 def test_weights_that_are_not_finite_are_refused(workdir, tmp_path, capfd, monkeypatch):
