@@ -5,6 +5,7 @@ Logs go to stderr; the last line of stdout is one JSON object.
 
 import importlib
 import os
+import re
 import sys
 import threading
 import traceback
@@ -33,6 +34,9 @@ COMMANDS = {
     "reproduce": "reproduce",
     "gradients": "gradients",
 }
+# Control characters, which an error message may contain if it quotes a file. A terminal
+# would obey them.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # These commands do not load JAX, which takes seconds.
 WITHOUT_JAX = ("draw", "report")
 
@@ -72,6 +76,7 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
                and for N images at a time
   predict    classify images with a file that export wrote
              --model=FILE --input=IMAGES.npy|FILE|DIR [--out=FILE.csv|.npz]
+             [--top=5]: the five likeliest classes of each image
   report     write one HTML page: result, curves, cells, settings
              --workdir=DIR [--out=FILE.html]
   gradients  sum |gradient| over each convolution, for report
@@ -246,6 +251,7 @@ def _fail(
     # All whitespace becomes single spaces. An error without a message shows its class.
     words = (message or str(error)).split()
     message = " ".join(words) or type(error).__name__
+    message = _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], message)
     # Other codes mean that a run was stopped, which is not an error.
     prefix = ""
     if code == 2:

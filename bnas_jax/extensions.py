@@ -93,7 +93,7 @@ def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
     workdir: the work directory of the run.
     given: the extensions that are loaded now.
     """
-    compare(workdir, _noted(workdir), given)
+    compare(workdir, noted(workdir), given)
 
 
 def compare(
@@ -119,7 +119,7 @@ def compare(
             print(f"bnas_jax: warning: {changed}", file=sys.stderr, flush=True)
 
 
-def _noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
+def noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
     """(file, sha256) of each extension in run.json.
 
     The list is empty if run.json cannot be read; that error is reported where the run
@@ -128,9 +128,16 @@ def _noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
     found = []
     try:
         values = json.loads((workdir / "run.json").read_text())
-        for noted in values.get("extensions", ()):
-            found.append((str(noted["file"]), str(noted["sha256"])))
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        for entry in values.get("extensions", ()):
+            found.append((str(entry["file"]), str(entry["sha256"])))
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        KeyError,
+        RecursionError,
+    ):
         return []
     return found
 

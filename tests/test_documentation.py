@@ -56,7 +56,7 @@ OPTIONS = {
     "export": {"workdir", "out", "step", "format", "platforms", "batch_size"},
     "report": {"workdir", "out"},
     "gradients": {"workdir", "step"},
-    "predict": {"model", "input", "out", "batch_size"},
+    "predict": {"model", "input", "out", "top", "batch_size"},
     "draw": {"genotype", "out", "strip", "template", "zeroise", "skip"},
     "plan": {"on", "of", "presets", "quick", "again"},
     "study": {"study", "workdir", "rows"},

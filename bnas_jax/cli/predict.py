@@ -1,5 +1,6 @@
 """`predict`: classifies images with a packed network."""
 
+import itertools
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,14 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
     from bnas_jax.runtime import jax_setup
 
     # Read the options.
-    values = options(arguments, "predict", "model", "input", "out", "batch_size")
+    names = ("model", "input", "out", "top", "batch_size")
+    values = options(arguments, "predict", *names)
     model = required(values, "model", example="FILE, which export wrote")
     given = required(
         values, "input", example="IMAGES.npy, an image or a folder of images"
     )
     batch_size = number(values, "batch_size", kind=int, least=1) or 64
+    top = number(values, "top", kind=int, least=1) or 1
     # The output file is checked before anything is computed.
     out = None
     if values.out is not None:
@@ -38,12 +41,12 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
     predictions = predict.predict(network, images, batch_size=batch_size)
     result: dict = {"num_examples": len(predictions.names)}
     if out is not None:
-        predict.write(out, predictions)
+        predict.write(out, predictions, top=top)
         result["out"] = values.out
         return result
 
     # Without an output file, print the predictions of the first images.
-    result["predictions"] = _first(predictions)
+    result["predictions"] = _first(predictions, top)
     if len(predictions.names) > _SHOWN:
         print(
             f"these are the first {_SHOWN} images; --out=FILE.csv writes all",
@@ -52,9 +55,11 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
     return result
 
 
-def _first(predictions: "Predictions") -> list[dict]:
+def _first(predictions: "Predictions", top: int) -> list[dict]:
     """The predictions of the first images, as the command prints them."""
     shown = []
-    for name, label, share in list(predictions.rows())[:_SHOWN]:
+    top = min(top, len(predictions.classes))
+    rows = itertools.islice(predictions.rows(top), _SHOWN * top)
+    for name, label, share in rows:
         shown.append({"image": name, "class": label, "probability": round(share, 4)})
     return shown

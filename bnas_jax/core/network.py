@@ -69,14 +69,14 @@ class Network(nn.Module):
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
         """Logits (N, num_classes).
 
-        Raises `UserError` for images without four axes, and for a size that cannot be
-        halved at each reduction.
+        Raises `UserError` for images without four axes, for integers, and for a size
+        that cannot be halved at each reduction.
 
         images: (N, H, W, channels of an image).
         drop_path_rate: None, or the probability with which a layer is dropped in
             training; it needs the rng `drop_path`.
         """
-        check_images(images.shape)
+        check_images(images)
         images = images.astype(self.arithmetic.dtype)
 
         # The factors of drop-path for each cell: (layers, N), or None in an evaluation.

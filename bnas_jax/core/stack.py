@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+
 from bnas_jax.core.errors import UserError
 
 
@@ -78,12 +81,19 @@ def stack(num_cells: int, channels: int, *, halved: bool = False) -> tuple[Place
     return tuple(places)
 
 
-def check_images(shape: tuple[int, ...]) -> None:
-    """Raises `UserError` for images that are not (N, H, W, C)."""
-    if len(shape) != 4:
+def check_images(images: jax.Array) -> None:
+    """Raises `UserError` for images that are not floats (N, H, W, C), or none."""
+    shape = images.shape
+    if len(shape) != 4 or 0 in shape:
         raise UserError(
             f"images must be (N, H, W, C), got {shape}; one image is written "
             "image[None], and image_shape=(H, W, C)"
+        )
+    # A network of signs answers for pixels that are not normalised, too, but wrongly.
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(
+            f"images must be floats, normalised as in training, got {images.dtype}; "
+            "write (pixels / white - mean) / std"
         )
 
 

@@ -136,7 +136,7 @@ class Supernet(nn.Module):
             )
 
         # The stem gives both inputs of the first cell.
-        check_images(images.shape)
+        check_images(images)
         images = images.astype(self.arithmetic.dtype)
         form = form_of(self.form)
         stem = form.stem(

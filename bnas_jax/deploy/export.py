@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bnas_jax import settings
+from bnas_jax import extensions, settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.data import defaults
@@ -166,9 +166,8 @@ def _facts_of(facts: Facts) -> dict:
 def _extensions_of(workdir: WorkDir) -> tuple[dict, ...]:
     """The files of a user's entries: their names without the folder, and hashes."""
     found = []
-    for entry in workdir.facts().get("extensions", ()):
-        name = pathlib.PurePath(entry["file"]).name
-        found.append({**entry, "file": name})
+    for file, digest in extensions.noted(workdir.path):
+        found.append({"file": pathlib.PurePath(file).name, "sha256": digest})
     return tuple(found)
 
 

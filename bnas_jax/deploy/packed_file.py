@@ -1,7 +1,8 @@
 """The file of a packed network, a .safetensors file.
 
-Its header has the settings, the facts about the data and the shapes as JSON, and a hash
-of the arrays. Its arrays are named by the path of their module:
+Its header has the settings, the facts about the data and the shapes as JSON, a hash of
+the arrays, and one of the header itself. Its arrays are named by the path of their
+module:
 
 - `params/...` and `batch_stats/...`: as they are trained.
 - `packed/.../bits`: the weights of a binary convolution, one bit a weight (1 is -1), in
@@ -27,12 +28,26 @@ from bnas_jax.core.convolution import PACKED
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel, pack_signs, signs_of
 from bnas_jax.data.digest import digest_of
+from bnas_jax.workdir.fact_checks import misfit
 from bnas_jax.workdir.files import whole
 
 # The version of the format; a file of another one is refused.
 FORMAT = 1
 # The entry of the file's metadata that has the header.
 _HEADER = "bnas_jax_packed"
+# The entry of the header that has the hash of all others. It is no second entry of the
+# metadata, as safetensors writes several in an order that differs from file to file.
+_HEADER_HASH = "header_sha256"
+# What a damaged header or array raises where it is read.
+_DAMAGE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
 
 
 class PackedFile(NamedTuple):
@@ -79,6 +94,7 @@ def write(path: pathlib.Path, content: PackedFile) -> int:
         "shapes": shapes,
         "sha256": _hash_of(arrays),
     }
+    header[_HEADER_HASH] = _hash_of_header(header)
     with whole(path) as part:
         part.write_bytes(save(arrays, metadata={_HEADER: json.dumps(header)}))
     return path.stat().st_size
@@ -102,23 +118,25 @@ def read(path: pathlib.Path) -> PackedFile:
     # Any other surprise in a header or an array means that the file is damaged.
     try:
         _check_header(header)
-        _check_hash(header, arrays)
+        _check_hashes(header, arrays)
         return PackedFile(
             settings=header["settings"],
             facts=header["facts"],
             variables=_variables(arrays, header["shapes"]),
             extensions=tuple(header["extensions"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except _DAMAGE as error:
         message = " ".join(str(error).split())
         raise UserError(f"{path} is damaged ({message}); export it anew") from None
 
 
-def _check_hash(header: Mapping, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises `ValueError` for arrays of another hash than the header's.
+def _check_hashes(header: Mapping, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises `ValueError` for a header or arrays of other hashes than the header's.
 
-    Files of earlier versions have none.
+    Files of earlier versions lack one, or both.
     """
+    if _HEADER_HASH in header and header[_HEADER_HASH] != _hash_of_header(header):
+        raise ValueError("its header is not the one that export wrote")
     if "sha256" in header and header["sha256"] != _hash_of(arrays):
         raise ValueError("its arrays are not those that export wrote")
 
@@ -126,6 +144,12 @@ def _check_hash(header: Mapping, arrays: Mapping[str, np.ndarray]) -> None:
 def _hash_of(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the names and arrays, in the order of the names."""
     return digest_of(*itertools.chain.from_iterable(sorted(arrays.items())))
+
+
+def _hash_of_header(header: Mapping) -> str:
+    """SHA-256 of all entries but the hash itself, as JSON."""
+    others = {name: value for name, value in header.items() if name != _HEADER_HASH}
+    return digest_of(json.dumps(others))
 
 
 def _check_header(header: Any) -> None:
@@ -138,48 +162,14 @@ def _check_header(header: Any) -> None:
     _require(are_entries, "extensions")
 
     # The facts that `predict` and `evaluate` rely on.
-    facts = header["facts"]
-    classes, shape = facts.get("num_classes"), facts.get("image_shape")
-    _require(isinstance(classes, int) and classes > 0, "num_classes")
-    _require(_is_list(shape, int, 3) and min(shape) > 0, "image_shape")
-    for name in ("mean", "std"):
-        _require(name not in facts or _is_list(facts[name], float, shape[2]), name)
-        _require(all(map(math.isfinite, facts.get(name, ()))), name)
-    # Pixels are divided by std.
-    _require(all(number > 0 for number in facts.get("std", ())), "std")
-    if "class_names" in facts:
-        names = facts["class_names"]
-        fits = _is_list(names, str, classes) and all(map(_is_text, names))
-        _require(fits, "class_names")
+    unfit = misfit(header["facts"])
+    _require(unfit is None, str(unfit))
 
 
 def _require(fits: bool, name: str) -> None:
     """Raises `ValueError` about the entry of that name where it does not fit."""
     if not fits:
         raise ValueError(f"its header has no {name} that fits")
-
-
-def _is_list(value: Any, kind: type, length: int) -> bool:
-    """Whether a value is a list of that length with items of that kind.
-
-    Whole numbers may stand for floats.
-    """
-    if not isinstance(value, list) or len(value) != length:
-        return False
-    kinds = (int, float) if kind is float else kind
-    return all(isinstance(item, kinds) for item in value)
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name can be written into a file of text.
-
-    The name of a folder that is no UTF-8 can: it is written as the bytes that it is.
-    """
-    try:
-        name.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:

@@ -40,11 +40,11 @@ class Predictions(NamedTuple):
         """The softmax of the logits, (N, classes)."""
         return np.asarray(jax.nn.softmax(self.logits, axis=-1))
 
-    def rows(self) -> Iterator[tuple[str, str, float]]:
-        """(name, the likeliest class, its probability) of each image."""
+    def rows(self, top: int = 1) -> Iterator[tuple[str, str, float]]:
+        """(name, class, probability) of each image's `top` likeliest classes."""
         for name, of_image in zip(self.names, self.probabilities, strict=True):
-            best = int(of_image.argmax())
-            yield name, self.classes[best], float(of_image[best])
+            for number in np.argsort(-of_image, kind="stable")[:top]:
+                yield name, self.classes[number], float(of_image[number])
 
 
 class Images(NamedTuple):
@@ -263,10 +263,11 @@ def _pixels(
     return images_lib.centre(pixels, side=height, resize=options.resize or height)
 
 
-def write(path: pathlib.Path, predictions: Predictions) -> None:
+def write(path: pathlib.Path, predictions: Predictions, *, top: int = 1) -> None:
     """Writes predictions to a file, whole or not at all.
 
-    .csv has a line for each image; .npz has names, classes and logits.
+    .csv has a line for each of the `top` likeliest classes of each image; .npz has
+    names, classes and all logits.
     """
     with whole(path) as part:
         if path.suffix.lower() == ".npz":
@@ -285,5 +286,5 @@ def write(path: pathlib.Path, predictions: Predictions) -> None:
         ) as text:
             table = csv.writer(text)
             table.writerow(("image", "class", "probability"))
-            for name, label, probability in predictions.rows():
+            for name, label, probability in predictions.rows(top):
                 table.writerow((name, label, f"{probability:.6f}"))

@@ -5,6 +5,7 @@ The names and types of the dataclass fields decide which names and values are ac
 
 import dataclasses
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -115,7 +116,7 @@ def _convert(hint, value, name: str):
         return tuple(_convert(of_items, value=item, name=name) for item in value)
 
     # Types are compared by `type`: for `isinstance`, True would be an int.
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     # `resolve.to_dict` writes infinity as a text.
     if hint is float and value in ("inf", "-inf"):

@@ -23,6 +23,7 @@ from typing import Any
 from bnas_jax.core import genotypes
 from bnas_jax.core.checks import choice, require
 from bnas_jax.core.conventions import CONVENTIONS
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS
@@ -45,7 +46,13 @@ def resolve(config: Mapping) -> dict:
     The name or file of a genotype is replaced by the genotype itself. The blocks are
     removed.
     """
-    values = plain(config)
+    try:
+        values = plain(config)
+    except RecursionError:
+        raise UserError(
+            "config nests settings in settings more often than Python can follow; "
+            "leave these out"
+        ) from None
     refuse_old_names(values)
 
     # The blocks are not settings, but values for settings.

@@ -76,7 +76,7 @@ class CheckpointFolder:
         try:
             metrics = json.loads(self._score_file(step).read_text())
             return float(metrics[METRIC])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _score_file(self, step: int) -> pathlib.Path:

@@ -10,6 +10,7 @@ import pathlib
 from bnas_jax import __version__
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
+from bnas_jax.workdir.fact_checks import misfit
 
 # The format of the settings and the checkpoints in a work directory. In 1 settings had
 # other names, and there was no number of the format; in 2 states had no seed.
@@ -102,13 +103,11 @@ class RunDirectory:
         perhaps "init", "teacher" and "extensions".
         """
         values = self._read("run.json")
-        # Every run knows at least these two.
-        has_classes = isinstance(values.get("num_classes"), int)
-        has_shape = isinstance(values.get("image_shape"), list)
-        if not has_classes or not has_shape:
+        name = misfit(values)
+        if name is not None:
             raise UserError(
-                f"{self / 'run.json'} lacks num_classes or image_shape; restore it or "
-                "choose another --workdir"
+                f"{self / 'run.json'} has no {name} that fits; restore it or choose "
+                "another --workdir"
             )
         return values
 

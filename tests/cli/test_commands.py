@@ -265,6 +265,12 @@ def test_a_mistake_in_the_arguments_is_answered_with_what_to_write(
     assert message in error(capfd, *arguments)
 
 
+def test_what_an_error_quotes_does_nothing_to_the_terminal(capfd, tmp_path):
+    """As the names in a directory may be a stranger's."""
+    line = error(capfd, "report", f"--workdir={tmp_path}/\x1b[2J\x9b1m\nname")
+    assert r"/\x1b[2J\x9b1m name" in line
+
+
 def test_settings_come_from_the_arguments_given_and_no_other_place(capfd, monkeypatch):
     """Not from the arguments of the program that calls."""
     monkeypatch.setattr(

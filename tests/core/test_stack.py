@@ -2,10 +2,18 @@
 images it can take.
 """
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.stack import Place, check_image_size, reductions, stack
+from bnas_jax.core.stack import (
+    Place,
+    check_image_size,
+    check_images,
+    reductions,
+    stack,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +85,17 @@ def test_images_that_the_reductions_cannot_halve_are_refused(
     assert "\n" not in str(caught.value)
     check_image_size((1, 28, 8, 1), 5)
     check_image_size((1, 10, 2, 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((8, 8, 1), np.float32), r"must be \(N, H, W, C\), got \(8, 8, 1\)"),
+        (np.zeros((0, 8, 8, 1), np.float32), r"got \(0, 8, 8, 1\)"),
+        (np.zeros((1, 8, 8, 1), np.uint8), r"normalised as in training, got uint8"),
+    ],
+)
+def test_pixels_and_single_images_are_no_input(images, message):
+    with pytest.raises(UserError, match=message):
+        check_images(images)
+    check_images(np.zeros((1, 8, 8, 1), jnp.bfloat16))

@@ -17,6 +17,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.deploy.packed_file import PackedFile, read, write
 
+HASHES = ("sha256", "header_sha256")
 FACTS = {"num_classes": 3, "image_shape": [8, 8, 1], "mean": [0.5], "std": [1]}
 SHAPES = {"one": (3, 3, 36, 5), "two": (1, 1, 7, 3)}
 
@@ -73,7 +74,7 @@ def header_of(path, *without: str) -> dict:
 
 
 def save(arrays, header, path) -> None:
-    """A file of these arrays, whose hash is not made anew."""
+    """A file of these arrays, whose hashes are not made anew."""
     save_file(arrays, path, metadata={"bnas_jax_packed": json.dumps(header)})
 
 
@@ -96,11 +97,40 @@ def test_every_array_is_noticed_that_was_changed(content, tmp_path):
         read(path)
 
 
-def test_a_file_of_before_the_hash_is_read(content, tmp_path):
+def test_every_entry_of_the_header_is_noticed_that_was_changed(content, tmp_path):
+    """With the arrays as they were, and so with their hash."""
     path = tmp_path / "net.bnas"
     write(path, content)
-    save(load_file(path), header_of(path, "sha256"), path)
+    header, arrays = header_of(path), load_file(path)
+    for name, value in {
+        "settings": {"task": "search"},
+        "facts": {**FACTS, "mean": [0.4]},
+        "extensions": [{"file": "mine.py"}],
+        "bnas_jax": "0.2",
+        "sha256": None,
+        "header_sha256": None,
+        "more": 1,
+    }.items():
+        save(arrays, header | {name: value}, path)
+        with pytest.raises(UserError, match="header is not the one that export wrote"):
+            read(path)
+
+
+@pytest.mark.parametrize("lacks", [HASHES, ("header_sha256",)])
+def test_a_file_of_before_the_hashes_is_read(lacks, content, tmp_path):
+    path = tmp_path / "net.bnas"
+    write(path, content)
+    save(load_file(path), header_of(path, *lacks), path)
     assert same(read(path).variables, dict(content.variables))
+
+
+def test_the_same_network_is_written_as_the_same_bytes(content, tmp_path):
+    """Often enough that an order by chance is noticed."""
+    path, found = tmp_path / "net.bnas", set()
+    for _ in range(8):
+        write(path, content)
+        found.add(path.read_bytes())
+    assert len(found) == 1
 
 
 def damage(path, content):
@@ -120,7 +150,7 @@ def damage(path, content):
     nested = path.read_bytes()
     write(path, content)
     integers = {"params/stem/kernel": np.ones((2, 3), np.int8)}
-    save(arrays | integers, header_of(path, "sha256"), path)
+    save(arrays | integers, header_of(path, *HASHES), path)
     numbers = path.read_bytes()
     return {
         "nested": nested,
@@ -166,6 +196,9 @@ HEADERS = {
     "std": {"facts": {**FACTS, "std": [1, 1]}},
     "std of zero": {"facts": {**FACTS, "std": [0]}},
     "nan": {"facts": {**FACTS, "mean": [math.nan]}},
+    "no float": {"facts": {**FACTS, "std": [10**400]}},
+    "infinite in float32": {"facts": {**FACTS, "mean": [1e300]}},
+    "zero in float32": {"facts": {**FACTS, "std": [1e-300]}},
     "extensions": {"extensions": [1]},
     "shapes": {"shapes": {}},
     "a shape": {
@@ -178,7 +211,7 @@ HEADERS = {
 def test_a_header_of_other_values_is_damaged(name, content, tmp_path):
     path = tmp_path / "net.bnas"
     write(path, content)
-    header = header_of(path)
+    header = header_of(path, *HASHES)
     changed = HEADERS[name]
     if isinstance(changed, dict):
         changed = header | changed
@@ -199,7 +232,7 @@ def test_bits_that_are_too_few_are_damaged(bits, content, tmp_path):
     path = tmp_path / "net.bnas"
     write(path, content)
     arrays = load_file(path) | {"packed/one/conv/bits": bits}
-    save(arrays, header_of(path, "sha256"), path)
+    save(arrays, header_of(path, *HASHES), path)
     with pytest.raises(UserError, match="1620 weights of a kernel need 203 bytes"):
         read(path)
 

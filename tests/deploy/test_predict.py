@@ -18,13 +18,15 @@ from safetensors.numpy import load_file, save_file
 from small_runs import STEPS, read
 
 from bnas_jax.__main__ import run as command
+from bnas_jax.cli.predict import _first
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.data.load import load
 from bnas_jax.data.readers import images
 from bnas_jax.deploy import export as export_module
 from bnas_jax.deploy.load import read as read_model
-from bnas_jax.deploy.predict import predict, read_images
+from bnas_jax.deploy.predict import Predictions, predict, read_images, write
+from bnas_jax.training.workdir import WorkDir
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
 
@@ -220,10 +222,10 @@ def test_images_that_do_not_decode_are_left_out_where_the_run_left_them_out(
 
 def test_arrays_that_the_network_has_not_are_named(exported, tmp_path, capfd):
     path = tmp_path / "net.bnas"
-    # Without the hash, by which any change would be noticed.
+    # Without the hashes, by which any change would be noticed.
     with safe_open(exported, framework="numpy") as file:
         header = json.loads(file.metadata()["bnas_jax_packed"])
-    del header["sha256"]
+    del header["sha256"], header["header_sha256"]
     metadata = {"bnas_jax_packed": json.dumps(header)}
     arrays = load_file(exported)
     operand = next(name for name in arrays if name.endswith("operand0"))
@@ -275,6 +277,13 @@ def test_a_packed_network_of_other_logits_is_not_written(
     )
     assert "logits differ by" in message and "nothing was written" in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("noted", [None, "x", ["x"], [{"file": 1}]])
+def test_extensions_that_are_not_noted_as_a_run_does_are_none(tmp_path, noted):
+    facts = {"num_classes": 2, "image_shape": [8, 8, 1], "extensions": noted}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    assert export_module._extensions_of(WorkDir(tmp_path)) == ()
 
 
 def test_weights_that_are_not_finite_are_refused(workdir, tmp_path, capfd, monkeypatch):
@@ -354,3 +363,15 @@ def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
     for words, message in cases.items():
         assert message in error(capfd, *words), words
     assert not (tmp_path / "x.bnas").exists()
+
+
+def test_the_likeliest_classes_stand_one_below_the_other(tmp_path):
+    logits = np.log([[0.2, 0.5, 0.3], [0.25, 0.25, 0.5]])
+    predictions = Predictions(("a", "b"), ("x", "y", "z"), logits)
+    classes = lambda top: [label for _, label, _ in predictions.rows(top)]
+    assert classes(1) == ["y", "z"] and classes(2) == ["y", "z", "z", "x"]
+    assert len(classes(100)) == 6
+    write(tmp_path / "out.csv", predictions, top=2)
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[1:3] == ["a,y,0.500000", "a,z,0.300000"]
+    assert [row["class"] for row in _first(predictions, top=100)] == classes(3)

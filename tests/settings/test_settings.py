@@ -552,6 +552,18 @@ def test_an_empty_name_is_refused(name):
         settings.from_config(config)
 
 
+def test_values_of_a_file_that_python_cannot_hold_are_refused():
+    stored = settings.to_dict(settings.from_config(config_of("train:digits")))
+    nested: dict = {}
+    for _ in range(2000):
+        nested = {"more": nested}
+    with pytest.raises(UserError, match="nests settings in settings more often than"):
+        settings.from_config({**stored, "optimizer": nested})
+    rate = {**stored["optimizer"], "learning_rate": 10**400}
+    with pytest.raises(UserError, match=r"learning_rate must be of type float, got 10"):
+        settings.from_config({**stored, "optimizer": rate})
+
+
 def test_a_preset_is_as_it_was_without_a_recipe_and_what_is_set_goes_before_it():
     run = resolved("train:digits", batch_size=8)
     assert (run.num_epochs, run.batch_size, run.optimizer.clip_norm, run.recipe) == (

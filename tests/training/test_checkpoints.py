@@ -254,6 +254,13 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(saved, wh
         CheckpointReader(saved).restore_variables(variables_of(SHAPES), which)
 
 
+def test_a_score_that_is_nested_too_deeply_is_none(tmp_path):
+    (tmp_path / "7" / "metrics").mkdir(parents=True)
+    (tmp_path / "7" / "metrics" / "metrics").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="has an accuracy yet; write last"):
+        CheckpointReader(tmp_path).find("best")
+
+
 def test_without_an_accuracy_none_is_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, CheckpointSettings())
     checkpoints.save(1, counting(1))

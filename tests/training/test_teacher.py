@@ -296,7 +296,7 @@ def test_the_step_is_the_one_that_the_run_began_with(cell, trained, tmp_path):
             r"has mean \(0.5,\), .*; write --config.dataset.mean=0.5 --config",
         ),
         (
-            {"num_classes": 4},
+            {"num_classes": 4, "class_names": list("abcd")},
             "has num_classes 4, this data has 10; choose a teacher that",
         ),
         (

@@ -1,6 +1,7 @@
 """A work directory is read as plain values, by programs that need no jax."""
 
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -56,3 +57,22 @@ def test_a_number_of_too_many_digits_is_damage(tmp_path):
     )
     with pytest.raises(UserError, match="a number has too many digits"):
         run.config()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    {
+        "num_classes": -1,
+        "image_shape": [8, 8, 2**31],
+        "mean": [math.nan],
+        "std": [0.0],
+        "class_names": ["a"],
+    }.items(),
+)
+def test_a_fact_that_cannot_be_is_damage(tmp_path, name, value):
+    """Otherwise a mean of NaN gives an accuracy that looks like one."""
+    whole = RunDirectory(directory(tmp_path, mean=[0.5], std=[1])).facts()
+    assert whole["std"] == [1]
+    run = RunDirectory(directory(tmp_path, **{name: value}))
+    with pytest.raises(UserError, match=rf"run\.json has no {name} that fits; restore"):
+        run.facts()
