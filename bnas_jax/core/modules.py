@@ -155,6 +155,10 @@ class FactorizedReduce(nn.Module):
     convolutions of stride 2 give half of the features each; the second one is shifted
     by a pixel in both axes. BN and activation are placed as in `BinaryConv`.
 
+    An odd size lacks a row or column for the second convolution: there it reads zeros.
+    A scheme takes their signs, while padding elsewhere stays 0. No network here has
+    such sizes.
+
     copies: how many such layers run side by side, each with its part of the input
         channels and of the features.
     """

@@ -106,9 +106,8 @@ def bireal() -> dict[str, Any]:
     """Bi-Real Net on ImageNet from scratch, as its authors' PyTorch code [C].
 
     The scheduler is stepped before each epoch: the first one has 1e-3 (1 - 1/256), the
-      last
-    0. The paper's own training, with code in Caffe, begins with a float network
-      instead: SGD, .01 times .1 at 10 and 15 of 20 epochs.
+    last 0. The paper's own training, with code in Caffe, begins with a float network
+    instead: SGD, .01 times .1 at 10 and 15 of 20 epochs.
     """
     return {
         "num_epochs": 256,

@@ -101,7 +101,11 @@ def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
     # Each sample needs a deviation, and one of the two must vary.
     if min(len(ours), len(theirs)) < 2 or not (_vary(ours) or _vary(theirs)):
         return None
-    return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
+    # From means and deviations: given samples, SciPy warns where one is constant.
+    moments = []
+    for sample in (ours, theirs):
+        moments += [np.mean(sample), np.std(sample, ddof=1), len(sample)]
+    return float(stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
 
 
 def _vary(percents: np.ndarray) -> bool:

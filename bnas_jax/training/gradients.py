@@ -101,8 +101,9 @@ def gradient_sums(
     """The sum of |dL / dW| over the kernel of each convolution.
 
     L is the mean cross-entropy, W the kernel; of a binary convolution, its latent
-    weights. Drop-path is off, and batch norm takes the statistics of the batch. Returns
-    {path of the module: sum, a scalar}.
+    weights. What an optimizer does to gradients, such as XNOR-Net's factor c
+    (`LatentRule`), is not in it. Drop-path is off, and batch norm takes the statistics
+    of the batch. Returns {path of the module: sum, a scalar}.
 
     variables: {"params", "batch_stats"}.
     batch: {"image": NHWC, "label": (N,)}.

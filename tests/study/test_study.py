@@ -12,7 +12,7 @@ from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import learnable_share
 from bnas_jax.study import Row, Study, run_study
-from bnas_jax.study.results import write_study
+from bnas_jax.study.results import early_learnable_share, write_study
 from bnas_jax.study.table import figures, markdown
 from configs import baselines, search, train
 
@@ -51,6 +51,32 @@ def test_rows_of_other_seeds_are_compared_as_two_samples():
     ours = [95.0, 97.0, 96.0]
     pairs = figures({"a": SAME, "b": dict(enumerate(ours))}, baseline="a")["rows"]
     assert rows[1]["p"] == pairs[1]["p"] != rows[1]["p_welch"]
+
+
+def test_two_samples_are_compared_by_welch_s_test():
+    # A sample that does not vary leaves the degrees of freedom of the other, two: Welch
+    # divides by the other's standard error, Student by a pooled one.
+    still = dict.fromkeys(range(4), 95.0)
+    row = figures({"a": SAME, "b": still}, baseline="a")["rows"][1]
+    statistic = 3 / (1 / np.sqrt(3))
+    expected = 1 - statistic / np.sqrt(2 + statistic**2)
+    assert row["p_welch"] == pytest.approx(expected)
+
+
+def test_early_in_a_search_are_the_first_20_of_50_epochs(tmp_path):
+    # Shares of 1 for 20 epochs, then of 0.
+    lines = [
+        json.dumps({"step": epoch, "learnable_share": float(epoch < 20)})
+        for epoch in range(50)
+    ]
+    metrics = tmp_path / "metrics.jsonl"
+    for count, share in ((50, 1.0), (25, 1.0), (1, 1.0)):
+        metrics.write_text("\n".join(lines[:count]) + "\n")
+        assert early_learnable_share(tmp_path) == share
+    metrics.write_text("\n".join(lines[10:]) + "\n")
+    assert early_learnable_share(tmp_path) == 10 / 16
+    metrics.write_text('{"step": 0}\n')
+    assert early_learnable_share(tmp_path) is None
 
 
 def test_rows_that_do_not_differ_have_no_probability():

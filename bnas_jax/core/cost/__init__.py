@@ -12,8 +12,9 @@ the zero padding count like any other.
 
 Not counted in the FLOPs: K and the weight scales of Eq. (1), batch norm, pooling,
 activations and additions. Batch norm's parameters are its scale and shift, as the
-running statistics fold into them. The weight scales fold into the next batch norm and
-are not counted.
+running statistics fold into them. The weight scales are not counted in the memory,
+either: they fold into a batch norm that reads the convolution alone. Where outputs are
+added first, as in a cell's nodes, they would be 32 bits for each output channel.
 """
 
 from bnas_jax.core.cost.budget import fit_budget

@@ -45,7 +45,9 @@ class Xnor(Scheme):
 
     c = (1 - 1 / ci) * n, and 1 for depthwise kernels that are not centred. The
     optimizer multiplies by it (`latents`), so that `jax.grad` gives these rules without
-    c.
+    c. Two cases at 0 are other than written: the sign in front of the mean is 0 where W
+    is, as the slope of |W| in PyTorch; `paper` and `allenai` are 0 where beta is, for a
+    kernel of zeros.
 
     activation_scale: multiply by K. No gradient flows through it.
     depthwise_center: also centre kernels of a single input channel, as the codes do.
