@@ -789,6 +789,22 @@ def test_a_searchers_own_gradient_moves_alpha():
     )
 
 
+class Still(Bnas):
+    """A gradient of its own for alpha, which is 0."""
+
+    def gradient(self, mean, virtual, params, alphas):
+        return jax.tree.map(jnp.zeros_like, alphas)
+
+
+def test_the_regularizer_is_added_to_a_gradient_of_the_searcher():
+    state = search_state(DESCENT, step=7)
+    step = searching(DESCENT, Still(diversity=1.0, tau=7.7))
+    after = jitted(step)(state, {"train": batch(0), "valid": batch(1)})
+    to_alphas = jax.grad(lambda a: -alphas_lib.entropy(a) * jnp.exp(-2 / 7.7))
+    updates, _ = DESCENT.update(to_alphas(state.alphas), state.alphas_opt_state)
+    assert same(after.alphas, optax.apply_updates(state.alphas, updates))
+
+
 @dataclasses.dataclass(frozen=True)
 class AtOnce(Searcher):
     """Alpha and weights by one gradient of one batch, with a mixture that grows and a
