@@ -11,10 +11,12 @@ from flax import traverse_util
 from bnas_jax.core.alphas import relax
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.forms import form_of
 from bnas_jax.core.genotype import TABLE_3, ZEROISE
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Float, Xnor
-from bnas_jax.core.supernet import Supernet, float_edges
+from bnas_jax.core.stack import Place
+from bnas_jax.core.supernet import MixedCell, Supernet, float_edges
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -596,6 +598,44 @@ def test_a_mixture_takes_the_weights_themselves():
     assert all(
         np.allclose(value, 1 / 5) and value.shape == (14, 5) for value in even.values()
     )
+
+
+def test_an_edge_has_its_factor_of_drop_path_and_its_scalar():
+    """A factor multiplies an example's output of an edge as the edge's weights would."""
+    cell = MixedCell(
+        place=Place(index=0, channels=2, reduction=False, halved=False),
+        form=form_of("cifar"),
+        layer_types=("max_pool_3x3",),
+        scheme=Xnor(),
+        arithmetic=Arithmetic(),
+        skip=False,
+        reduction_skip="float",
+        binary_preprocess=False,
+        float_edges=((),) * 5,
+        edges="shared",
+        shared_statistics=True,
+    )
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(2, 2, 4, 4, 6)).astype(np.float32)
+    weights = rng.uniform(size=(14, 1)).astype(np.float32)
+    factors = rng.uniform(size=(14, 2)).astype(np.float32)
+    variables = cell.init(jax.random.key(0), *states, weights, train=False)
+    run = jax.jit(
+        lambda weights, **options: cell.apply(
+            variables, *states, weights, train=False, **options
+        )
+    )
+
+    dropped = run(weights, factors=factors)
+    for example in range(2):
+        expected = run(weights * factors[:, example, None])[example]
+        assert np.allclose(dropped[example], expected, atol=1e-5)
+
+    # Without weights a node is the sum of the scalars of its 2, 3, 4 or 5 edges.
+    scalars = np.arange(14, dtype=np.float32)
+    nodes = [part.sum() for part in np.split(scalars, [2, 5, 9])]
+    output = run(0 * weights, scalars=scalars)
+    assert np.allclose(output, np.repeat(nodes, 2))
 
 
 def test_weights_of_another_shape_are_refused():
