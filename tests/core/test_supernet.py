@@ -601,7 +601,7 @@ def test_a_mixture_takes_the_weights_themselves():
 
 
 def test_an_edge_has_its_factor_of_drop_path_and_its_scalar():
-    """A factor multiplies an example's output of an edge as the edge's weights would."""
+    """A factor multiplies an edge's output of an example, as its weights would."""
     cell = MixedCell(
         place=Place(index=0, channels=2, reduction=False, halved=False),
         form=form_of("cifar"),
