@@ -20,8 +20,9 @@ class Separable(nn.Module):
     """A depthwise and a pointwise convolution (section 4.1.2, Eq. 3), `times` in a row.
 
     Only the first depthwise convolution is strided. Each convolution is BN -> sign ->
-    convolution -> activation. In a float scheme's order `relu_first`, each pair is
-    ReLU -> depthwise -> pointwise -> BN.
+    convolution -> activation, the pointwise one as well, which reads real values in
+    Eq. 3 as printed. In a float scheme's order `relu_first`, each pair is ReLU ->
+    depthwise -> pointwise -> BN.
 
     Caution: a depthwise kernel has a single input channel. XNOR-Net centres latent
     weights over the input channels, which would make a depthwise kernel zero: the layer

@@ -158,6 +158,10 @@ class FactorizedReduce(nn.Module):
     image shifted by one pixel on both axes. The order of BN, convolution and activation
     is that of `BinaryConv`.
 
+    An odd size lacks a row or column for the second convolution: there it reads zeros.
+    A scheme takes their signs, while padding elsewhere stays 0. No network here has
+    such sizes.
+
     copies: how many such layers run side by side, each with its part of the input
         channels and of the features.
     """

@@ -104,8 +104,9 @@ def gradient_sums(
     """The sum of |dL / dW| over the kernel of each convolution.
 
     L is the mean cross-entropy. W is the float kernel, or the latent weights of a
-    binary convolution. Drop-path is off, and batch norm takes the statistics of the
-    batch. Returns {path of the module: sum, a scalar}.
+    binary convolution. The gradient is that before the optimizer, without factors such
+    as XNOR-Net's c (`LatentRule`). Drop-path is off, and batch norm takes the
+    statistics of the batch. Returns {path of the module: sum, a scalar}.
 
     variables: {"params", "batch_stats"}.
     batch: {"image": NHWC, "label": (N,)}.

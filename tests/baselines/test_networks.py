@@ -10,7 +10,12 @@ import pytest
 from flax import traverse_util
 
 from bnas_jax import settings
-from bnas_jax.baselines.nin import keep_factors
+from bnas_jax.baselines.block import Projection
+from bnas_jax.baselines.nin import NinLayer, keep_factors
+from bnas_jax.baselines.preact_block import PreactBlock
+from bnas_jax.baselines.resnext import GroupedBlock
+from bnas_jax.baselines.units import Normalized
+from bnas_jax.baselines.xnor_block import XnorBlock
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cost import cost
 from bnas_jax.core.errors import UserError
@@ -290,6 +295,57 @@ def test_what_drops_out_does_not_depend_on_the_number_of_devices():
     assert set(np.unique(one)) == {0, np.float32(1 / 0.75)}
     assert np.mean(one > 0) == pytest.approx(0.75, abs=0.05)
     assert not np.array_equal(one[0], one[1])
+
+
+BINARY = {"stride": 1, "scheme": Xnor(), "arithmetic": PLAIN}
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        XnorBlock(features=4, **BINARY),
+        PreactBlock(features=4, **BINARY),
+        GroupedBlock(width=2, groups=2, float_shortcut=True, **BINARY),
+    ],
+    ids=lambda block: type(block).__name__,
+)
+def test_what_a_binary_block_adds_to_its_shortcut_has_both_signs(block):
+    """No ReLU follows the last convolution, and none the sum."""
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 4))
+    draw = jax.jit(lambda x: block.init_with_output(jax.random.key(1), x, train=True))
+    y, _ = draw(x)
+    assert np.min(y - x) < 0 < np.max(y - x) and np.min(y) < 0
+
+
+def test_a_binary_shortcut_has_both_signs():
+    shortcut = Projection(features=4, float_conv=False, **BINARY)
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 4))
+    y, _ = shortcut.init_with_output(jax.random.key(1), x, train=True)
+    assert np.min(y) < 0 < np.max(y)
+
+
+@pytest.mark.parametrize("scheme", [Xnor(), Float()], ids=["binary", "float"])
+def test_a_sign_takes_the_place_of_a_relu(scheme):
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 4))
+    normal = Normalized(scheme=scheme, arithmetic=PLAIN)
+    y, _ = normal.init_with_output(jax.random.key(1), x, train=True)
+    assert (np.min(y) < 0) == scheme.binary
+
+
+def test_nin_drops_signs_and_keeps_their_scales():
+    """With one 1x1 weight w, K sign(x) is x: outputs are 0 or 2 |w| x, and the bias."""
+    scheme = Xnor(activation="none")
+    layer = NinLayer(1, kernel=1, scheme=scheme, arithmetic=PLAIN, dropout=0.5)
+    x = jnp.array([-1.0, 1, -1, 1, -1, 1, -1, 1] * 4).reshape(2, 4, 4, 1)
+    variables = layer.init(jax.random.key(0), x, train=False)
+    variables["params"]["conv"]["latent"] = jnp.full((1, 1, 1, 1), 0.25)
+    variables["params"]["bn"]["scale"] = jnp.full((1,), 3.0)
+
+    rngs = {"dropout": jax.random.key(1)}
+    y, _ = layer.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])
+    kept = np.asarray(y - variables["params"]["bias"]) / (2 * 0.25 * 3 * x)
+    assert np.all(np.isclose(kept, 0, atol=1e-3) | np.isclose(kept, 1, atol=1e-3))
+    assert 0 < kept.mean() < 1
 
 
 def test_a_step_draws_what_drops_out():

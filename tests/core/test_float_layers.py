@@ -300,6 +300,19 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
         )
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_where_the_kernels_of_mobinet_are_zero_its_shortcuts_remain(stride):
+    block = module_of("mobinet_3x3", stride=stride, scheme=Xnor(), features=8)
+    x = normal(2, 4, 4, 4)
+    variables = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape),
+        jax.eval_shape(lambda: block.init(jax.random.key(0), x, train=False)),
+    )
+    kept = x.reshape(2, 4 // stride, stride, 4 // stride, stride, 4).mean((2, 4))
+    y = block.apply(variables, x, train=False)
+    np.testing.assert_allclose(y, np.concatenate([kept, kept], axis=-1), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("channels", "seen"), [(8, 4), (6, 3), (3, 3), (5, 1), (1, 1)])
 def test_outputs_of_mobinet_see_as_many_channels_as_divide_them(channels, seen):
     block = MobiNetType(kernel=3, inputs=4).module(

@@ -68,14 +68,19 @@ def normalised(x):
     return (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
 
 
-def test_the_activation_scale_multiplies_the_convolution():
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_activation_scale_multiplies_the_convolution(binary):
+    """That of signs, be the weights signs or, as in the first of two stages, float."""
     x, latent = normal(2, 6, 6, 4), PAPER.latents.project(normal(3, 3, 4, 5, seed=1))
     params = {
         "bn": {"scale": jnp.ones(4), "bias": jnp.zeros(4)},
-        "conv": {"latent": latent},
+        "conv": {"latent" if binary else "kernel": latent},
     }
-    y = in_training(binary_conv(3, features=5, stride=2), params, x)
-    kernel = np.where(latent >= 0, 1, -1) * np.asarray(beta(latent))
+    layer = binary_conv(3, features=5, stride=2, binary_weights=binary)
+    y = in_training(layer, params, x)
+    kernel = latent
+    if binary:
+        kernel = np.where(latent >= 0, 1, -1) * np.asarray(beta(latent))
     signs = np.where(normalised(x) >= 0, 1, -1).astype(np.float32)
     geometry = square(3, stride=2)
     expected = conv(signs, kernel, geometry) * mean_magnitude(

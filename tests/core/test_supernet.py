@@ -12,11 +12,12 @@ from bnas_jax.core.alphas import relax
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.edge_spec import batching
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.forms import FORMS
-from bnas_jax.core.genotype import EDGES, TABLE_3, ZEROISE, arriving
+from bnas_jax.core.forms import form_of
+from bnas_jax.core.genotype import TABLE_3, ZEROISE
 from bnas_jax.core.layers import CONVOLUTION
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Float, Xnor
+from bnas_jax.core.stack import Place
 from bnas_jax.core.supernet import MixedCell, Supernet, float_edges
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -483,37 +484,6 @@ def test_weights_belong_to_their_edges():
     ), "each edge has its own kernel"
 
 
-def test_what_multiplies_an_edge_and_what_is_added_to_it_is_its_own():
-    """Drop-path's factors and the scalars of GDAS, in a cell of poolings."""
-    net = supernet(1, 2, layer_types=(ZEROISE, "avg_pool_3x3"))
-    fields = {"place": net.places[0], "form": FORMS["cifar"]}
-    fields |= {"float_edges": float_edges(net)[0], "binary_preprocess": False}
-    of_net = ("skip", "reduction_skip", "edges", "shared_statistics", "layer_types")
-    for name in (*of_net, "scheme", "arithmetic"):
-        fields[name] = getattr(net, name)
-    cell = MixedCell(**fields)
-    images, weights = IMAGES.astype(np.float32), jnp.array([[0.0, 1.0]] * 14)
-
-    @jax.jit
-    def largest(factors, scalars):
-        """The largest magnitude of each node, (4,)."""
-        options = {"train": False, "factors": factors, "scalars": scalars}
-        key, inputs = jax.random.key(0), (images, images, weights)
-        output, _ = cell.init_with_output(key, *inputs, **options)
-        return jnp.abs(output.reshape(-1, 4, 4)).max((0, 2))
-
-    nodes, nothing = np.arange(2, 6), np.zeros((14, 3), np.float32)
-    for edge, (source, node) in enumerate(EDGES):
-        alone = nothing.copy()
-        alone[edge] = 1
-        # Other nodes are 0, and what leaves them is.
-        expected = (nodes == node) & (source < 2)
-        assert np.array_equal(largest(alone, nothing[:, 0]) > 0, expected), edge
-    values = np.arange(14, dtype=np.float32)
-    sums = [values[arriving(node)].sum() for node in nodes]
-    assert np.array_equal(largest(nothing, values), sums)
-
-
 def shapes_of(net, images=IMAGES):
     initialise = lambda alphas, x: net.init_with_output(jax.random.key(0), alphas, x)
     logits, variables = jax.eval_shape(initialise, alphas_of(net), images)
@@ -646,6 +616,44 @@ def test_a_mixture_takes_the_weights_themselves():
     assert all(
         np.allclose(value, 1 / 5) and value.shape == (14, 5) for value in even.values()
     )
+
+
+def test_an_edge_has_its_factor_of_drop_path_and_its_scalar():
+    """A factor multiplies an edge's output of an example, as its weights would."""
+    cell = MixedCell(
+        place=Place(index=0, channels=2, reduction=False, halved=False),
+        form=form_of("cifar"),
+        layer_types=("max_pool_3x3",),
+        scheme=Xnor(),
+        arithmetic=Arithmetic(),
+        skip=False,
+        reduction_skip="float",
+        binary_preprocess=False,
+        float_edges=((),) * 5,
+        edges="shared",
+        shared_statistics=True,
+    )
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(2, 2, 4, 4, 6)).astype(np.float32)
+    weights = rng.uniform(size=(14, 1)).astype(np.float32)
+    factors = rng.uniform(size=(14, 2)).astype(np.float32)
+    variables = cell.init(jax.random.key(0), *states, weights, train=False)
+    run = jax.jit(
+        lambda weights, **options: cell.apply(
+            variables, *states, weights, train=False, **options
+        )
+    )
+
+    dropped = run(weights, factors=factors)
+    for example in range(2):
+        expected = run(weights * factors[:, example, None])[example]
+        assert np.allclose(dropped[example], expected, atol=1e-5)
+
+    # Without weights a node is the sum of the scalars of its 2, 3, 4 or 5 edges.
+    scalars = np.arange(14, dtype=np.float32)
+    nodes = [part.sum() for part in np.split(scalars, [2, 5, 9])]
+    output = run(0 * weights, scalars=scalars)
+    assert np.allclose(output, np.repeat(nodes, 2))
 
 
 def test_weights_of_another_shape_are_refused():

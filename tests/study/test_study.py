@@ -73,6 +73,22 @@ def test_a_row_that_does_not_vary_is_compared_without_a_warning():
     assert row["p_welch"] == pytest.approx(expected)
 
 
+def test_early_in_a_search_are_the_first_20_of_50_epochs(tmp_path):
+    # Shares of 1 for 20 epochs, then of 0.
+    lines = [
+        json.dumps({"step": epoch, "learnable_share": float(epoch < 20)})
+        for epoch in range(50)
+    ]
+    metrics = tmp_path / "metrics.jsonl"
+    for count, share in ((50, 1.0), (25, 1.0), (1, 1.0)):
+        metrics.write_text("\n".join(lines[:count]) + "\n")
+        assert early_learnable_share(tmp_path) == share
+    metrics.write_text("\n".join(lines[10:]) + "\n")
+    assert early_learnable_share(tmp_path) == 10 / 16
+    metrics.write_text('{"step": 0}\n')
+    assert early_learnable_share(tmp_path) is None
+
+
 def test_rows_that_do_not_differ_have_no_probability():
     rows = figures({"a": SAME, "b": SAME}, baseline="a")["rows"]
     assert rows[1]["difference"] == 0 and rows[1]["p"] is None

@@ -820,7 +820,6 @@ def test_a_searchers_own_gradient_moves_alpha():
     assert same(after.params, moved, atol=1e-7) and not same(after.params, state.params)
 
 
-@dataclasses.dataclass(frozen=True)
 class AtOnce(Searcher):
     """Alpha and weights by one gradient of one batch, with a mixture that grows, and
     terms of its own for alpha and for the mixture.

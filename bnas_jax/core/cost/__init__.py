@@ -11,8 +11,9 @@ one xnor and one popcount do 64 of them. MACs on the zero padding count like any
 
 Not counted in the FLOPs: K and the weight scales of Eq. (1), batch norm, pooling,
 activations and additions. The parameters of a batch norm are its scale and shift, since
-the running statistics can be folded into them. The weight scales can be folded into the
-next batch norm, and are not counted as parameters.
+the running statistics can be folded into them. The weight scales are not counted: they
+can be folded into a batch norm that reads only this convolution. Where outputs are
+added first, as in the nodes of a cell, they would be 32 bits per output channel.
 """
 
 from bnas_jax.core.cost.budget import fit_budget

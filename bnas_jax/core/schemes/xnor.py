@@ -44,7 +44,10 @@ class Xnor(Scheme):
     - `allenai`: the rule `paper` times c, as in XNOR-Net's Torch code.
 
     c = (1 - 1 / ci) * n, or 1 for depthwise kernels that are not centred. The optimizer
-    multiplies by c (`latents`): `jax.grad` gives these rules without it.
+    multiplies by c (`latents`): `jax.grad` gives these rules without it. The rules
+    differ from the formulas in two cases. The sign before the mean is 0 where W is 0,
+    as the slope of |W| is in PyTorch; and for a kernel of zeros, where beta is 0,
+    `paper` and `allenai` give 0.
 
     activation_scale: multiply by K. No gradient flows through K.
     depthwise_center: centre kernels of a single input channel, too, as the published
