@@ -29,7 +29,11 @@ from bnas_jax.training.state import initial_variables
 
 # What the compiler for TPUs says when a program needs more than the main memory. ("hbm"
 # is the main memory; a message about the memory on the chip says "vmem".)
-_FULL = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
+# It may count the temporaries alone.
+_FULL = re.compile(
+    r"[Uu]sed (?P<all>[\d.]+[KMGT]) of [\d.]+[KMGT] hbm"
+    r"|HLO temporaries \((?P<part>[\d.]+[KMGT])\) exceeds available HBM"
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Instructions that are kernels of their own, besides calls into libraries.
 _KERNELS = ("fusion", "transpose", "copy", "convolution")
@@ -314,7 +318,8 @@ def bytes_needed(message: str) -> int | None:
     found = _FULL.search(message)
     if found is None:
         return None
-    return round(float(found[1]) * _UNITS[found[2]])
+    size = found["all"] or found["part"]
+    return round(float(size[:-1]) * _UNITS[size[-1]])
 
 
 def _kernels(moves: Sequence[Move]) -> dict[str, int]:

@@ -338,6 +338,11 @@ def test_a_step_that_does_not_fit():
     """By the bytes that the compiler names, and the program's own."""
     full = "Ran out of memory in memory space hbm. Used 34.20G of 15.75G hbm. Exceeded"
     assert bytes_needed(full) == round(34.2 * 2**30)
+    alone = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
+        "HLO temporaries (33.39G) exceeds available HBM (15.75G)."
+    )
+    assert bytes_needed(alone) == round(33.39 * 2**30)
     assert (
         bytes_needed(
             "Ran out of memory in memory space vmem. Used 17.05M of 16.00M vmem"
