@@ -13,12 +13,14 @@ import orbax.checkpoint as ocp
 from bnas_jax.core.errors import UserError
 from bnas_jax.runtime import devices, hosts
 from bnas_jax.runtime.devices import Devices
-from bnas_jax.training import refit
+from bnas_jax.training import checksums, refit
 from bnas_jax.training.checkpoint_folder import CheckpointFolder, say
 
 # The fields of a state that an evaluation needs. They are a separate item of a
 # checkpoint, so that they can be restored without the rest.
 VARIABLES = ("params", "batch_stats", "alphas")
+# The items of a checkpoint, as `split` divides a state.
+ITEMS = ("variables", "rest")
 
 
 # The text of a Python object, such as <built-in method ...> or <Future object at ...>.
@@ -159,7 +161,15 @@ class CheckpointReader(CheckpointFolder):
     ) -> tuple[dict | None, str]:
         """(items, "") of a checkpoint, or (None, the reason why it cannot be read)."""
         folder = self.directory / str(step)
-        restored, why = {}, ""
+        # One process reads all files once more, for their checksums.
+        why = ""
+        if hosts.is_first():
+            why = checksums.damage(folder, shapes)
+        why = hosts.from_first(why)
+        if why:
+            return None, why
+
+        restored = {}
         try:
             with ocp.StandardCheckpointer() as reader:
                 for name, item in shapes.items():

@@ -18,9 +18,14 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.runtime import devices, hosts
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import CheckpointSettings
-from bnas_jax.training import refit
+from bnas_jax.training import checksums, refit
 from bnas_jax.training.checkpoint_folder import METRIC
-from bnas_jax.training.checkpoint_reader import CheckpointReader, reason_of, split
+from bnas_jax.training.checkpoint_reader import (
+    ITEMS,
+    CheckpointReader,
+    reason_of,
+    split,
+)
 
 
 def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
@@ -72,13 +77,15 @@ class Checkpoints(CheckpointReader):
             1, thread_name_prefix="save"
         )
         self._saving: concurrent.futures.Future | None = None
+        # A step that several processes have saved, until its checksums are written.
+        self._unchecked: int | None = None
 
         # Repair what a crash has left, before Orbax reads the directory.
         hosts.on_first(self._put_back)
         hosts.on_first(self._set_scores_aside)
         with self._room():
             self._manager = _Manager(
-                directory, options=_options(settings), item_names=("variables", "rest")
+                directory, options=_options(settings), item_names=ITEMS
             )
 
     def save(self, step: int, state, top1: float | None = None) -> None:
@@ -117,6 +124,7 @@ class Checkpoints(CheckpointReader):
         def write() -> None:
             manager.save(step, args=items, metrics=metrics)
             manager.wait_until_finished()
+            checksums.write(self.directory / str(step), ITEMS)
 
         if hosts.count() == 1:
             self._saving = self._worker.submit(write)
@@ -127,6 +135,7 @@ class Checkpoints(CheckpointReader):
         # place on each process, and all would hang.
         with self._room():
             manager.save(step, args=items, metrics=metrics)
+        self._unchecked = step
 
     def finish(self) -> None:
         """Waits until the current save is on disk.
@@ -142,6 +151,9 @@ class Checkpoints(CheckpointReader):
             # The new checkpoint is complete: delete the one that it replaces.
             if hosts.is_first():
                 self._put_back()
+                if self._unchecked is not None:
+                    checksums.write(self.directory / str(self._unchecked), ITEMS)
+            self._unchecked = None
 
     def _make_way(self, step: int) -> None:
         with self._room():

@@ -25,6 +25,7 @@ from bnas_jax.runtime import hosts
 from bnas_jax.runtime.devices import ONE, Devices, choose
 from bnas_jax.runtime.jax_setup import configure, configure_alone
 from bnas_jax.settings import DistributedSettings
+from bnas_jax.training import checksums
 from bnas_jax.training.calls import next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
@@ -373,6 +374,9 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(
         )
         < 1e-9
     )
+    # The first process has written the checksums of what both have saved.
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        assert (checkpoint / checksums.NAME).is_file()
     noted = (workdir / "log.txt").read_text()
     assert (
         f"starts at step {step} of {STEPS}" in noted

@@ -24,6 +24,7 @@ from jax.flatten_util import ravel_pytree
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CheckpointSettings
+from bnas_jax.training import checksums
 from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.checkpoints import Checkpoints
 
@@ -129,6 +130,42 @@ def test_damage_to_any_file_is_harmless_or_noticed_and_the_checkpoint_before_is_
                 and (folder.with_name("checkpoints_damaged") / "3").is_dir()
             )
     assert taken == {2, 3}  # some files hold the arrays, others nothing that is needed
+
+
+def flip_bits_of_arrays(checkpoint: pathlib.Path) -> None:
+    """Flips one bit of each file that holds the numbers of arrays."""
+    for item in ("variables", "rest"):
+        (folder,) = (checkpoint / item).glob("ocdbt.process_*")
+        for path in (folder / "d").iterdir():
+            data = bytearray(path.read_bytes())
+            data[-9] ^= 1
+            path.write_bytes(data)
+
+
+def test_a_flipped_bit_in_an_array_is_noticed_by_its_checksum(saved, capfd):
+    flip_bits_of_arrays(saved / "3")
+    assert same(restored(saved), counting(2))
+    error = capfd.readouterr().err
+    assert "step 3 is damaged (variables/ocdbt.process_0/d/" in error
+    assert "is not as it was saved" in error
+
+
+def test_checksums_that_are_missing_are_not_checked_and_damaged_ones_are_damage(
+    saved, capfd
+):
+    (saved / "3" / checksums.NAME).unlink()
+    assert same(restored(saved), counting(3))
+    (saved / "3" / checksums.NAME).write_text("{")
+    assert same(restored(saved), counting(2))
+    assert f"({checksums.NAME} cannot be read)" in capfd.readouterr().err
+
+
+def test_an_evaluation_checks_the_variables_alone(saved):
+    arrays = next((saved / "3" / "rest").glob("ocdbt.process_*/d/*"))
+    flip(arrays)
+    shapes = variables_of(SHAPES)
+    assert CheckpointReader(saved).restore_variables(shapes, "last")[0] == 3
+    assert same(restored(saved), counting(2))
 
 
 def test_a_whole_folder_that_is_empty_or_gone_is_noticed(three_saved, tmp_path):
