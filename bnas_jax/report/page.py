@@ -43,10 +43,10 @@ _NAMES = {
     "loss": "test loss",
     "num_examples": "test images",
     "steps": "steps",
-    "best_top1": "the best epoch's, chosen on the test images, in %",
+    "best_top1": "test accuracy of the best epoch, chosen on the test images, in %",
     "best_epoch": "the best epoch, from 0",
     "valid_top1": "validation accuracy (top-1) of the search in %",
-    "epoch": "the epoch whose genotype was taken, from 0",
+    "epoch": "the epoch of the genotype, from 0",
 }
 _ELSEWHERE = ("genotype", "init")
 # The largest number of class names that are listed.
@@ -93,12 +93,12 @@ def page(run: Run) -> str:
         ("Result", _result, _table),
         ("Curves", _curves, _figures),
         ("Gradients", _gradients, _figures),
-        ("How alpha moved", _alphas, _figures),
+        ("Alpha", _alphas, _figures),
         ("Cells", _cells, _figures),
         ("Data", _data, _table),
         ("Made with", _environment, _table),
         ("Settings", _settings, _table),
-        ("Changes on the way", _changes, _table),
+        ("Changed settings", _changes, _table),
     ]
     body = ""
     with style():
@@ -142,8 +142,7 @@ def _result(run: Run) -> Rows:
     """The result of a finished run, or the progress of another one."""
     if _is_imported(run):
         state = (
-            "imported weights; those of the settings that are for a training had "
-            "no effect"
+            "imported weights; the settings that only a training reads had no effect"
         )
         return [("state", state)]
     if run.summary is None:
@@ -161,7 +160,7 @@ def _result(run: Run) -> Rows:
     seconds = [record.get("seconds") for record in run.records]
     known = [value for value in seconds if isinstance(value, int | float)]
     if known:
-        rows.append(("seconds of the epochs that are recorded", _short(sum(known))))
+        rows.append(("seconds of the recorded epochs", _short(sum(known))))
     return rows
 
 
@@ -170,7 +169,7 @@ def _progress(run: Run) -> str:
     recorded = [record.get("epoch") for record in run.records]
     epochs = [epoch for epoch in recorded if isinstance(epoch, int)]
     if not epochs:
-        return "no epoch is recorded: it has just begun"
+        return "not ended: no epoch is recorded yet"
     planned = run.config.get("num_epochs", "?")
     return f"not ended: {max(epochs) + 1} of {planned} epochs are recorded"
 
@@ -233,9 +232,9 @@ def _data(run: Run) -> Rows:
         ("images", " x ".join(map(str, shape))),
         ("training images", run.facts.get("num_train")),
         ("classes", run.facts.get("num_classes")),
-        ("their names", ", ".join(names)),
+        ("names of the classes", ", ".join(names)),
         ("mean of the channels", _short(run.facts.get("mean"))),
-        ("deviation of the channels", _short(run.facts.get("std"))),
+        ("standard deviation of the channels", _short(run.facts.get("std"))),
     ]
     return [(name, value) for name, value in rows if value not in (None, "")]
 
@@ -247,8 +246,8 @@ def _environment(run: Run) -> Rows:
 
     # Checkpoints of other runs.
     for name, key in (
-        ("began with the weights of", "init"),
-        ("learned from", "teacher"),
+        ("initial weights", "init"),
+        ("teacher", "teacher"),
     ):
         source = _of_kind(run.facts.get(key), dict)
         if source:
