@@ -45,8 +45,8 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
   search     search a cell; writes DIR/genotype.json
              --config=configs/search.py:digits --workdir=DIR
              --change: continue the run in DIR with other values of weights,
-               alphas, precision, activations or num_epochs; docs/usage.md
-               says which settings cannot change
+               alphas, precision or num_epochs; docs/usage.md says which
+               settings cannot change
   derive     derive another genotype from the alphas of a search
              --workdir=DIR --out=FILE [--gamma=3] [--keep_zeroise=False]
              [--epoch=N|best|last] [--as_of=before|after]

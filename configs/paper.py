@@ -25,7 +25,7 @@ The networks of Figure 2 and Table 11 have published cells, binarized:
 | figure2_bnas, BNAS-A for comparison | 92.70 |
 
 --config.scheme.name=float is the float network. All variants set `depthwise_center`:
-XNOR-Net's published codes centre depthwise kernels, too, which makes them zero. That is
+XNOR-Net's published code centres depthwise kernels, too, which makes them zero. That is
 enough to give 10 % for separable layers, since every path leads through these kernels;
 that it was the reason in the paper is our inference (docs/schemes.md).
 --config.scheme.depthwise_center=False does not centre such kernels.

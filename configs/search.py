@@ -19,7 +19,7 @@ so that runs differ only in the searcher. For the same reason, --config.conventi
 decides how alpha's batches are drawn and where the schedule begins, as for BNAS;
 `release` draws them with replacement, as DARTS does. For searches without binarization,
 see `float` in ablations.py. The genotype of darts, snas and gdas is that of the last
-epoch, as in their codes.
+epoch, as in their code.
 
 - darts (arXiv 1806.09055; its code at f276dd3): 8 cells of 16 channels, 50 epochs of
   batches of 64. Weights on one half: SGD .025 to .001 (cosine), momentum .9, decay

@@ -18,9 +18,9 @@ Their results are in docs/results.md.
 
 In all studies except `digits`, all rows are trained alike, with the recipe of the
 digits presets for 20 epochs, so that they differ in one respect. There are five seeds
-(layers: three), from 0 on. The seed determines the first weights, the order of images,
-random cells, and the halves of a search. Finished runs are kept, so that the same
-command continues an interrupted study.
+(`layers`: three; the random cells: twenty), from 0 on. The seed determines the first
+weights, the order of images, random cells, and the halves of a search. Finished runs
+are kept, so that the same command continues an interrupted study.
 """
 
 import functools

@@ -1,9 +1,9 @@
 """Wide ResNets (arXiv 1605.07146): WRN-40-4, and PCNN's WRN22 of widths (i, i, 2i, 4i).
 
-Two published codes differ. github.com/xternalz/WideResNet-pytorch, the default, is as
-the Torch code of the paper. github.com/meliketoy/wide-resnet.pytorch has biases, the
-stride in the second convolution of a block, shortcuts from the block's input, and
-statistics of the last batch norm that follow the batch faster.
+There are two published implementations. github.com/xternalz/WideResNet-pytorch, the
+default, is as the Torch code of the paper. github.com/meliketoy/wide-resnet.pytorch has
+biases, the stride in the second convolution of a block, shortcuts from the block's
+input, and statistics of the last batch norm that follow the batch faster.
 
 PCNN's paper prints no FLOPs of WRN22; those of Table 6, 0.04e8 and 0.27e8 for i = 16
 and 64, remain unexplained: `core.cost` gives 0.013e8 and 0.160e8.

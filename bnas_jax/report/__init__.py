@@ -1,4 +1,4 @@
-"""Pictures of cells and curves, and the page about a run.
+"""Pictures of cells, charts, and the page of a run.
 
-They are made from genotypes and work directories, without jax.
+This package only reads genotypes and work directories, and does not load JAX.
 """

@@ -1,4 +1,4 @@
-"""The picture of genotypes, as in the paper's Figures 6 to 8 and 11, with a legend."""
+"""Draws genotypes with a legend, as in the paper's Figures 6 to 8 and 11."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from bnas_jax.report.layout import block, layout
 from bnas_jax.report.panel import Panel, draw_panel
 from bnas_jax.report.sheet import Sheet
 
-# In points.
+# Lengths in points.
 _MARGIN = 14.0
 _COLUMN_GAP = 36.0
 _ROW_GAP = 18.0
 
 Named = tuple[str, Genotype]
-# The place of an edge: (node, source, how many edges between these two come before).
+# An edge by its ends: (node, source, its number among the edges between these two).
 Place = tuple[int, int, int]
 
 
@@ -25,7 +25,7 @@ def genotypes(
 ) -> Sheet:
     """Genotypes side by side, each with its normal cell above its reduction cell.
 
-    named: (name, genotype) each.
+    named: pairs (name, genotype).
     skip: for each genotype, whether its network has inter-cell skip connections.
     zeroise: False leaves out the edges whose layer type is Zeroise.
     """
@@ -40,9 +40,11 @@ def genotypes(
 
 
 def strip(frames: Sequence[Named], *, skip: bool = True, zeroise: bool = True) -> Sheet:
-    """The genotypes of a search one below the other, both cells of each side by side.
+    """The genotypes of a search, one below the other, each with its cells side by side.
 
-    The same edge has the same place in all of them. frames: (when, genotype) each.
+    The same edge has the same position in all of them.
+
+    frames: pairs (title, genotype).
     skip, zeroise: see `genotypes`.
     """
     normal, reduction = _titled(dict(frames), zeroise=zeroise, skip=skip)
@@ -53,7 +55,7 @@ def strip(frames: Sequence[Named], *, skip: bool = True, zeroise: bool = True) -
 def _titled(
     genotypes: Mapping[str, Genotype], **options: bool
 ) -> tuple[list[Panel], list[Panel]]:
-    """Panels of the normal cells and of the reduction cells."""
+    """(the panels of the normal cells, the panels of the reduction cells)."""
     normal: dict[str, Cell | str] = {}
     reduction: dict[str, Cell | str] = {}
     for name, genotype in genotypes.items():
@@ -65,12 +67,12 @@ def _titled(
 def _panels(
     cells: Mapping[str, Cell | str], *, zeroise: bool, skip: bool
 ) -> list[Panel]:
-    """A panel for each cell, all of one layout that has a place for every edge.
+    """A panel for each cell. All have the same layout, with a place for every edge.
 
     cells: title -> cell.
     """
-    # The edges of each cell. A hand-made cell is a single block, and then so are all
-    # cells of its search.
+    # Find the edges of each cell. A hand-made cell is drawn as a single block; then all
+    # cells of its search are hand-made.
     found: dict[str, dict[Place, Edge]] = {}
     for title, cell in cells.items():
         if isinstance(cell, str):
@@ -80,7 +82,7 @@ def _panels(
             drawn = [edge for edge in drawn if edge.layer_type != ZEROISE]
         found[title] = _by_place(drawn)
 
-    # Each place is as wide as the longest layer type that any cell has there.
+    # Each place is as wide as the longest name of a layer type there.
     at_place: dict[Place, list[Edge]] = {}
     for edges in found.values():
         for place, edge in edges.items():
@@ -92,7 +94,7 @@ def _panels(
         widest.append(longest)
     plan = layout(widest)
 
-    # A panel has the edges of its cell, by their positions in the layout.
+    # Make the panels. The key of an edge is its position in the layout.
     panels = []
     for title, edges in found.items():
         present = {places.index(place): edge for place, edge in edges.items()}
@@ -101,15 +103,15 @@ def _panels(
 
 
 def _block_panels(name: str, *, titles: Sequence[str], skip: bool) -> list[Panel]:
-    """Panels of a cell that has a name in place of edges."""
+    """Panels of a hand-made cell, which has a name instead of edges."""
     edges = {0: Edge(layer_type=name, source=0, node=INPUTS)}
     plan = block(name)
     return [Panel(title=title, edges=edges, layout=plan, skip=skip) for title in titles]
 
 
 def _by_place(edges: Sequence[Edge]) -> dict[Place, Edge]:
-    """The edges by their places; edges with the same ends have different places."""
-    # How many edges with the same ends have come so far.
+    """{place: edge}. Edges with the same ends have different places."""
+    # The number of edges with the same ends so far.
     seen: collections.Counter[tuple[int, int]] = collections.Counter()
     found = {}
     for edge in edges:
@@ -122,7 +124,7 @@ def _by_place(edges: Sequence[Edge]) -> dict[Place, Edge]:
 
 def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
     """Panels in rows and columns, and their legend below."""
-    # The grid: each column is as wide, and each row as high, as its largest panel.
+    # Each column is as wide, and each row as high, as its largest panel.
     widths = []
     for column in zip(*rows, strict=True):
         widths.append(max(panel.width for panel in column))
@@ -132,7 +134,7 @@ def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
     panels_width = sum(widths) + _COLUMN_GAP * (len(widths) - 1)
     legend_top = _MARGIN + sum(heights) + _ROW_GAP * len(heights)
 
-    # The legend, whose entries may be wider than the panels.
+    # The entries of the legend may be wider than the panels.
     entries = _legend(rows)
     width = panels_width
     for entry in entries:
@@ -140,7 +142,7 @@ def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
     legend_rows = legend.rows_of(entries, width)
     legend_height = legend.ROW_HEIGHT * len(legend_rows)
 
-    # The panels from the upper left corner on, then the legend.
+    # Draw the panels from the upper left corner on, then the legend.
     sheet = Sheet(
         width=width + 2 * _MARGIN,
         height=legend_top + legend_height + _MARGIN,
@@ -160,7 +162,7 @@ def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
 
 def _legend(rows: Sequence[Sequence[Panel]]) -> list[legend.Entry]:
     """An entry for each colour and kind of line that the panels show."""
-    # What the panels show.
+    # Find the edges and the skips of all panels.
     edges: list[Edge] = []
     skip = False
     for row in rows:
@@ -168,7 +170,7 @@ def _legend(rows: Sequence[Sequence[Panel]]) -> list[legend.Entry]:
             edges += panel.edges.values()
             skip = skip or panel.skip
 
-    # Colours in the palette's order, then the lines.
+    # First the colours in the palette's order, then the lines.
     kinds = {palette.kind(edge.layer_type) for edge in edges}
     entries = []
     for kind in palette.KINDS:

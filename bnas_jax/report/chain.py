@@ -1,4 +1,4 @@
-"""A chain of boxes from left to right, with arrows from one to the next."""
+"""Draws a chain of boxes from left to right, with an arrow from each to the next."""
 
 from collections.abc import Collection, Sequence
 
@@ -7,7 +7,7 @@ from bnas_jax.report.heights import BOX_HEIGHT
 from bnas_jax.report.layout import FONT_SIZE, box_width
 from bnas_jax.report.sheet import Pen, Sheet
 
-# Between two boxes, in points.
+# The gap between two boxes, in points.
 _GAP = 40.0
 
 
@@ -27,15 +27,15 @@ def draw_chain(
     name: str,
     first_arrow: int = 0,
 ) -> list[float]:
-    """Draws a chain; returns the middle of each box, in points.
+    """Draws a chain; returns x of the middle of each box, in points.
 
-    left: the left side of the first box.
-    y: the middle of all boxes.
-    convolutions: the positions of boxes with the colour of convolutions.
-    name: begins the ids of its elements.
-    first_arrow: the position of the box at which the first arrow begins.
+    left: x of the left side of the first box.
+    y: y of the middle of all boxes.
+    convolutions: the positions of the boxes with the colour of convolutions.
+    name: the prefix of the ids of its elements.
+    first_arrow: the position of the box where the first arrow begins.
     """
-    # Boxes around their texts, side by side.
+    # Draw the boxes side by side.
     centers, sides = [], []
     for number, text in enumerate(texts):
         fill = palette.STATE
@@ -49,7 +49,7 @@ def draw_chain(
         sides.append((left, left + width))
         left += width + _GAP
 
-    # Arrows from the right side of a box to the left side of the next.
+    # Draw arrows from the right side of a box to the left side of the next.
     for number in range(first_arrow, len(texts) - 1):
         _, start = sides[number]
         end, _ = sides[number + 1]

@@ -1,6 +1,6 @@
-"""Line charts and scatter charts, as SVG text for a page or a file.
+"""Line charts and scatter charts as SVG text.
 
-matplotlib draws, within `sheet.style`.
+They are drawn by matplotlib, and must be called within `sheet.style`.
 """
 
 import math
@@ -10,12 +10,12 @@ from typing import NamedTuple
 from bnas_jax.report import palette
 from bnas_jax.report.sheet import printable, svg_of
 
-_SIZE = (6.4, 2.9)  # of a chart, in inches
-_TITLE_SIZE, _TEXT_SIZE = 10, 8  # of letters, in points
-_LONGEST_NAME = 32  # letters
+_SIZE = (6.4, 2.9)  # a chart, in inches
+_TITLE_SIZE, _TEXT_SIZE = 10, 8  # font sizes, in points
+_LONGEST_NAME = 32  # characters
 _POINT_SIZE, _LABEL_SIZE, _LABEL_OFFSET = 16, 7, (4, 3)
-# Colours of Paul Tol's scheme "bright", which colour-blind readers can tell apart. With
-# more lines than colours, further lines are dashed.
+# Colours of Paul Tol's scheme "bright", which colour-blind readers can tell apart. If
+# there are more lines than colours, further lines are dashed.
 _COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#888888")
 _DASHES = ("solid", "dashed", "dotted")
 _MARKERS = ("o", "s", "^")
@@ -24,7 +24,8 @@ _MARKERS = ("o", "s", "^")
 class Line(NamedTuple):
     """A line of a chart.
 
-    name: in the legend. points: (x, y) each. A y that is not finite makes a gap.
+    name: the name in the legend.
+    points: pairs (x, y). A y that is None or not finite makes a gap.
     """
 
     name: str
@@ -34,10 +35,10 @@ class Line(NamedTuple):
 class Points(NamedTuple):
     """A group of points of one colour.
 
-    name: in the legend; a group without a name is not there.
-    points: (x, y) each.
-    labels: a text beside each point, or none.
-    style: the number of its colour and marker, by default its place among the groups.
+    name: the name in the legend; "" leaves the group out of the legend.
+    points: pairs (x, y).
+    labels: a text for each point, or ().
+    style: the number of its colour and marker; by default the position of the group.
     hollow: whether the points are rings.
     """
 
@@ -51,9 +52,10 @@ class Points(NamedTuple):
 def chart(
     title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = False
 ) -> str:
-    """An SVG of the lines over one axis.
+    """An SVG of the lines.
 
-    x: what the axis counts. log: whether the other axis is logarithmic.
+    x: the label of the x axis.
+    log: whether the y axis is logarithmic.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -62,7 +64,7 @@ def chart(
     for number, line in enumerate(lines):
         drawn += _draw_line(axes, line, number=number, log=log)
 
-    # The axes. With a single epoch, x has one mark: more would be fractions of it.
+    # With a single epoch, x has only one tick: more would be fractions of an epoch.
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if log:
         axes.set_yscale("log")
@@ -72,14 +74,14 @@ def chart(
 
 
 def _draw_line(axes, line: Line, *, number: int, log: bool) -> list:
-    """Draws a line; returns what matplotlib made. number: its place among the lines."""
+    """Draws a line; returns matplotlib's objects. number: its position in the lines."""
     places, values = _numbers(line.points)
-    # A point between two gaps makes no line, and is marked.
+    # A point between two gaps is not part of a line, and gets a marker.
     marked = _alone(values)
     size = None
     if log:
-        # A logarithmic axis has no place for zeros: `_mark_zeros` marks those, and all
-        # others are marked here.
+        # A logarithmic axis cannot show zeros, which `_mark_zeros` draws. All other
+        # points get a marker here.
         values = [math.nan if value == 0 else value for value in values]
         marked = list(range(len(places)))
         size = 3
@@ -99,7 +101,7 @@ def _draw_line(axes, line: Line, *, number: int, log: bool) -> list:
 
 def _alone(values: Sequence[float]) -> list[int]:
     """The positions of the numbers between two gaps. values: NaN is a gap."""
-    # there[i + 1] tells of position i; beyond both ends, there is nothing.
+    # there[i + 1] says whether values[i] is a number; both ends are gaps.
     there = [False, *map(math.isfinite, values), False]
     found = []
     for position in range(len(values)):
@@ -110,7 +112,7 @@ def _alone(values: Sequence[float]) -> list[int]:
 
 
 def _mark_zeros(axes, lines: Sequence[Line]) -> None:
-    """Crosses at the lower edge for zeros: a logarithmic axis has no place for them."""
+    """Draws zeros as crosses at the lower edge, because a logarithmic axis has none."""
     if any(y == 0 for line in lines for _, y in line.points):
         axes.set_xlabel(f"{axes.get_xlabel()}; a cross is 0")
     for number, line in enumerate(lines):
@@ -128,17 +130,21 @@ def _mark_zeros(axes, lines: Sequence[Line]) -> None:
 def scatter(
     title: str, groups: Sequence[Points], *, x: str, y: str, log: bool = False
 ) -> str:
-    """An SVG of points. x, y: what the axes count. log: whether x is logarithmic."""
+    """An SVG of points.
+
+    x, y: the labels of the axes.
+    log: whether the x axis is logarithmic.
+    """
     figure, axes = _plot(title, x=x)
     axes.set_ylabel(y, size=_TEXT_SIZE)
     drawn, names = [], []
     for number, group in enumerate(groups):
-        # Another colour for each style, and with more styles another marker.
+        # Each style has a colour; if there are more styles, markers differ, too.
         style = number if group.style is None else group.style
         color = _COLORS[style % len(_COLORS)]
         marker = style // len(_COLORS) % len(_MARKERS)
 
-        # The points, their name in the legend and their labels.
+        # Draw the points and their labels.
         points = axes.scatter(
             [place for place, _ in group.points],
             [value for _, value in group.points],
@@ -159,7 +165,7 @@ def scatter(
 
 
 def _label(axes, group: Points, *, color: str) -> None:
-    """Writes the labels beside the points of a group, on a white ground."""
+    """Writes the labels next to the points of a group, on a white background."""
     ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
     for point, label in zip(group.points, group.labels, strict=False):
         axes.annotate(
@@ -180,12 +186,12 @@ def _plot(title: str, *, x: str):
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
-    # parse_math: a name with a $ is no formula.
+    # parse_math: a $ in a name does not begin a formula.
     axes.set_title(title, loc="left", size=_TITLE_SIZE, parse_math=False)
     axes.set_xlabel(x, size=_TEXT_SIZE)
     axes.tick_params(labelsize=_TEXT_SIZE)
 
-    # A pale grid behind the lines, and a frame at the left and below alone.
+    # A pale grid behind the lines, and a frame only at the left and below.
     axes.grid(color=palette.STATE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -193,8 +199,8 @@ def _plot(title: str, *, x: str):
 
 
 def _add_legend(figure, drawn: Sequence, names: Sequence[str]) -> None:
-    """A legend beside the lines, so that it hides none."""
-    # Handles are given: matplotlib would leave out a name that begins with "_".
+    """Adds a legend outside the axes, so that it hides no line."""
+    # Given only labels, matplotlib would leave out a name that begins with "_".
     legend = figure.legend(
         drawn,
         [_short(name) for name in names],
@@ -207,7 +213,7 @@ def _add_legend(figure, drawn: Sequence, names: Sequence[str]) -> None:
 
 
 def _short(name: str) -> str:
-    """A name, cut where it would leave no room for the lines."""
+    """A name, cut if it is too long for the legend."""
     name = printable(name)
     if len(name) <= _LONGEST_NAME:
         return name
@@ -217,11 +223,11 @@ def _short(name: str) -> str:
 def _numbers(
     points: Sequence[tuple[float, float | None]],
 ) -> tuple[list[float], list[float]]:
-    """x and y of a line; NaN, which makes a gap, where y is no finite number."""
+    """(x, y) of a line, as two lists; a y that is None or not finite becomes NaN."""
     places, values = [], []
     for x, y in points:
         places.append(x)
-        # A whole number of JSON can be larger than any float.
+        # An integer from JSON can be larger than any float.
         try:
             value = math.nan if y is None else float(y)
         except OverflowError:

@@ -1,8 +1,8 @@
-"""The columns of a cell's picture: the items of each column, and the links of items.
+"""The columns of a cell's picture, and the links between their items.
 
-States (the cell's inputs and its nodes) and layer types take turns: inputs, layer
-types, nodes, layer types, nodes, ..., concatenation, output. A line that passes a
-column without ending there has a place in it, a lane. All lines from one state share
+Columns of states (the cell's inputs and nodes) and columns of layer types alternate:
+inputs, layer types, nodes, layer types, nodes, ..., concatenation, output. A line that
+passes through a column has a place there, called a lane. All lines from one state share
 their lane.
 """
 
@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 from bnas_jax.core.genotype import INPUTS, NODES, Edge
 
-# ("state", its number), ("layer", position of its edge), ("lane", the state that its
-# lines come from), ("concat", 0) or ("output", 0).
+# ("state", number of the state), ("layer", position of its edge), ("lane", number of
+# the state where its lines begin), ("concat", 0) or ("output", 0).
 Item = tuple[str, int]
 CONCAT: Item = ("concat", 0)
 OUTPUT: Item = ("output", 0)
 
 
 class Link(NamedTuple):
-    """A piece of a line: from an item of a column to one of the next column."""
+    """A piece of a line, from an item of a column to an item of the next column."""
 
     column: int
     start: Item
@@ -29,14 +29,15 @@ class Link(NamedTuple):
 class Columns(NamedTuple):
     """The columns of a cell.
 
-    items: those of each column, from top to bottom. links: between the items.
+    items: the items of each column, from top to bottom.
+    links: the links between the items.
     """
 
     items: list[list[Item]]
     links: list[Link]
 
     def before(self, column: int, item: Item) -> list[Item]:
-        """The items of the column before that are joined to an item of a column."""
+        """The items of the previous column that are linked to an item of a column."""
         found = []
         for link in self.links:
             if link.column == column - 1 and link.end == item:
@@ -44,7 +45,7 @@ class Columns(NamedTuple):
         return found
 
     def behind(self, column: int, item: Item) -> list[Item]:
-        """The items of the column behind that are joined to an item of a column."""
+        """The items of the next column that are linked to an item of a column."""
         found = []
         for link in self.links:
             if link.column == column and link.start == item:
@@ -54,11 +55,11 @@ class Columns(NamedTuple):
 
 def columns(edges: Sequence[Edge]) -> Columns:
     """The columns of a cell with these edges."""
-    # States are in even columns; the layer types that lead to one are in the column
-    # before it.
+    # States are in even columns. The layer types of the edges to a node are in the
+    # column before it.
     column_of = {state: 2 * rank for state, rank in _ranks(edges).items()}
 
-    # Behind the last node follow the concatenation and the output.
+    # The concatenation and the output follow the last node.
     last = max(column_of.values()) + 1
     items: list[list[Item]] = [[] for _ in range(last + 2)]
     links = []
@@ -82,17 +83,18 @@ def columns(edges: Sequence[Edge]) -> Columns:
         for position, edge in enumerate(edges):
             if edge.source == state:
                 ends.append((column_of[edge.node] - 1, ("layer", position)))
-        # The concatenation takes nodes, not inputs.
+        # Nodes are concatenated, inputs are not.
         if state >= INPUTS:
             ends.append((last, CONCAT))
 
-        # The state has a lane in each column that a line of its passes.
+        # The state has a lane in each column that one of its lines passes through.
         farthest = max((column for column, _ in ends), default=begin)
         for column in range(begin + 1, farthest):
             items[column].append(("lane", state))
             ends.append((column, ("lane", state)))
 
-        # Each end, lanes among them, is joined to the state or its lane just before.
+        # Link each end, including lanes, to the state or its lane in the previous
+        # column.
         for column, item in ends:
             start = _passing(state, begin=begin, column=column - 1)
             links.append(Link(column - 1, start=start, end=item))
@@ -100,11 +102,11 @@ def columns(edges: Sequence[Edge]) -> Columns:
 
 
 def _ranks(edges: Sequence[Edge]) -> dict[int, int]:
-    """For each state the length of the longest chain of edges that leads to it.
+    """State -> the length of the longest path of edges to it.
 
-    0 for the inputs, at least 1 for a node.
+    It is 0 for the inputs, and at least 1 for a node.
     """
-    # A node takes its edges from states of smaller numbers, which have their rank.
+    # The edges of a node begin at states with smaller numbers, whose ranks are known.
     ranks = dict.fromkeys(range(INPUTS), 0)
     for node in range(INPUTS, INPUTS + NODES):
         before = [ranks[edge.source] for edge in edges if edge.node == node]
@@ -113,7 +115,7 @@ def _ranks(edges: Sequence[Edge]) -> dict[int, int]:
 
 
 def _passing(state: int, *, begin: int, column: int) -> Item:
-    """The item of a state's lines in a column: the state itself, behind it a lane.
+    """The item of a state's lines in a column: the state itself, or its lane.
 
     begin: the column of the state.
     """

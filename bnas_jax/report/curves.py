@@ -1,4 +1,4 @@
-"""The charts of a run: losses and accuracies by epoch, and how alpha moved."""
+"""The charts of a run: losses, accuracies and alpha by epoch, and gradients."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,21 +6,21 @@ import numpy as np
 
 from bnas_jax.report.charts import Line, chart
 
-# The parts of a data set: name in a record -> name in a legend.
+# The name of a part of the data in a record -> its name in a legend.
 _PARTS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 def charts_of_metrics(records: Sequence[Mapping]) -> list[str]:
-    """SVGs of the losses and the accuracies by epoch; none without epochs.
+    """SVGs of the losses and the accuracies by epoch; [] without epochs.
 
-    records: of metrics.jsonl.
+    records: the lines of metrics.jsonl.
     """
     charts = []
     for measure, title in (("loss", "loss"), ("top1", "accuracy (top-1) in %")):
         lines = []
         for part, name in _PARTS.items():
             points = points_of(records, f"{part}_{measure}")
-            # A loss that was never finite has no point.
+            # A loss that was never finite has no line.
             if any(value is not None for _, value in points):
                 lines.append(Line(name, points))
         if lines:
@@ -29,13 +29,13 @@ def charts_of_metrics(records: Sequence[Mapping]) -> list[str]:
 
 
 def points_of(records: Iterable[Mapping], name: str) -> list[tuple[int, float | None]]:
-    """(epoch, value) of the records that end an epoch and have the value."""
+    """Pairs (epoch, value) from the records that have an epoch and the value."""
     found = []
     for record in records:
         if name not in record or not isinstance(record.get("epoch"), int):
             continue
         value = record[name]
-        # A number that was not finite is None or a text.
+        # In the file, a number that is not finite is null or a text.
         number = value if isinstance(value, int | float) else None
         found.append((record["epoch"], number))
     return found
@@ -44,12 +44,12 @@ def points_of(records: Iterable[Mapping], name: str) -> list[tuple[int, float | 
 def chart_of_gradients(found: Mapping) -> str:
     """An SVG of the sum of |gradient| at each convolution, in forward order.
 
-    found: the content of gradients.json.
+    found: the contents of gradients.json.
     """
     names = {"first": "before the first step", "last": f"at step {found.get('step')}"}
     lines = []
     for key, name in names.items():
-        # A run that began with other weights than its own has no "first".
+        # A run that began with weights of another run has no "first".
         if found.get(key):
             points = list(enumerate(found[key], start=1))
             lines.append(Line(name, points))
@@ -60,11 +60,12 @@ def chart_of_gradients(found: Mapping) -> str:
 def charts_of_alphas(
     history: Mapping[str, np.ndarray], layer_types: Sequence[str]
 ) -> list[str]:
-    """SVGs of the mean weight of each layer type, one for each cell that has a history.
+    """SVGs of the softmax of alpha, averaged over edges, one for each kind of cell.
 
-    A weight is the softmax of alpha, averaged over the edges, before the first and
-    after each epoch. history: see `history.read_history`. A searcher that samples whole
-    cells has no chart.
+    There is a line for each layer type, from before the first epoch to after the last.
+    A searcher that samples whole cells has no chart.
+
+    history: see `history.read_history`.
     """
     charts = []
     for cell, title in (("normal", "normal cell"), ("reduce", "reduction cell")):
@@ -82,14 +83,17 @@ def charts_of_alphas(
 
 
 def _are_alphas(history: np.ndarray, *, types: int) -> bool:
-    """Whether a cell's history is of alphas that can be drawn."""
+    """Whether a cell's history has alphas that can be drawn.
+
+    history: (epochs + 1, edges, types). types: the number of layer types.
+    """
     if history.ndim != 3 or history.shape[-1] != types:
         return False
     if not np.issubdtype(history.dtype, np.floating):
         return False
     if not np.isfinite(history).any():
         return False
-    # A searcher that samples cells writes the weights of layer types, 0 and 1.
+    # A searcher that samples cells writes mixture weights of 0 and 1.
     last = history[-1]  # (edges, types)
     sampled = np.isin(last, (0, 1)).all() and last.any()
     return not sampled

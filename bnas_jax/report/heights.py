@@ -1,6 +1,6 @@
-"""The height of everything in a cell's picture.
+"""The vertical position (y) of each item in a cell's picture.
 
-Lines are as straight as they can be, and nothing lies on top of another.
+Lines are as straight as possible, and items do not overlap. Lengths are in points.
 """
 
 import itertools
@@ -11,23 +11,23 @@ from bnas_jax.report.columns import CONCAT, OUTPUT, Columns, Item
 BOX_HEIGHT = 20.0
 _LANE_HEIGHT = 4.0
 _GAP = 7.0  # between two items of a column
-# How often all columns are gone through, forwards and backwards in turn.
+# The number of sweeps over all columns, alternately forwards and backwards.
 _SWEEPS = 61
-# An item is drawn to the mean height of its neighbours. This is the weight of a
-# neighbour to which a line goes straight on; any other neighbour has 1.
+# An item moves to the mean y of its neighbours. This is the weight of a neighbour if
+# the line to it should be straight; any other neighbour has the weight 1.
 _STRAIGHT = 8
 
 
 def heights(columns: Columns) -> list[dict[Item, float]]:
     """y of the middle of each item, column by column. y grows downwards."""
-    # At first all items are at one height, as far as the gaps let them.
+    # At first all items are as close to y = 0 as the gaps allow.
     ys = []
     for column in columns.items:
         wanted = dict.fromkeys(column, 0.0)
         ys.append(_spread(column, wanted))
 
-    # Then each is as near as it can be to what it is joined to: columns from left to
-    # right, then from right to left, and so on.
+    # Then each item moves as close as possible to its neighbours: first in the columns
+    # from left to right, then from right to left, and so on.
     for sweep in range(_SWEEPS):
         numbers = list(range(len(ys)))
         if sweep % 2:
@@ -39,7 +39,7 @@ def heights(columns: Columns) -> list[dict[Item, float]]:
 
 
 def item_height(item: Item) -> float:
-    """The height of a box, or of a lane."""
+    """The size of a box, or of a lane, in the direction of y."""
     if item[0] == "lane":
         return _LANE_HEIGHT
     return BOX_HEIGHT
@@ -48,10 +48,10 @@ def item_height(item: Item) -> float:
 def _wanted(
     columns: Columns, ys: list[dict[Item, float]], number: int
 ) -> dict[Item, float]:
-    """For each item of column `number` the mean height of what it is joined to."""
+    """For each item of column `number`, the mean y of its neighbours."""
     wanted = {}
     for item in columns.items[number]:
-        # (item, its height) in the columns on both sides.
+        # Pairs (neighbour, its y) from the columns on both sides.
         joined = []
         for other in columns.before(number, item):
             joined.append((other, ys[number - 1][other]))
@@ -62,15 +62,15 @@ def _wanted(
     if not wanted:
         return ys[number]
 
-    # An input that nothing uses stays near the other one.
+    # An unused input has no neighbours, and stays close to the other one.
     middle = _mean(list(wanted.values()))
     return {item: wanted.get(item, middle) for item in columns.items[number]}
 
 
 def _mean_height(item: Item, joined: list[tuple[Item, float]]) -> float:
-    """The weighted mean of the heights of what an item is joined to.
+    """The weighted mean of the y of an item's neighbours.
 
-    joined: (item, its height) each.
+    joined: pairs (neighbour, its y).
     """
     # sum(weight * y) / sum(weight)
     weights = 0
@@ -83,8 +83,8 @@ def _mean_height(item: Item, joined: list[tuple[Item, float]]) -> float:
 
 
 def _weight(item: Item, other: Item) -> int:
-    """The weight of one item in the mean height of another that it is joined to."""
-    # Two lanes of one state, and the last line, are the ones that go straight on.
+    """The weight of a neighbour in the mean y of an item."""
+    # Lines between two lanes, and the line to the output, should be straight.
     lanes = item[0] == other[0] == "lane"
     to_output = {item, other} == {CONCAT, OUTPUT}
     if lanes or to_output:
@@ -93,22 +93,22 @@ def _weight(item: Item, other: Item) -> int:
 
 
 def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, float]:
-    """The heights nearest to the wanted ones that keep a column's order and its gaps.
+    """The y closest to the wanted ones that keep the order and the gaps of a column.
 
-    Nearest is by least squares. With the gaps subtracted this is isotonic regression:
-    the nearest shifts that do not fall from one item to the next.
+    They minimize the sum of squared differences. After subtracting the gaps, this is
+    isotonic regression: the closest sequence of shifts that does not decrease.
     """
     if not column:
         return {}
     from scipy.optimize import isotonic_regression
 
-    # The heights of the items if they lay as close as they may.
+    # y of the items if they were as close together as allowed.
     offsets = [0.0]
     for above, below in itertools.pairwise(column):
         distance = (item_height(above) + item_height(below)) / 2 + _GAP
         offsets.append(offsets[-1] + distance)
 
-    # The shifts from there, which may not fall.
+    # The shifts from there must not decrease from one item to the next.
     differences = [wanted[item] - y for item, y in zip(column, offsets, strict=True)]
     shifts = isotonic_regression(differences)
     ys = shifts.x + offsets  # (items,)
@@ -116,4 +116,5 @@ def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, floa
 
 
 def _mean(values: list[float]) -> float:
+    """The mean of at least one value."""
     return sum(values) / len(values)

@@ -1,7 +1,7 @@
-"""The place of everything in a cell's picture.
+"""The layout of a cell's picture: the positions of its boxes and lines.
 
-The plan has layers from left to right, see `columns`. Lines bend only between columns,
-and pass each column in a lane, so that no line crosses a label.
+The layout has columns from left to right, see `columns`. Lines bend only between
+columns, and pass through a column in a lane, so that no line crosses a label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from bnas_jax.report.columns import CONCAT, OUTPUT, Item, columns
 from bnas_jax.report.heights import BOX_HEIGHT, heights, item_height
 from bnas_jax.report.ordering import with_few_crossings
 
-# Lengths are points (1/72 inch), y grows downwards. The font is monospaced: the width
-# of a text is known without measuring it.
+# Lengths are in points (1/72 inch), and y grows downwards. The font is monospaced, so
+# that the width of a text is known without measuring it.
 FONT_SIZE = 9.0
 _CHARACTER = 0.602 * FONT_SIZE
-_PADDING = 8.0  # of a box, on both sides of its text
+_PADDING = 8.0  # in a box, on both sides of its text
 _COLUMN_GAP = 34.0
-# Between the lowest box and the inter-cell skip, which runs beneath everything.
+# Between the lowest box and the inter-cell skip, which is below everything.
 _SKIP_GAP = 16.0
 
 INPUT_NAMES = ("c_(k-2)", "c_(k-1)")
@@ -29,9 +29,9 @@ Point = tuple[float, float]
 
 
 class Box(NamedTuple):
-    """A rectangle with a text around (x, y).
+    """A rectangle with a text, whose middle is (x, y).
 
-    edge: the position of the edge whose layer type it is; None of any other box.
+    edge: the position of the edge whose layer type the box shows; None for other boxes.
     """
 
     text: str
@@ -59,10 +59,10 @@ class Box(NamedTuple):
 class Line(NamedTuple):
     """A line through points: curved to the second, straight to the third, and so on.
 
-    source: the state that it begins at.
-    edge: the position of the edge that it is part of, None for a line to the
+    source: the state where the line begins.
+    edge: the position of the edge that the line is part of; None for a line to the
         concatenation or to the output.
-    arrow: whether it ends in a head.
+    arrow: whether the line ends in an arrowhead.
     """
 
     points: tuple[Point, ...]
@@ -72,10 +72,10 @@ class Line(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A picture of (width, height) whose upper left corner is (0, 0).
+    """The layout of a picture of (width, height), whose upper left corner is (0, 0).
 
-    previous, output: the boxes of c_(k-1) and c_(k), which are in `boxes`, too.
-    skip_y: the height of the inter-cell skip, which leads from the one to the other.
+    previous, output: the boxes of c_(k-1) and c_(k), which are also in `boxes`.
+    skip_y: y of the inter-cell skip, which leads from `previous` to `output`.
     """
 
     boxes: list[Box]
@@ -88,7 +88,7 @@ class Layout(NamedTuple):
 
 
 def text_width(text: str) -> float:
-    """The width of a text of `FONT_SIZE`."""
+    """The width of a text in `FONT_SIZE`."""
     return _CHARACTER * len(text)
 
 
@@ -98,15 +98,15 @@ def box_width(text: str) -> float:
 
 
 def layout(edges: Sequence[Edge]) -> Layout:
-    """The plan of a cell of four nodes with these edges.
+    """The layout of a cell of four nodes with these edges.
 
-    The same edges give the same plan.
+    The same edges give the same layout.
     """
-    # The items of each column, and the height of each item.
+    # Find the items of each column, and y of each item.
     plan = with_few_crossings(columns(edges))
     ys, height = _from_top(heights(plan))
 
-    # The left and the right side of each column.
+    # Find the left and the right side of each column.
     sides: list[Point] = []
     left = 0.0
     for column in plan.items:
@@ -114,7 +114,7 @@ def layout(edges: Sequence[Edge]) -> Layout:
         sides.append((left, left + width))
         left += width + _COLUMN_GAP
 
-    # A box for each item but lanes, as wide as its column.
+    # Make a box for each item but lanes, as wide as its column.
     boxes: dict[Item, Box] = {}
     for (left, right), places in zip(sides, ys, strict=True):
         middle = (left + right) / 2
@@ -123,7 +123,7 @@ def layout(edges: Sequence[Edge]) -> Layout:
             if item[0] != "lane":
                 boxes[item] = _box(item, edges, x=middle, y=y, width=width)
 
-    # The inter-cell skip is the lowest thing in the picture.
+    # The inter-cell skip is at the bottom of the picture.
     skip_y = height + _SKIP_GAP
     return Layout(
         boxes=list(boxes.values()),
@@ -137,11 +137,11 @@ def layout(edges: Sequence[Edge]) -> Layout:
 
 
 def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], float]:
-    """(the heights, measured from the top of the picture; the height of the picture).
+    """(y of each item, measured from the top of the picture; the picture's height).
 
-    Its top is the upper side of the highest item.
+    The top of the picture is the upper side of the highest item.
     """
-    # The picture reaches from the highest upper side to the lowest lower side.
+    # Find the top and the bottom of all items.
     uppers, lowers = [], []
     for column in ys:
         for item, y in column.items():
@@ -150,7 +150,7 @@ def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], flo
     top = min(uppers)
     bottom = max(lowers)
 
-    # All heights moved so that the top is 0.
+    # Move all items so that the top is y = 0.
     moved = []
     for column in ys:
         moved.append({item: y - top for item, y in column.items()})
@@ -158,9 +158,9 @@ def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], flo
 
 
 def block(name: str) -> Layout:
-    """The plan of a cell without nodes: inputs, one block and output.
+    """The layout of a cell without nodes: inputs, one block and output.
 
-    name: of the block, which is edge 0.
+    name: the name of the block, which counts as edge 0.
     """
     # Three columns: inputs, block, output.
     widths = [box_width(text) for text in (INPUT_NAMES[0], name, OUTPUT_NAME)]
@@ -169,13 +169,13 @@ def block(name: str) -> Layout:
         left = sum(widths[:index])
         middles.append(left + width / 2 + index * _COLUMN_GAP)
 
-    # The inputs are in two rows; the block and the output are between them.
+    # The inputs are one above the other; y of the block and the output is between.
     row = 1.5 * BOX_HEIGHT
     upper = BOX_HEIGHT / 2
     middle = BOX_HEIGHT / 2 + row / 2
     lower = BOX_HEIGHT / 2 + row
 
-    # Its boxes and lines, and the inter-cell skip below them.
+    # Make the boxes and lines. The inter-cell skip is below them.
     first = Box(INPUT_NAMES[0], x=middles[0], y=upper, width=widths[0])
     second = Box(INPUT_NAMES[1], x=middles[0], y=lower, width=widths[0])
     layer = Box(name, x=middles[1], y=middle, width=widths[1], edge=0)
@@ -198,14 +198,14 @@ def block(name: str) -> Layout:
 
 
 def _width(item: Item, edges: Sequence[Edge]) -> float:
-    """The width of an item's box; 0 of a lane, which has none."""
+    """The width of an item's box; 0 for a lane, which has no box."""
     if item[0] == "lane":
         return 0.0
     return box_width(_text(item, edges))
 
 
 def _box(item: Item, edges: Sequence[Edge], *, x: float, y: float, width: float) -> Box:
-    """The box of an item around (x, y)."""
+    """The box of an item, with its middle at (x, y)."""
     edge = None
     if item[0] == "layer":
         edge = item[1]
@@ -235,27 +235,30 @@ def _lines(
 ) -> list[Line]:
     """The lines of a cell.
 
-    For each edge there is one to its layer type and one to its node, from each node one
-    to the concatenation, and from there one to the output.
+    Each edge has a line from its source to its layer type, and a line from there to its
+    node. Each node has a line to the concatenation, which has a line to the output.
+
+    sides: (left, right) of each column.
+    ys: y of each item, column by column.
     """
-    # Item -> the number of its column; a lane is in several, and never asked for.
+    # Item -> its column. Lanes are in several columns, and are not looked up.
     column_of = {}
     for number, column in enumerate(ys):
         for item in column:
             column_of[item] = number
 
     def from_state(state: int, end: Item) -> tuple[Point, ...]:
-        """A line's points; it passes the columns on its way in the state's lane."""
+        """The points of a line from a state to `end`, through the state's lanes."""
         points = [boxes["state", state].right]
         for number in range(column_of["state", state] + 1, column_of[end]):
-            # Straight through the column, from its left to its right side.
+            # The line is straight within the column.
             left, right = sides[number]
             y = ys[number]["lane", state]
             points += [(left, y), (right, y)]
         return (*points, boxes[end].left)
 
-    # Both lines of an edge have the edge's source: a dotted line goes on behind the
-    # layer type.
+    # Both lines of an edge have the edge's source, so that a dotted line stays dotted
+    # after the layer type.
     lines = []
     for position, edge in enumerate(edges):
         layer = boxes["layer", position]
@@ -265,7 +268,7 @@ def _lines(
         lines.append(Line(to_layer, source=edge.source, edge=position, arrow=False))
         lines.append(Line(to_node, source=edge.source, edge=position))
 
-    # From nodes to the concatenation, and from there to the output.
+    # Lines from nodes to the concatenation, and from there to the output.
     for number in range(INPUTS, INPUTS + NODES):
         lines.append(Line(from_state(number, CONCAT), source=number, edge=None))
     to_output = (boxes[CONCAT].right, boxes[OUTPUT].left)

@@ -1,4 +1,4 @@
-"""The legend of a picture: what its colours and lines mean."""
+"""Draws the legend of a picture, which explains its colours and lines."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from bnas_jax.report.layout import FONT_SIZE, Point, text_width
 from bnas_jax.report.palette import Kind
 from bnas_jax.report.sheet import Pen, Sheet
 
-# In points.
+# Lengths in points.
 _SYMBOL_WIDTH = 22.0
 _SYMBOL_HEIGHT = 10.0
 _TEXT_GAP = 5.0
@@ -17,7 +17,7 @@ ROW_HEIGHT = 18.0
 
 
 class Entry(NamedTuple):
-    """A line of the legend. symbol: a box of a kind of layer types, or a line."""
+    """An entry of the legend. symbol: a kind of layer types (a box), or a line."""
 
     text: str
     symbol: Kind | Pen
@@ -33,7 +33,7 @@ def rows_of(entries: Sequence[Entry], width: float) -> list[list[tuple[float, En
     x = 0.0
     for entry in entries:
         needed = entry_width(entry)
-        # A new row begins where this one is full.
+        # Begin a new row if this one is full.
         if not rows or x + needed > width:
             rows.append([])
             x = 0.0
@@ -43,14 +43,14 @@ def rows_of(entries: Sequence[Entry], width: float) -> list[list[tuple[float, En
 
 
 def entry_width(entry: Entry) -> float:
-    """The width of an entry: its symbol and its text."""
+    """The width of an entry, with symbol and text."""
     return _SYMBOL_WIDTH + _TEXT_GAP + text_width(entry.text)
 
 
 def draw_legend(
     sheet: Sheet, entries: Sequence[Entry], corner: Point, width: float
 ) -> None:
-    """Draws the entries, the upper left corner of the first at `corner`."""
+    """Draws the entries in rows of `width` points; `corner` is the upper left one."""
     left, top = corner
     for number, row in enumerate(rows_of(entries, width)):
         # The middle of the row.
@@ -62,13 +62,13 @@ def draw_legend(
 
 
 def _draw_symbol(sheet: Sheet, entry: Entry, *, x: float, y: float) -> None:
-    """Draws a piece of the line, or a small box, from (x, y) to the right."""
+    """Draws the symbol, a line or a small box, to the right of (x, y)."""
     if isinstance(entry.symbol, Pen):
         end = (x + _SYMBOL_WIDTH, y)
         sheet.curve([(x, y), end], entry.symbol)
         return
 
-    # A box looks as the boxes of its kind do.
+    # The small box looks like the boxes of its kind.
     kind, border = entry.symbol, palette.BLACK
     if kind.pale:
         border = palette.PALE_LINE

@@ -1,8 +1,8 @@
-"""The order of each column from top to bottom, in which few lines cross.
+"""Orders the items of each column so that few lines cross.
 
-Each item is put at the mean place of what it is joined to in the next column, from both
-sides in turn (the barycenter method of Sugiyama, Tagawa and Toda, IEEE Transactions on
-Systems, Man, and Cybernetics 11(2), 1981).
+Items are sorted by the mean place of their neighbours in the previous column, then in
+the next column, and so on: the barycenter method (Sugiyama, Tagawa and Toda, IEEE
+Transactions on Systems, Man, and Cybernetics 11(2), 1981).
 """
 
 import itertools
@@ -15,17 +15,17 @@ SWEEPS = 12
 def with_few_crossings(columns: Columns) -> Columns:
     """The same columns in the best order of all sweeps.
 
-    The inputs stay where they are: c_(k-1) is the lower one, as the inter-cell skip,
-    which runs beneath everything, begins there.
+    The inputs keep their order: c_(k-1) is below, because the inter-cell skip, which is
+    below everything, begins there.
     """
-    # At first, items are in the order of their numbers.
+    # At first, items have the order of their numbers.
     inputs, *others = columns.items
     items = [inputs]
     for column in others:
         items.append(sorted(column, key=lambda item: (item[1], item[0])))
     current = columns._replace(items=items)
 
-    # Sweeps go to the right and to the left in turn. One may make it worse, too.
+    # Sweep to the right and to the left in turn. A sweep can also add crossings.
     best = current
     for sweep in range(SWEEPS):
         if sweep % 2:
@@ -38,14 +38,14 @@ def with_few_crossings(columns: Columns) -> Columns:
 
 
 def crossings(columns: Columns) -> int:
-    """How many pairs of lines cross between two columns."""
+    """The number of pairs of links that cross."""
     places = [_places(column) for column in columns.items]
     # Only lines between the same two columns can cross.
     count = 0
     for one, other in itertools.combinations(columns.links, 2):
         if one.column != other.column:
             continue
-        # Two lines cross where the one that begins above the other ends below it.
+        # Two lines cross if one begins above the other and ends below it.
         starts = places[one.column]
         ends = places[one.column + 1]
         at_start = starts[one.start] - starts[other.start]
@@ -56,8 +56,8 @@ def crossings(columns: Columns) -> int:
 
 
 def _ordered_by_previous(columns: Columns) -> Columns:
-    """All columns but the first, each by the one before it."""
-    # A column is ordered by the one before it, which is in order by then.
+    """The columns, in which all but the first are sorted by the previous one."""
+    # From left to right, so that the previous column is already sorted.
     items = list(columns.items)
     for number in range(1, len(items)):
         joined = {item: columns.before(number, item) for item in items[number]}
@@ -66,8 +66,8 @@ def _ordered_by_previous(columns: Columns) -> Columns:
 
 
 def _ordered_by_next(columns: Columns) -> Columns:
-    """All columns but the first and the last, each by the one behind it."""
-    # From right to left; the column behind is in order by then.
+    """The columns, in which all but the first and the last are sorted by the next."""
+    # From right to left, so that the next column is already sorted.
     items = list(columns.items)
     for number in range(len(items) - 2, 0, -1):
         joined = {item: columns.behind(number, item) for item in items[number]}
@@ -78,12 +78,14 @@ def _ordered_by_next(columns: Columns) -> Columns:
 def _by_mean_place(
     joined: dict[Item, list[Item]], *, neighbours: list[Item]
 ) -> list[Item]:
-    """The items in the order of the mean place of what they are joined to.
+    """The items, sorted by the mean place of their neighbours.
 
-    joined: item -> the neighbours that it is joined to. An item that is joined to
-    nothing keeps its place.
+    An item without neighbours keeps its place.
+
+    joined: item -> the neighbours that it is linked to.
+    neighbours: the column of the neighbours.
     """
-    # Without neighbours, an item's mean place is its own place.
+    # Begin with the own place of each item, for those without neighbours.
     means = _places(list(joined))
     places = _places(neighbours)
     for item, others in joined.items():
@@ -94,7 +96,7 @@ def _by_mean_place(
 
 
 def _places(column: list[Item]) -> dict[Item, float]:
-    """The place of each item from 0 to 1, so that columns of any length compare."""
+    """The relative place of each item in its column, between 0 and 1."""
     places = {}
     for index, item in enumerate(column):
         places[item] = (index + 0.5) / len(column)

@@ -1,6 +1,6 @@
-"""One HTML page about a run: its result, its curves, its cells, its settings.
+"""The HTML page of a run, with its result, curves, cells and settings.
 
-It reads the work directory and nothing else.
+It only reads the work directory.
 """
 
 import html
@@ -34,8 +34,8 @@ td { overflow-wrap: break-word; }
 svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; overflow-x: auto; }
 """
 _TASKS = {"search": "search of a cell", "train": "training of a network"}
-# The entries of summary.json, as the page names them. The entries in `_ELSEWHERE` are
-# not in this table: the genotype is drawn, and the weights that a run began with are in
+# An entry of summary.json -> its name on the page. The entries in `_ELSEWHERE` are left
+# out of this table: the genotype is drawn, and the weights that a run began with are in
 # another table.
 _NAMES = {
     "top1": "test accuracy (top-1) in %",
@@ -43,20 +43,21 @@ _NAMES = {
     "loss": "test loss",
     "num_examples": "test images",
     "steps": "steps",
-    "best_top1": "the best epoch's, chosen on the test images, in %",
+    "best_top1": "test accuracy of the best epoch, chosen on the test images, in %",
     "best_epoch": "the best epoch, from 0",
     "valid_top1": "validation accuracy (top-1) of the search in %",
-    "epoch": "the epoch whose genotype was taken, from 0",
+    "epoch": "the epoch of the genotype, from 0",
 }
 _ELSEWHERE = ("genotype", "init")
-_MOST_CLASSES = 30  # how many names of classes are written out
+# The largest number of class names that are listed.
+_MOST_CLASSES = 30
 
-# (name, value) of each row of a table.
+# The rows of a table: pairs (name, value).
 Rows = Sequence[tuple[str, Any]]
 
 
 class Run(NamedTuple):
-    """What a work directory holds. summary: None while the run is under way."""
+    """The contents of a work directory. summary: None until the run has finished."""
 
     directory: RunDirectory
     config: dict
@@ -69,7 +70,7 @@ class Run(NamedTuple):
 def read_run(path: str) -> Run:
     """The run in a work directory.
 
-    Raises `UserError` where there is none, or one of its files of JSON is damaged.
+    Raises `UserError` if there is no run, or if one of its JSON files is damaged.
     """
     directory = RunDirectory(path)
     return Run(
@@ -83,21 +84,21 @@ def read_run(path: str) -> Run:
 
 
 def page(run: Run) -> str:
-    """The page of a run, HTML that needs no other file.
+    """The page of a run: HTML that needs no other file.
 
-    A file that is damaged is named in the section that it belongs to.
+    If a file is damaged, its section shows the error.
     """
-    # (heading, what the section shows, how that is written as HTML).
+    # (heading, function that reads the contents, function that writes them as HTML).
     sections: list[tuple[str, Callable[[Run], Any], Callable[[Any], str]]] = [
         ("Result", _result, _table),
         ("Curves", _curves, _figures),
         ("Gradients", _gradients, _figures),
-        ("How alpha moved", _alphas, _figures),
+        ("Alpha", _alphas, _figures),
         ("Cells", _cells, _figures),
         ("Data", _data, _table),
         ("Made with", _environment, _table),
         ("Settings", _settings, _table),
-        ("Changes on the way", _changes, _table),
+        ("Changed settings", _changes, _table),
     ]
     body = ""
     with style():
@@ -106,11 +107,11 @@ def page(run: Run) -> str:
                 content = written(content_of(run))
             except UserError as error:
                 content = f"<p>{_text(error)}</p>"
-            # A section that has nothing to show is left out.
+            # An empty section is left out.
             if content:
                 body += f"<section><h2>{heading}</h2>{content}</section>\n"
 
-    # A whole document, with its style in it.
+    # Write the whole document, with its style.
     title = _text(f"{run.directory.path.name}: {_kind_of(run)}")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -122,7 +123,7 @@ def page(run: Run) -> str:
 
 
 def _kind_of(run: Run) -> str:
-    """What the run is, for the title."""
+    """The kind of run, for the title."""
     if _is_imported(run):
         return "an imported network"
     task = str(run.config.get("task"))
@@ -130,25 +131,24 @@ def _kind_of(run: Run) -> str:
 
 
 def _is_imported(run: Run) -> bool:
-    """Whether the weights are those of a published checkpoint.
+    """Whether the weights were imported.
 
-    Such a checkpoint does not say on how many images it was trained.
+    A published checkpoint does not say on how many images it was trained.
     """
     return "num_train" not in run.facts
 
 
 def _result(run: Run) -> Rows:
-    """What the run came to, or how far it is."""
+    """The result of a finished run, or the progress of another one."""
     if _is_imported(run):
         state = (
-            "imported weights; those of the settings that are for a training had "
-            "no effect"
+            "imported weights; the settings that only a training reads had no effect"
         )
         return [("state", state)]
     if run.summary is None:
         return [("state", _progress(run))]
 
-    # The entries of summary.json.
+    # Add the entries of summary.json.
     rows: list[tuple[str, Any]] = [("state", "ended")]
     for name, value in run.summary.items():
         if name in _ELSEWHERE:
@@ -156,20 +156,20 @@ def _result(run: Run) -> Rows:
         shown = "not known" if value is None else _short(value)
         rows.append((_NAMES.get(name, name), shown))
 
-    # The time that it took.
+    # Add the time.
     seconds = [record.get("seconds") for record in run.records]
     known = [value for value in seconds if isinstance(value, int | float)]
     if known:
-        rows.append(("seconds of the epochs that are recorded", _short(sum(known))))
+        rows.append(("seconds of the recorded epochs", _short(sum(known))))
     return rows
 
 
 def _progress(run: Run) -> str:
-    """How far a run is that has not ended."""
+    """The progress of a run that has not finished, as a text."""
     recorded = [record.get("epoch") for record in run.records]
     epochs = [epoch for epoch in recorded if isinstance(epoch, int)]
     if not epochs:
-        return "no epoch is recorded: it has just begun"
+        return "not ended: no epoch is recorded yet"
     planned = run.config.get("num_epochs", "?")
     return f"not ended: {max(epochs) + 1} of {planned} epochs are recorded"
 
@@ -180,9 +180,9 @@ def _curves(run: Run) -> list[str]:
 
 
 def _gradients(run: Run) -> list[str]:
-    """The chart of gradients.json, where the command `gradients` has written one."""
+    """The chart of gradients.json, if the command `gradients` has written it."""
     found = run.directory.gradients() or {}
-    # Nothing is drawn of a file that something else wrote.
+    # A file with other contents is not drawn.
     first, last = found.get("first") or [], found.get("last")
     if not isinstance(first, list) or not isinstance(last, list):
         return []
@@ -190,7 +190,7 @@ def _gradients(run: Run) -> list[str]:
 
 
 def _alphas(run: Run) -> list[str]:
-    """Charts of a search that has alphas."""
+    """The charts of alpha, for a search that has alphas."""
     if run.config.get("task") != "search" or not (run.directory / HISTORY).is_file():
         return []
     layer_types = _of_kind(_network(run).get("layer_types"), list)
@@ -199,11 +199,11 @@ def _alphas(run: Run) -> list[str]:
 
 
 def _cells(run: Run) -> list[str]:
-    """The picture of the cells that a search found, or that a network is made of."""
+    """The picture of the cells of a finished search or of a network."""
     given: Any = _network(run).get("genotype")
     if run.config.get("task") == "search":
         given = (run.summary or {}).get("genotype")
-    # A hand-made network and a search under way have none.
+    # A hand-crafted network, or a search that has not finished, has no cells.
     if not isinstance(given, Mapping):
         return []
     skip = bool(_network(run).get("skip", True))
@@ -217,14 +217,14 @@ def _network(run: Run) -> dict:
 
 
 def _data(run: Run) -> Rows:
-    """The images that the run learned from."""
-    # The names of the classes, the first ones of many.
+    """The data set: its images and classes."""
+    # If there are many classes, list the first ones.
     names = [f'"{name}"' for name in _of_kind(run.facts.get("class_names"), list)]
     more = len(names) - _MOST_CLASSES
     if more > 0:
         names = [*names[:_MOST_CLASSES], f"and {more} more"]
 
-    # What is not known has no row.
+    # Unknown values have no row.
     dataset = _of_kind(run.config.get("dataset"), dict)
     shape = _of_kind(run.facts.get("image_shape"), list)
     rows: list[tuple[str, Any]] = [
@@ -232,39 +232,35 @@ def _data(run: Run) -> Rows:
         ("images", " x ".join(map(str, shape))),
         ("training images", run.facts.get("num_train")),
         ("classes", run.facts.get("num_classes")),
-        ("their names", ", ".join(names)),
+        ("names of the classes", ", ".join(names)),
         ("mean of the channels", _short(run.facts.get("mean"))),
-        ("deviation of the channels", _short(run.facts.get("std"))),
+        ("standard deviation of the channels", _short(run.facts.get("std"))),
     ]
     return [(name, value) for name, value in rows if value not in (None, "")]
 
 
 def _environment(run: Run) -> Rows:
-    """What the run was made with.
-
-    Versions and hardware, the weights that it began with, its teacher, and a user's
-    extensions.
-    """
+    """Versions and hardware, the first weights, the teacher and the extensions."""
     environment = _of_kind(run.facts.get("environment"), dict)
     rows = list(environment.items())
 
     # Checkpoints of other runs.
     for name, key in (
-        ("began with the weights of", "init"),
-        ("learned from", "teacher"),
+        ("initial weights", "init"),
+        ("teacher", "teacher"),
     ):
         source = _of_kind(run.facts.get(key), dict)
         if source:
             rows.append((name, f"{source.get('workdir')}, step {source.get('step')}"))
 
-    # Files of Python of the user's.
+    # The user's Python files.
     for extension in _of_kind(run.facts.get("extensions"), list):
         rows.append(("extension", _of_kind(extension, dict).get("file")))
     return rows
 
 
 def _changes(run: Run) -> Rows:
-    """Settings that were changed while the run was under way."""
+    """The settings that were changed with `--change`."""
     rows = []
     for change in run.changed:
         values = _of_kind(change, dict)
@@ -275,9 +271,9 @@ def _changes(run: Run) -> Rows:
 
 
 def _settings(run: Run) -> Rows:
-    """The settings that have a value, with all of its digits.
+    """The settings with a value, written with all digits.
 
-    A genotype is left out: it is drawn.
+    The genotype is left out, because it is drawn.
     """
     rows = []
     for name, value in _flat(run.config):
@@ -287,11 +283,11 @@ def _settings(run: Run) -> Rows:
 
 
 def _flat(values: Mapping, prefix: str = "config.") -> Iterator[tuple[str, Any]]:
-    """(name, value) of each setting, named as on a command line."""
+    """Pairs (name, value) of all settings, with the names of the command line."""
     for name, value in values.items():
         if name == "genotype" or value is None:
             continue
-        # An entry with settings of its own, such as config.network.
+        # A group of settings, such as config.network.
         if isinstance(value, Mapping):
             yield from _flat(value, prefix=f"{prefix}{name}.")
         else:
@@ -299,14 +295,14 @@ def _flat(values: Mapping, prefix: str = "config.") -> Iterator[tuple[str, Any]]
 
 
 def _of_kind(value: Any, kind: type) -> Any:
-    """The value; an empty one of the kind where it is missing or of another kind."""
+    """The value if it is of the kind, else an empty object of the kind."""
     if isinstance(value, kind):
         return value
     return kind()
 
 
 def _short(value: Any) -> Any:
-    """A number with five digits; a list as text; any other value as it is."""
+    """A float with five digits, a list as text, any other value unchanged."""
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, list):
@@ -315,7 +311,7 @@ def _short(value: Any) -> Any:
 
 
 def _table(rows: Rows) -> str:
-    """A table of names and values; an empty text without rows."""
+    """An HTML table of names and values; "" without rows."""
     if not rows:
         return ""
     lines = ""
@@ -325,10 +321,10 @@ def _table(rows: Rows) -> str:
 
 
 def _figures(pictures: Sequence[str]) -> str:
-    """Pictures one below the other. pictures: SVGs."""
+    """HTML with pictures one below the other. pictures: SVGs."""
     return "".join(f"<figure>{svg}</figure>" for svg in pictures)
 
 
 def _text(value: Any) -> str:
-    """A value as text in HTML."""
+    """A value as HTML text."""
     return html.escape(printable(str(value)))

@@ -1,8 +1,8 @@
-"""Colours that colour-blind readers can tell apart.
+"""The colours of pictures, which colour-blind readers can tell apart.
 
-They are of Paul Tol's "Colour Schemes" (SRON/EPS/TN/09-002, issue 3.2, 2021). Boxes
-have those of his scheme "light", made for filling labelled cells with black text; lines
-have those of "vibrant". The legend says what a colour means, and each box names its
+They are from Paul Tol's "Colour Schemes" (SRON/EPS/TN/09-002, issue 3.2, 2021). Boxes
+have colours of the scheme "light", which is made for black text; lines have colours of
+the scheme "vibrant". The legend explains the colours, and each box has the name of its
 layer type.
 """
 
@@ -13,7 +13,7 @@ from bnas_jax.core.genotype import FIXED_REDUCTION, ZEROISE
 BLACK = "#000000"
 WHITE = "#FFFFFF"
 LINE = "#555555"
-# What Zeroise leaves out is pale; texts are still dark enough to be read.
+# Edges of Zeroise are pale, but their text is dark enough to be read.
 PALE_LINE = "#BBBBBB"
 PALE_TEXT = "#767676"
 STATE = "#DDDDDD"  # "light": pale grey
@@ -21,7 +21,7 @@ SKIP = "#CC3311"  # "vibrant": red
 
 
 class Kind(NamedTuple):
-    """Layer types of one colour. pale: whether they are drawn as if not there."""
+    """Layer types with the same colour. pale: whether their edges are drawn pale."""
 
     name: str
     color: str
@@ -63,5 +63,5 @@ _KINDS = {
 
 
 def kind(layer_type: str) -> Kind:
-    """The kind of a layer type, `OTHER` for those that users add."""
+    """The kind of a layer type; `OTHER` for those that users add."""
     return _KINDS.get(layer_type, OTHER)

@@ -1,4 +1,4 @@
-"""The picture of one cell on a sheet."""
+"""Draws one cell on a sheet."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from bnas_jax.report.heights import BOX_HEIGHT
 from bnas_jax.report.layout import FONT_SIZE, Box, Layout, Line, Point
 from bnas_jax.report.sheet import Pen, Sheet
 
-# In points: of the space above a cell, and of the letters in it.
+# The space of the title above a cell, and its font size, in points.
 _TITLE_HEIGHT = 24.0
 _TITLE_SIZE = 11.0
 
@@ -17,8 +17,7 @@ _TITLE_SIZE = 11.0
 class Panel(NamedTuple):
     """The picture of one cell.
 
-    edges: the edges that are drawn, by their positions among those that the layout has
-        a place for.
+    edges: position in the layout -> edge, for the edges that are drawn.
     skip: whether the inter-cell skip connection is drawn.
     """
 
@@ -29,21 +28,21 @@ class Panel(NamedTuple):
 
     @property
     def width(self) -> float:
-        """In points."""
+        """The width in points."""
         return self.layout.width
 
     @property
     def height(self) -> float:
-        """In points, with the title."""
+        """The height in points, with the title."""
         return _TITLE_HEIGHT + self.layout.height
 
 
 def draw_panel(sheet: Sheet, panel: Panel, corner: Point, *, name: str) -> None:
     """Draws a panel with its upper left corner at `corner`.
 
-    name: the beginning of the ids of its elements.
+    name: the prefix of the ids of its elements.
     """
-    # The title, and the cell below it.
+    # Draw the title. The cell is below it.
     left, top = corner
     title_place = (left, top + _TITLE_SIZE / 2)
     sheet.text(
@@ -55,13 +54,13 @@ def draw_panel(sheet: Sheet, panel: Panel, corner: Point, *, name: str) -> None:
     )
     corner = (left, top + _TITLE_HEIGHT)
 
-    # Pale lines first: they lie below the others.
+    # Draw pale lines first, so that the others cover them.
     lines = [line for line in panel.layout.lines if _is_there(panel, line.edge)]
     lines.sort(key=lambda line: not _is_pale(panel, line.edge))
     for number, line in enumerate(lines):
         _draw_line(sheet, panel, line, corner=corner, name=f"{name}-line{number}")
 
-    # Then the boxes, and the inter-cell skip.
+    # Draw the boxes, and the inter-cell skip.
     for number, box in enumerate(panel.layout.boxes):
         if _is_there(panel, box.edge):
             _draw_box(sheet, panel, box, corner=corner, name=f"{name}-box{number}")
@@ -70,7 +69,7 @@ def draw_panel(sheet: Sheet, panel: Panel, corner: Point, *, name: str) -> None:
 
 
 def _is_there(panel: Panel, edge: int | None) -> bool:
-    """Whether a line or box is drawn: always, unless it is part of an edge left out."""
+    """Whether a line or box is drawn, which is not part of an edge that is left out."""
     return edge is None or edge in panel.edges
 
 
@@ -85,11 +84,11 @@ def _is_pale(panel: Panel, edge: int | None) -> bool:
 def _draw_line(
     sheet: Sheet, panel: Panel, line: Line, *, corner: Point, name: str
 ) -> None:
-    # Dotted from c_(k-2), as in the paper's figures.
+    """Draws a line of the layout."""
+    # Lines from c_(k-2) are dotted, as in the paper's figures.
     pen = Pen(dotted=line.source == 0)
     if _is_pale(panel, line.edge):
         pen = pen._replace(color=palette.PALE_LINE)
-    # From the layout to the sheet.
     points = [_moved(point, corner) for point in line.points]
     if line.arrow:
         sheet.arrow(points, pen, name=name)
@@ -100,15 +99,16 @@ def _draw_line(
 def _draw_box(
     sheet: Sheet, panel: Panel, box: Box, *, corner: Point, name: str
 ) -> None:
+    """Draws a box of the layout."""
     center = _moved((box.x, box.y), corner)
     size = (box.width, BOX_HEIGHT)
-    # A state, the concatenation or the output.
+    # The box is a state, the concatenation or the output.
     if box.edge is None:
         sheet.box(center, size, fill=palette.STATE, name=name)
         sheet.text(center, box.text, size=FONT_SIZE)
         return
 
-    # A layer type. In a strip it may be another one than the layout has in this place.
+    # The box is a layer type. In a strip, it may differ from the one in the layout.
     layer_type = panel.edges[box.edge].layer_type
     kind = palette.kind(layer_type)
     border = color = palette.BLACK
@@ -126,9 +126,9 @@ def _draw_box(
 
 
 def _draw_skip(sheet: Sheet, plan: Layout, *, corner: Point, name: str) -> None:
-    """Draws the inter-cell skip beneath everything (section 4.2).
+    """Draws the inter-cell skip below everything (section 4.2).
 
-    It leads from the output of the cell before to that of this one.
+    It leads from the output of the previous cell to the output of this one.
     """
     start = _moved(plan.previous.bottom, corner)
     end = _moved(plan.output.bottom, corner)
@@ -138,7 +138,7 @@ def _draw_skip(sheet: Sheet, plan: Layout, *, corner: Point, name: str) -> None:
 
 
 def _moved(point: Point, corner: Point) -> Point:
-    """A point of a layout, on the sheet; the layout's upper left corner is (0, 0)."""
+    """A point of a layout on the sheet, where the layout's corner is at `corner`."""
     x, y = point
     left, top = corner
     return x + left, y + top

@@ -1,6 +1,7 @@
-"""The picture of ResNet18's blocks with XNOR-Net's binarization, Figure 6a.
+"""Draws the blocks of ResNet18 with XNOR-Net's binarization (Figure 6a).
 
-Shortcuts are those of CIFAR-10. On ImageNet XNOR-Net's convolve signs, too.
+Shortcuts are those for CIFAR-10. On ImageNet, XNOR-Net also binarizes the convolutions
+of shortcuts.
 """
 
 from bnas_jax.report import legend, palette
@@ -10,18 +11,18 @@ from bnas_jax.report.layout import FONT_SIZE, box_width
 from bnas_jax.report.palette import Kind
 from bnas_jax.report.sheet import Pen, Sheet
 
-# A block is a chain of two binary convolutions, with a shortcut beneath it.
+# A block is a chain of two binary convolutions, with a shortcut below it.
 _CHAIN = ("c_(k-1)", "bin_conv_3x3", "bin_conv_3x3", "c_(k)")
 _HALVING = ("c_(k-1)", "bin_conv_3x3, stride 2", "bin_conv_3x3", "c_(k)")
 _CONVOLUTIONS = (1, 2)
-# What stands in the shortcut of a block that halves the image.
+# The convolution in the shortcut of a block that halves the image.
 _SHORTCUT = "conv_1x1, stride 2"
 
-# In points.
+# Lengths in points.
 _MARGIN = 14.0
 _TITLE_SIZE = 11.0
-# From a panel's top to the middle of its chain, from there to its shortcut, and from
-# the shortcut to the next panel.
+# From the top of a panel to the middle of its chain, from there to its shortcut, and
+# from the shortcut to the next panel.
 _ABOVE, _BELOW, _BEHIND = 42.0, 42.0, 28.0
 
 _SHORTCUT_PEN = Pen(palette.SKIP, width=1.5)
@@ -34,7 +35,7 @@ _ENTRIES = (
 
 
 def resnet_blocks() -> Sheet:
-    """A block that keeps the size of the image, and below it one that halves it."""
+    """A block that keeps the image size, and below it a block that halves it."""
     width = chain_width(_HALVING)
     panel = _ABOVE + _BELOW + _BEHIND
     legend_top = _MARGIN + 2 * panel
@@ -72,7 +73,12 @@ def _draw(
     name: str,
     shortcut: str | None,
 ) -> None:
-    """One block. name: begins its ids. shortcut: a convolution in the shortcut."""
+    """Draws one block.
+
+    top: y of the upper side of the panel.
+    name: the prefix of the ids of its elements.
+    shortcut: the convolution in the shortcut, or None.
+    """
     title_place = (_MARGIN, top + _TITLE_SIZE / 2)
     sheet.text(title_place, title, size=_TITLE_SIZE, bold=True, align="left")
     y = top + _ABOVE
@@ -81,7 +87,7 @@ def _draw(
         sheet, chain, left=_MARGIN, y=y, convolutions=_CONVOLUTIONS, name=name
     )
 
-    # The shortcut, from the input to the output.
+    # Draw the shortcut from the input to the output.
     lower = y + BOX_HEIGHT / 2
     height = y + _BELOW
     start, end = (centers[0], lower), (centers[-1], lower)

@@ -1,8 +1,8 @@
-"""A sheet to draw on: boxes, lines and texts by their places, as SVG or PNG.
+"""`Sheet`: boxes, lines and texts at given positions, saved as SVG or PNG.
 
-Places are in points. matplotlib draws. The same drawing gives the same bytes: without a
-date, and with fixed names of elements. Texts of an SVG are texts, which can be searched
-and copied.
+Positions are in points. The sheet is drawn by matplotlib. The same drawing gives the
+same file, byte for byte: without a date, and with fixed ids of elements. Text in an SVG
+can be searched and copied.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from typing import Any, NamedTuple
 from bnas_jax.report import palette
 
 POINTS_PER_INCH = 72
-RESOLUTION = 144  # of a PNG, in pixels an inch
+RESOLUTION = 144  # of a PNG, in pixels per inch
 _STYLE: dict[Any, str] = {
     "font.family": "monospace",
     "svg.fonttype": "none",
     "svg.hashsalt": "bnas_jax",
 }
-# By the ending of a file: what is written beside the picture (no date, no version), and
-# how long a PNG is compressed.
+# The suffix of a file -> matplotlib's options: no date and no version in the file, and
+# little compression of a PNG.
 _OPTIONS: dict[str, dict[str, Any]] = {
     ".svg": {"metadata": {"Date": None, "Creator": None}},
     ".png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}},
 }
-# The endings of the files that can be written.
+# The suffixes of the files that can be written.
 FORMATS = tuple(_OPTIONS)
-# Arrows, in points: the head, and the size of a round corner.
+# The size of arrowheads, and the radius of round corners, in points.
 _HEAD_LENGTH, _HEAD_WIDTH = 6.0, 5.0
 _CORNER = 8.0
 
@@ -39,7 +39,7 @@ Point = tuple[float, float]
 
 
 class Pen(NamedTuple):
-    """How a line is drawn. width: in points."""
+    """The style of a line. width: in points."""
 
     color: str = palette.LINE
     dotted: bool = False
@@ -48,9 +48,9 @@ class Pen(NamedTuple):
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """matplotlib as these pictures need it, whatever its user has set.
+    """A context with matplotlib's settings for these pictures.
 
-    Its messages about fonts and folders are silenced.
+    It ignores the user's settings, and silences messages about fonts and folders.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
@@ -63,10 +63,10 @@ def style() -> Iterator[None]:
 
 
 class Sheet:
-    """A white sheet of (width, height) points, drawn on within `style`.
+    """A white sheet of (width, height) points, for use within `style`.
 
-    x grows to the right, y downwards. name: an element's id in an SVG, different for
-    each element of a sheet.
+    x grows to the right, and y downwards. In all methods, `name` is the id of the
+    element in an SVG, which must be unique on a sheet.
     """
 
     def __init__(self, width: float, height: float):
@@ -75,8 +75,8 @@ class Sheet:
 
         size = (width / POINTS_PER_INCH, height / POINTS_PER_INCH)
         self._figure = Figure(figsize=size)
-        # Points with y downwards to inches with y upwards, which matplotlib brings to
-        # pixels.
+        # Transform points with y downwards to inches with y upwards, which matplotlib
+        # transforms to pixels.
         inches = Affine2D().scale(1, -1).translate(0, height).scale(1 / POINTS_PER_INCH)
         self._points = inches + self._figure.dpi_scale_trans
 
@@ -93,7 +93,7 @@ class Sheet:
         """Draws a rectangle. size: (width, height)."""
         from matplotlib.patches import Rectangle
 
-        # matplotlib takes a corner.
+        # matplotlib needs the corner instead of the center.
         x, y = center
         width, height = size
         shape = Rectangle(
@@ -119,9 +119,9 @@ class Sheet:
         bold: bool = False,
         align: str = "center",
     ) -> None:
-        """Writes a line of text; half of its height is at the place.
+        """Writes a line of text, vertically centred at `place`.
 
-        align: whether its left, center or right is at the place.
+        align: whether the left, center or right of the text is at `place`.
         """
         weight = "normal"
         if bold:
@@ -142,7 +142,7 @@ class Sheet:
     def curve(
         self, points: Sequence[Point], pen: Pen, *, name: str | None = None
     ) -> None:
-        """Draws a line that leaves and reaches its points horizontally.
+        """Draws a line that is horizontal at its points.
 
         It is curved to the second point, straight to the third, and so on.
         """
@@ -151,13 +151,13 @@ class Sheet:
         vertices: list[Point] = [points[0]]
         codes = [Path.MOVETO]
         for index, (start, end) in enumerate(itertools.pairwise(points)):
-            # Every other piece is straight.
+            # Every second piece is straight.
             if index % 2:
                 vertices.append(end)
                 codes.append(Path.LINETO)
                 continue
-            # A cubic Bezier curve. Each control point is at the height of one end,
-            # halfway to the other.
+            # A cubic Bezier curve: each control point has y of one end, and x halfway
+            # to the other.
             (x, y), (end_x, end_y) = start, end
             middle = (x + end_x) / 2
             vertices += [(middle, y), (middle, end_y), end]
@@ -167,8 +167,8 @@ class Sheet:
     def arrow(
         self, points: Sequence[Point], pen: Pen, *, name: str | None = None
     ) -> None:
-        """Draws a `curve` with a head at its end."""
-        # The line ends inside the head, or it would blunt its tip.
+        """Draws a `curve` with an arrowhead."""
+        # The line ends inside the head, so that the tip stays sharp.
         x, y = points[-1]
         end = (x - _HEAD_LENGTH + 1, y)
         self.curve([*points[:-1], end], pen, name=name)
@@ -179,13 +179,12 @@ class Sheet:
     ) -> None:
         """Draws an arrow with round corners.
 
-        It leads from a point up or down to the height y, along it, and to another
-        point.
+        It leads from `start` vertically to y, then horizontally, then vertically to
+        `end`.
         """
         from matplotlib.path import Path
 
-        # down: 1 where y is below the points, else -1. The last point lies inside the
-        # head.
+        # down: 1 if y is below the points, else -1. The last point is inside the head.
         (left, begin), (right, goal) = start, end
         down = 1
         if y < begin:
@@ -200,7 +199,7 @@ class Sheet:
             (right, y - down * _CORNER),
             (right, goal + down * (_HEAD_LENGTH - 1)),
         ]
-        # A quadratic curve at each corner, straight lines between.
+        # Corners are quadratic curves, with straight lines between them.
         corner = [Path.CURVE3, Path.CURVE3]
         codes = [Path.MOVETO, Path.LINETO, *corner, Path.LINETO, *corner, Path.LINETO]
         self._path(vertices, codes, pen=pen, name=name)
@@ -216,11 +215,11 @@ class Sheet:
         )
 
     def svg(self) -> str:
-        """The sheet as the element `svg` of a page."""
+        """The sheet as an `svg` element."""
         return svg_of(self._figure)
 
     def _path(self, vertices, codes, *, pen: Pen, name: str | None) -> None:
-        """Draws a line of several pieces. codes: matplotlib's, one for each vertex."""
+        """Draws a line of several pieces. codes: matplotlib's code of each vertex."""
         from matplotlib.patches import PathPatch
         from matplotlib.path import Path
 
@@ -232,21 +231,21 @@ class Sheet:
             linewidth=pen.width,
             zorder=1,
         )
-        # Dots are wider, or they would look paler than a line.
+        # Dots are wider, because they would look paler than a line.
         if pen.dotted:
             shape.set_linestyle((0, (1, 2)))
             shape.set_linewidth(1.4 * pen.width)
         self._add(shape, name)
 
     def _head(self, tip: Point, *, direction: tuple[int, int], color: str) -> None:
-        """Draws the head of an arrow.
+        """Draws an arrowhead.
 
-        direction: (1, 0) is to the right, (0, 1) down, (0, -1) up.
+        direction: (1, 0) to the right, (0, 1) down, or (0, -1) up.
         """
         from matplotlib.patches import Polygon
 
         (x, y), (right, down) = tip, direction
-        # A triangle: the tip, and from the middle of the back to both sides.
+        # A triangle: the tip, and two points on both sides of the middle of the back.
         back_x = x - _HEAD_LENGTH * right
         back_y = y - _HEAD_LENGTH * down
         aside_x = _HEAD_WIDTH / 2 * down
@@ -263,17 +262,14 @@ class Sheet:
         self._add(head, None)
 
     def _add(self, artist, name: str | None) -> None:
-        """Puts an artist of matplotlib's, with places in points, on the sheet."""
+        """Adds a matplotlib artist, with positions in points, to the sheet."""
         artist.set_gid(name)
         artist.set_transform(self._points)
         self._figure.add_artist(artist)
 
 
 def svg_of(figure) -> str:
-    """A matplotlib figure as the element `svg`.
-
-    The lines before that element, which a file of its own has, are left out.
-    """
+    """A matplotlib figure as an `svg` element, without the head of an SVG file."""
     file = io.StringIO()
     figure.savefig(file, format="svg", **_OPTIONS[".svg"])
     svg = file.getvalue()
@@ -281,9 +277,9 @@ def svg_of(figure) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with a sign in place of each character that no picture can show.
+    """The text with a replacement for each character that cannot be printed.
 
-    These are control characters, for instance, with which an SVG could not be read.
+    Control characters, for instance, would make an SVG invalid.
     """
     shown = ""
     for character in text:

@@ -1,4 +1,4 @@
-"""The picture of the cell template, the paper's Figure 5.
+"""Draws the cell template (Figure 5).
 
 It shows how cells follow each other, without and with inter-cell skips.
 """
@@ -11,11 +11,11 @@ from bnas_jax.report.sheet import Pen, Sheet
 _CHAIN = ("c_(k-2)", "c_(k-1)", "ConvCell", "c_(k)", "ConvCell", "c_(k+1)")
 # The positions of the cells in the chain; all others are outputs.
 _CELLS = (2, 4)
-# Cell -> its first input, the output of two cells before.
+# The position of a cell -> that of its first input, the output of two cells before.
 _BEFORE = {2: 0, 4: 1}
 _MARGIN = 14.0
 _TITLE_SIZE = 11.0
-# From a panel's top to the middle of its boxes, and from there to the next panel's top.
+# From the top of a panel to the middle of its boxes, and from there to the next panel.
 _ABOVE, _BELOW = 72.0, 55.0
 _ENTRIES = (
     legend.Entry("from two cells before", Pen(dotted=True, width=1.5)),
@@ -25,7 +25,7 @@ _ENTRIES = (
 
 def template() -> Sheet:
     """The templates of DARTS and of BNAS, one above the other."""
-    # Two panels and the legend, one below the other.
+    # The two panels and the legend are one below the other.
     width = chain_width(_CHAIN)
     second = _MARGIN + _ABOVE + _BELOW
     legend_top = _MARGIN + 2 * (_ABOVE + _BELOW)
@@ -46,17 +46,17 @@ def _draw(sheet: Sheet, *, top: float, title: str, skip: bool) -> None:
     top: y of the upper side of the panel.
     skip: whether there are inter-cell skip connections.
     """
-    # The title, and y of the middle and of both sides of the boxes.
+    # Draw the title, and find y of the middle and of both sides of the boxes.
     title_place = (_MARGIN, top + _TITLE_SIZE / 2)
     sheet.text(title_place, title, size=_TITLE_SIZE, bold=True, align="left")
     y = top + _ABOVE
     upper = y - BOX_HEIGHT / 2
     lower = y + BOX_HEIGHT / 2
-    # For ids: "darts" or "bnas".
+    # The prefix of ids: "darts" or "bnas".
     name = title.split()[1].lower()
 
-    # The chain of cells and of their outputs. Each output is the second input of the
-    # next cell, from c_(k-1) on.
+    # Draw the chain of cells and their outputs. From c_(k-1) on, each output is the
+    # second input of the next cell.
     centers = draw_chain(
         sheet,
         _CHAIN,
@@ -67,7 +67,8 @@ def _draw(sheet: Sheet, *, top: float, title: str, skip: bool) -> None:
         first_arrow=1,
     )
 
-    # It is also the first input of the cell after that: a bracket above the boxes.
+    # Each output is also the first input of the cell after that: draw a bracket above
+    # the boxes.
     for number, cell in enumerate(_CELLS):
         start = (centers[_BEFORE[cell]], upper)
         end = (centers[cell], upper)
@@ -77,11 +78,11 @@ def _draw(sheet: Sheet, *, top: float, title: str, skip: bool) -> None:
     if not skip:
         return
 
-    # Inter-cell skips, from the input of each cell to its output (section 4.2).
+    # Draw inter-cell skips from the input of each cell to its output (section 4.2).
     pen = Pen(palette.SKIP, width=1.5)
     height = lower + 18
     for cell in _CELLS:
-        # Aside from the middles: one skip ends at the box where the next one begins.
+        # Not in the middle of a box, because one skip ends where the next begins.
         start = (centers[cell - 1] + 8, lower)
         end = (centers[cell + 1] - 8, lower)
         sheet.bracket(start, end, pen, y=height, name=f"{name}-skip{cell}")

@@ -1,6 +1,7 @@
-"""The tables and figures of the paper, made anew.
+"""Reproduces the tables and figures of the paper.
 
-The trainings of a table are rows of a study; our numbers stand beside the printed ones.
+Each training of a table is a row of a study. The table has our numbers next to the
+printed ones.
 """
 
 from bnas_jax.reproduce.reproduction import Reproduction

@@ -18,9 +18,9 @@ _SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7")
 class Column:
     """A column of a table.
 
-    title: its head, with the unit.
-    value: the number of a row's run, None while it is unknown.
-    form: the format of the number, as `format` takes it.
+    title: the heading, with the unit.
+    value: (run) -> the number of a row's run, or None if it is not known yet.
+    form: the Python format of the number.
     measured: whether the number needs a finished run; otherwise it is counted.
     """
 
@@ -31,10 +31,7 @@ class Column:
 
 
 def _of_summary(name: str) -> Callable[[RowRun], float | None]:
-    """A number of the training's summary.
-
-    It is measured on the test images after the last epoch.
-    """
+    """A function (run) -> an entry of the training's summary.json, or None."""
 
     def number(run: RowRun) -> float | None:
         if run.training is None:
@@ -46,7 +43,7 @@ def _of_summary(name: str) -> Callable[[RowRun], float | None]:
 
 
 def train_top1(run: RowRun) -> float | None:
-    """Accuracy on the augmented training images, in %, over the last epoch's steps."""
+    """Accuracy on the augmented training images of the last epoch, in %."""
     if run.training is None:
         return None
     records = run.training.read_metrics()
@@ -55,7 +52,7 @@ def train_top1(run: RowRun) -> float | None:
 
 
 def _of_count(name: str, scale: float = 1.0) -> Callable[[RowRun], float | None]:
-    """A number that `cost` counts, times `scale`."""
+    """A function (run) -> scale * a number that `cost` counts, or None."""
 
     def number(run: RowRun) -> float | None:
         counted = run.counted
@@ -69,8 +66,8 @@ def _of_count(name: str, scale: float = 1.0) -> Callable[[RowRun], float | None]
 def separable_share(run: RowRun) -> float | None:
     """The share of separable convolutions among the edges of the normal cell, in %.
 
-    Of the eight edges of that cell alone, DARTS has the 62.50 % that Table 11 prints;
-    of both cells it has 31.25 %.
+    Only with the eight edges of that cell, DARTS has the 62.50 % that Table 11 prints;
+    with both cells it has 31.25 %.
     """
     if run.run is None:
         return None
@@ -83,9 +80,9 @@ def separable_share(run: RowRun) -> float | None:
 
 
 def early_learnable(run: RowRun) -> float | None:
-    """The share of layers with weights early in the search, in % (section 4.3).
+    """The share of layers with weights in the first 40 % of a search's epochs, in %.
 
-    Early is the first 40 % of its epochs.
+    See section 4.3.
     """
     if run.search is None:
         return None
@@ -94,11 +91,11 @@ def early_learnable(run: RowRun) -> float | None:
 
 
 def _counted(title: str, name: str, *, scale: float = 1.0, form: str = ".2f") -> Column:
-    """A column of a number that `cost` counts."""
+    """A column with a number that `cost` counts."""
     return Column(title, _of_count(name, scale), form=form, measured=False)
 
 
-# Name, as in configs/reproduce.py -> column.
+# The name in configs/reproduce.py -> the column.
 COLUMNS = {
     "top1": Column("top-1, %", _of_summary("top1")),
     "best_top1": Column(

@@ -1,7 +1,7 @@
-"""The paper's figures, a function for each.
+"""Draws the figures of the paper.
 
-A function takes a reproduction and its folder. It gives an SVG, or None where there is
-nothing to draw yet. Curves and gradients are those of seed 0.
+Each function takes a reproduction and its folder, and returns an SVG, or None if there
+is nothing to draw yet. Curves and gradients are those of seed 0.
 """
 
 import pathlib
@@ -26,11 +26,11 @@ from bnas_jax.workdir import RunDirectory
 
 
 def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figure 1: top-1 over FLOPs, ours filled and the paper's as rings.
+    """Figure 1: top-1 over FLOPs, with filled points for ours and rings for the paper.
 
-    The table of `wanted` must have both columns.
+    The table of `wanted` must have the columns `flops` and `top1`.
     """
-    # Both points of a row have the same style; only ours is named in the legend.
+    # Both points of a row have the same style; only ours has a name in the legend.
     groups = []
     for number, line in enumerate(lines_of(wanted, folder)):
         for numbers, hollow in ((line["ours"], False), (line["paper"], True)):
@@ -41,7 +41,7 @@ def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | Non
             points = [(flops, top1)]
             groups.append(Points(name, points, style=number, hollow=hollow))
 
-    # Nothing of ours is known yet.
+    # None of our points is known yet.
     if all(group.hollow for group in groups):
         return None
     title = "accuracy over FLOPs; rings: the paper's"
@@ -49,18 +49,17 @@ def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | Non
 
 
 def test_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figures 2 and 9b: accuracy on the test images by epoch, a line a training."""
+    """Figures 2, 4 and 9b: test accuracy by epoch, with a line for each training."""
     return _curves(wanted, folder, part="test")
 
 
 def train_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figures 4 and 9a: accuracy on the training images by epoch, a line a training."""
+    """Figures 4 and 9a: training accuracy by epoch, with a line for each training."""
     return _curves(wanted, folder, part="train")
 
 
 def _curves(wanted: Reproduction, folder: pathlib.Path, *, part: str) -> str | None:
-    """Accuracy by epoch. part: of the data, train or test."""
-    # A line for each training that has recorded epochs.
+    """Accuracy by epoch. part: `train` or `test`."""
     lines = []
     for row, training in _trainings(wanted, folder):
         points = points_of(training.read_metrics(), f"{part}_top1")
@@ -74,18 +73,18 @@ def _curves(wanted: Reproduction, folder: pathlib.Path, *, part: str) -> str | N
 def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
     """Figures 4 and 10: the sum of |gradient| at each convolution after training.
 
-    There is a line for each training. The numbers, and those before the first step,
-    stand in gradients.json of each training. A convolution without any gradient is a
-    cross at the lower edge.
+    There is a line for each training. If its gradients.json is missing or of another
+    step, this measures and writes it. A convolution whose gradient is zero is a cross
+    at the lower edge.
     """
     lines = []
     for row, training in _trainings(wanted, folder):
-        # A file that was written while the training was under way is of another step.
+        # The file may have been written during the training.
         found = training.gradients()
         summary = training.summary() or {}
         if found is None or found.get("step") != summary.get("steps"):
             found = write_gradients(WorkDir(training.path))
-        # Convolutions are numbered from 1 on.
+        # The first convolution has the number 1.
         points = list(enumerate(found["last"], start=1))
         lines.append(Line(row.name, points))
     if not lines:
@@ -97,7 +96,7 @@ def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
 def _trainings(
     wanted: Reproduction, folder: pathlib.Path
 ) -> Iterator[tuple[Row, RunDirectory]]:
-    """(row, its training with seed 0) of the rows where that training has ended."""
+    """(row, its training with seed 0) for the rows whose training has finished."""
     for row in wanted.rows:
         training = RowRun(row, folder=folder, seed=0).training
         if training is not None:
@@ -107,7 +106,8 @@ def _trainings(
 def quantization_errors(wanted: Reproduction, folder: pathlib.Path) -> str:
     """Figure 3: float and binary outputs of random convolutions.
 
-    A colour says which is nearer to the float output: the binary one, or Zeroise's 0.
+    The colour says which is closer to the float output: the binary output, or the
+    output 0 of Zeroise.
     """
     del wanted, folder
     windows = quantization.random_windows()
@@ -115,7 +115,7 @@ def quantization_errors(wanted: Reproduction, folder: pathlib.Path) -> str:
     points = np.stack([windows.floats, windows.binary], axis=1)  # (windows, 2)
     share = 100 * nearer.mean()
 
-    # One window is labelled with both outputs, as the paper does.
+    # As in the paper, one window is labelled with both outputs.
     chosen = quantization.example(windows)
     label = f"{windows.floats[chosen]:.2f} and {windows.binary[chosen]:.1f}"
     example = [points[chosen].tolist()]
@@ -149,15 +149,17 @@ def named_cells(
 ) -> str | None:
     """Figures 6b, 7, 8 and 11: genotypes side by side.
 
-    names: of named genotypes, or of rows with a search, whose genotype is drawn once
-        the search with seed 0 has ended.
+    names: names of published genotypes, or of rows with a search; their genotype is
+        that of the finished search with seed 0.
     skip: for each name, whether its network has inter-cell skips.
+
+    Returns None if one of the searches has not finished.
     """
     searched = {row.name: row for row in wanted.rows if row.search is not None}
     named = []
     for name in names:
         given = name
-        # `genotypes.load` takes a name as well as the directory of a search.
+        # `genotypes.load` takes a name or the directory of a search.
         if name in searched:
             found = RowRun(searched[name], folder=folder, seed=0).search
             if found is None:

@@ -1,4 +1,4 @@
-"""Figure 3 in numbers: quantization errors of Zeroise and of binary convolutions."""
+"""The quantization errors of Zeroise and of binary convolutions, for Figure 3."""
 
 from typing import NamedTuple
 
@@ -6,32 +6,34 @@ import numpy as np
 
 
 class Windows(NamedTuple):
-    """Outputs of convolutions at random windows, in float and binary by Eq. (1)."""
+    """Outputs of random convolutions at single windows, float and binary by Eq. (1)."""
 
     floats: np.ndarray  # (windows,)
     binary: np.ndarray  # (windows,)
 
     @property
     def zeroise_is_nearer(self) -> np.ndarray:
-        """Where Zeroise's output 0 has the smaller quantization error, (windows,)."""
+        """Whether 0, the output of Zeroise, has the smaller error; bool (windows,)."""
         return np.abs(self.floats) < np.abs(self.floats - self.binary)
 
 
 def random_windows(
     count: int = 1000, *, kernel: int = 3, channels: int = 16, seed: int = 0
 ) -> Windows:
-    """`count` convolutions of normally distributed kernels and inputs, one output each.
+    """Single outputs of `count` convolutions with normally distributed w and x.
 
-    The binary output is beta * K * sum(sign w * sign x), where beta is the mean of |w|
-    and K that of |x| (Eq. 1).
+    The float output is sum(w * x). The binary output is
+    beta * K * sum(sign w * sign x), where beta = mean |w| and K = mean |x| (Eq. 1).
+
+    kernel: the size of the kernel. channels: the number of input channels.
     """
-    # A kernel and an input for each window.
+    # Draw a kernel and an input for each window.
     random = np.random.default_rng(seed)
     shape = (count, kernel, kernel, channels)
     weights = random.normal(size=shape)  # (windows, rows, columns, channels)
     inputs = random.normal(size=shape)  # (windows, rows, columns, channels)
 
-    # The float output, and the binary one by Eq. (1).
+    # Compute the float output, and the binary output by Eq. (1).
     axes = (1, 2, 3)
     floats = np.sum(weights * inputs, axis=axes)  # (windows,)
     beta = np.mean(np.abs(weights), axis=axes)  # (windows,)
@@ -41,9 +43,10 @@ def random_windows(
 
 
 def example(windows: Windows) -> int:
-    """The number of a window as in Figure 3.
+    """The index of a window like the one that Figure 3 labels.
 
-    Of the outputs near zero in float, it has the one farthest from zero in binary.
+    Among the windows whose float output is near zero, it is the one with the largest
+    binary output.
     """
     near = np.abs(windows.floats) < 0.1 * np.std(windows.floats)
     distance = np.where(near, np.abs(windows.binary), -1)  # -1: never the largest

@@ -1,4 +1,4 @@
-"""What a table or figure of the paper is made of."""
+"""`Reproduction`: the rows, columns, numbers and pictures of a table or figure."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -7,15 +7,15 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.reproduce.columns import COLUMNS
 from bnas_jax.study import Row
 
-# What each scale means, for a reader of the table.
+# Scale -> the note about it above a table.
 SCALES = {
     "smoke": (
-        "Ours at the scale `smoke`: tiny networks, five epochs on 8x8 digits. It shows "
-        "that all runs, and says nothing about the paper's numbers."
+        "Ours at the scale `smoke`: tiny networks, five epochs on 8x8 digits. It only "
+        "shows that the table runs, and says nothing about the paper's numbers."
     ),
     "paper": (
-        "Ours at the paper's scale. What the paper leaves open is our choice, named in "
-        "configs/reproduce.py."
+        "Ours at the paper's scale. Where the paper says nothing, configs/reproduce.py "
+        "names our choices."
     ),
 }
 
@@ -24,17 +24,17 @@ SCALES = {
 class Reproduction:
     """A table or figure of the paper, at a scale.
 
-    title: what stands above the table.
-    rows: the trainings, in the paper's order; none where nothing is trained.
+    title: the heading of the table.
+    rows: the trainings in the paper's order; () if nothing is trained.
     columns: names of `columns.COLUMNS`.
-    paper: row -> column -> the number that the paper prints; a number that it does not
-        print is left out.
-    pictures: name of a file -> a function of `pictures`, which takes this reproduction
-        and its folder.
-    remark: what a reader of the table must know.
+    paper: row -> column -> the number that the paper prints; numbers that it does not
+        print are left out.
+    pictures: part of a file's name -> a function of `pictures`, which takes this
+        reproduction and its folder.
+    remark: a paragraph for the reader of the table.
 
-    Raises `UserError` for a column that is not there, and for a number of the paper in
-    no row or column of the table.
+    Raises `UserError` for an unknown column, and for a number of the paper that belongs
+    to no row or column of the table.
     """
 
     title: str
@@ -47,13 +47,13 @@ class Reproduction:
     remark: str = ""
 
     def __post_init__(self):
-        # Columns that there are.
+        # Check the columns.
         for name in self.columns:
             if name not in COLUMNS:
                 raise UserError(
                     f"no column {name!r}; write one of {', '.join(COLUMNS)}"
                 )
-        # The paper's numbers: each in a row and a column of the table.
+        # Each number of the paper must belong to a row and a column.
         names = [row.name for row in self.rows]
         for name, printed in self.paper.items():
             if name not in names:

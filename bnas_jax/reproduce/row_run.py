@@ -1,4 +1,4 @@
-"""The runs of a row with one seed: their settings, and what a folder has of them."""
+"""The search and the training of a row with one seed, as far as they exist."""
 
 import dataclasses
 import functools
@@ -15,9 +15,9 @@ from bnas_jax.workdir import RunDirectory
 
 @dataclasses.dataclass(frozen=True)
 class RowRun:
-    """A row's runs with one seed, whether they have been made or not.
+    """The search and the training of a row with one seed; they may not exist yet.
 
-    folder: the folder of the runs of all rows.
+    folder: the folder that has the runs of all rows.
     """
 
     row: Row
@@ -26,14 +26,14 @@ class RowRun:
 
     @functools.cached_property
     def search(self) -> RunDirectory | None:
-        """The search, once it has ended; None before, and for a row without one."""
+        """The finished search; None before that, and for a row without a search."""
         return self._of_search[0]
 
     @functools.cached_property
     def run(self) -> TrainSettings | None:
-        """The settings of the training, ended or to come.
+        """The settings of the training, which may not exist yet.
 
-        None while the search has not found its cell yet.
+        None until the search has finished, because they have its cell.
         """
         if self.row.search is not None and self.search is None:
             return None
@@ -41,27 +41,23 @@ class RowRun:
 
     @functools.cached_property
     def training(self) -> RunDirectory | None:
-        """The training, once it has ended; None before."""
+        """The finished training; None before that."""
         return self._of_training[0]
 
     @property
     def not_shown(self) -> str:
-        """What is wrong with a run of other settings that stands in the place of a run.
-
-        Empty where there is no such run.
-        """
+        """The message about a directory that holds a run of other settings; else ""."""
         return self._of_search[1] or self._of_training[1]
 
     @functools.cached_property
     def counted(self) -> dict | None:
-        """What `cost` counts of the network.
+        """The totals of `cost` for the network.
 
-        None while its cell, the size of its images or the number of classes is not
-        known.
+        None while its cell, the image size or the number of classes is not known.
         """
         if self.run is None:
             return None
-        # A training that has ended says what its images were.
+        # A finished training has recorded these sizes.
         sizes = counting.known_sizes(self.run.dataset)
         if self.training is not None:
             facts = self.training.facts()
@@ -74,7 +70,7 @@ class RowRun:
 
     @functools.cached_property
     def _of_search(self) -> tuple[RunDirectory | None, str]:
-        """(the search that has ended, what is wrong with a run in its place)."""
+        """(the finished search or None, the message about another run or "")."""
         if self.row.search is None:
             return None, ""
         path = self.row.search_in(self.folder, self.seed)
@@ -82,17 +78,17 @@ class RowRun:
 
     @functools.cached_property
     def _of_training(self) -> tuple[RunDirectory | None, str]:
-        """(the training that has ended, what is wrong with a run in its place)."""
+        """(the finished training or None, the message about another run or "")."""
         if self.run is None:
             return None, ""
         return _ended(self.run, self.row.training_in(self.folder, self.seed))
 
 
 def _ended(run: Settings, path: pathlib.Path) -> tuple[RunDirectory | None, str]:
-    """(the run that has ended, what is wrong with a run of other settings there).
+    """(the finished run with these settings, "") or (None, message).
 
-    The first is None where the run has not ended, or is another one. The second is
-    empty without another one.
+    The message says that the directory holds a run of other settings; it is "" if the
+    run has just not finished.
     """
     try:
         ended = is_finished(run, path)
@@ -106,7 +102,7 @@ def _ended(run: Settings, path: pathlib.Path) -> tuple[RunDirectory | None, str]
 # Cached: a table is written after each of its rows, and counting takes a second.
 @functools.lru_cache(maxsize=64)
 def _counts(run: TrainSettings, sizes: tuple[tuple[str, int], ...]) -> dict:
-    """What `cost` counts of a network. sizes: (name, size) of the data."""
+    """The totals of `cost` for a network. sizes: pairs (name, size) of its images."""
     options = dict.fromkeys(counting.OPTIONS) | dict(sizes)
     _, totals = counting.counts(run, options)
     return totals

@@ -1,4 +1,4 @@
-"""Making the runs of a table or figure, and writing it."""
+"""Runs what is missing of a table or figure of the paper, and writes the result."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from bnas_jax.study.runs import OpenWorkDir, make_folder, run_rows
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import whole
 
-# The first line of a file with a picture; a page has the element `svg` alone.
+# The first line of an SVG file.
 _FILE_HEAD = '<?xml version="1.0" encoding="utf-8"?>\n'
 
 
@@ -29,24 +29,25 @@ def reproduce(
     settings: Sequence[str] = (),
     open_workdir: OpenWorkDir = WorkDir,
 ) -> dict:
-    """Makes the runs that are not finished, and writes the table and its pictures.
+    """Runs what is missing, and writes the table and its pictures.
 
-    folder: of all tables and figures of one scale, which share their runs,
-        ROW/SEED/train and ROW/SEED/search. The table is NAME.json and NAME.md, written
-        anew after each row; pictures are NAME_PICTURE.svg.
-    only: names of rows to run; () is all of them.
-    count: runs nothing: the table has what is finished and what can be counted. Nothing
-        is run, either, where all columns are counted.
-    settings: what was changed in the rows, for the table to say.
+    folder: the folder of all tables and figures of one scale, which share their runs,
+        ROW/SEED/train and ROW/SEED/search. The table is NAME.json and NAME.md, updated
+        after each row; pictures are NAME_PICTURE.svg.
+    only: the names of the rows to run; () means all.
+    count: whether to run nothing, and write only what is finished or can be counted. If
+        all columns are counted, nothing is run in any case.
+    settings: the changed settings, which the table names.
     open_workdir: see `run_study`.
 
     Returns {"title", "scale", "settings", "remark", "columns", "rows" (see
-    `table.lines_of`), "failed", "out"}, and of a figure without rows {"title",
-    "failed", "out"}. "out": the files. Raises `UserError` for a name in `only` that no
-    row has, for a folder that cannot be written, and where runs failed and none has
-    ended.
+    `table.lines_of`), "failed", "out"}; for a figure without rows {"title", "failed",
+    "out"}. "out" has the names of the files.
+
+    Raises `UserError` for a name in `only` that no row has, for a folder that cannot be
+    written, and if runs failed and none has finished.
     """
-    # A figure that needs no runs.
+    # Some figures need no runs.
     if not wanted.rows:
         make_folder(folder)
         drawn, failed = _draw(wanted, folder, name=name)
@@ -66,7 +67,7 @@ def reproduce(
             write_table(folder, name, result=result, text=markdown(result))
         return result
 
-    # Make the runs and draw the pictures, or only count.
+    # Run and draw, or only count.
     failed, drawn = {}, []
     rows = chosen_rows(wanted.rows, only)
     if count or not wanted.measures:
@@ -78,7 +79,7 @@ def reproduce(
         drawn, undrawn = _draw(wanted, folder, name=name)
         failed |= undrawn
 
-    # The last table also names the pictures that could not be drawn.
+    # The final table also names the pictures that could not be drawn.
     result = write(failed)
     _refuse_empty(result)
     tables = [str(folder / f"{name}.json"), str(folder / f"{name}.md")]
@@ -86,13 +87,13 @@ def reproduce(
 
 
 def _is_empty(result: Mapping) -> bool:
-    """Whether runs failed and none has ended."""
+    """Whether runs failed and none has finished."""
     ended = any(line["runs"] for line in result["rows"])
     return bool(result["failed"]) and not ended
 
 
 def _refuse_empty(result: Mapping) -> None:
-    """Raises `UserError` where runs failed and none has ended."""
+    """Raises `UserError` if runs failed and none has finished."""
     if _is_empty(result):
         name, message = next(iter(result["failed"].items()))
         raise UserError(f"none of the runs could be made; {name}: {message}")
@@ -101,7 +102,7 @@ def _refuse_empty(result: Mapping) -> None:
 def _draw(
     wanted: Reproduction, folder: pathlib.Path, *, name: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Draws the pictures; returns (files that were drawn, {file that was not: why})."""
+    """Draws the pictures; returns (the written files, {file: why it failed})."""
     files, failed = [], {}
     for picture, draw in wanted.pictures.items():
         path = folder / f"{name}_{picture}.svg"
@@ -111,7 +112,7 @@ def _draw(
         except UserError as error:
             failed[path.name] = str(error)
             continue
-        # Nothing to draw yet, or another process writes the file.
+        # There is nothing to draw yet, or the first process writes the file.
         if svg is None or not hosts.is_first():
             continue
         with whole(path) as part:

@@ -1,4 +1,4 @@
-"""A table of the paper with our numbers beside the printed ones."""
+"""The table with our numbers next to those of the paper."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from bnas_jax.workdir.markdown import table_row
 
 
 def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
-    """The lines of the table, a dict for each row.
+    """The lines of the table: for each row a dict with these keys.
 
-    name: of the row.
-    runs: how many of its trainings have ended. seeds: how many it is to have.
-    ours: column -> mean over these runs, None where nothing is known. Before the first
-        has ended, it is of what is known already.
-    deviation: column -> deviation of a sample, None of fewer than two runs and of a
-        number that is counted and the same for all.
+    name: the name of the row.
+    runs: the number of finished trainings. seeds: the number of planned trainings.
+    ours: column -> mean over the finished runs, or over all if none has finished; None
+        if nothing is known.
+    deviation: column -> deviation of a sample; None for fewer than two runs, and for a
+        counted number that is the same in all runs.
     paper: column -> the number that the paper prints.
-    not_shown: seed -> why the run that stands in the place is none of this row's.
+    not_shown: seed -> the message about a directory that holds a run of other settings.
     """
     lines = []
     for row in wanted.rows:
-        # The runs of all seeds, made or not.
+        # The runs of all seeds, finished or not.
         runs = [RowRun(row, folder=folder, seed=seed) for seed in range(row.seeds)]
         ended = [run for run in runs if run.training is not None]
         not_shown = {str(run.seed): run.not_shown for run in runs if run.not_shown}
@@ -42,15 +42,15 @@ def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
 
 
 def _numbers(runs: Sequence[RowRun], columns: Sequence[str]) -> dict[str, dict]:
-    """`ours` and `deviation` of a line: means and deviations over runs."""
+    """{"ours", "deviation"} of a line: the means and deviations over runs."""
     ours: dict[str, float | None] = {}
     deviation: dict[str, float | None] = {}
     for name in columns:
-        # The numbers of all seeds, as far as they are known.
+        # The known numbers of all seeds.
         found = [COLUMNS[name].value(run) for run in runs]
         known = [number for number in found if number is not None]
         ours[name] = mean_of(known)
-        # What is counted differs where each seed has searched for a cell of its own.
+        # A counted number varies if each seed has searched its own cell.
         varies = COLUMNS[name].measured or len(set(known)) > 1
         deviation[name] = deviation_of(known) if varies else None
     return {"ours": ours, "deviation": deviation}
@@ -59,9 +59,9 @@ def _numbers(runs: Sequence[RowRun], columns: Sequence[str]) -> dict[str, dict]:
 def markdown(result: Mapping) -> str:
     """The table as Markdown: for each column our number and the paper's.
 
-    result: as `run.reproduce` gives it.
+    result: the result of `run.reproduce`.
     """
-    # A column of the paper's numbers stands where the paper prints one or more.
+    # A column has numbers of the paper if the paper prints at least one.
     printed = {name for line in result["rows"] for name in line["paper"]}
     head = ["", "runs"]
     for name in result["columns"]:
@@ -80,8 +80,8 @@ def markdown(result: Mapping) -> str:
         lines.append(cells)
     table = "\n".join(table_row(cells) for cells in lines)
 
-    # A paragraph for each remark, for deviations, and for each run that the table
-    # lacks.
+    # Above the table are the remarks; below it the note on deviations, and the runs
+    # that it does not have.
     parts = [result["title"], *_remarks(result), table]
     if "±" in table:
         parts.append(DEVIATION)
@@ -99,7 +99,7 @@ def _remarks(result: Mapping) -> list[str]:
     if result["settings"]:
         listed = ", ".join(f"`{setting}`" for setting in result["settings"])
         remarks.append(
-            f"Of the command line, for the rows that were run with it: {listed}."
+            f"Settings of the command line, for the rows that it ran: {listed}."
         )
     if result["remark"]:
         remarks.append(result["remark"])
@@ -107,7 +107,7 @@ def _remarks(result: Mapping) -> list[str]:
 
 
 def _ours(row: Mapping, name: str) -> str:
-    """Our number, with its deviation where there are several seeds."""
+    """Our number, with its deviation if it has one."""
     text = _text(row["ours"][name], COLUMNS[name].form)
     deviation = row["deviation"][name]
     if deviation is not None:
@@ -116,11 +116,11 @@ def _ours(row: Mapping, name: str) -> str:
 
 
 def _printed(number: float | None) -> str:
-    """A number as the paper prints it: whole, or with two decimals."""
+    """A number as the paper prints it: an integer, or with two decimals."""
     form = "d" if isinstance(number, int) else ".2f"
     return _text(number, form)
 
 
 def _text(number: float | None, form: str) -> str:
-    """The number in a format of Python's; an empty text for None."""
+    """The number in a Python format such as ".2f"; "" for None."""
     return "" if number is None else format(number, form)

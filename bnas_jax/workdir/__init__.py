@@ -1,4 +1,4 @@
-"""A run's directory as plain values. Reading it needs no jax."""
+"""Reads the work directory of a run as plain values, without JAX."""
 
 from bnas_jax.workdir.directory import FORMAT, RunDirectory
 

@@ -1,6 +1,6 @@
-"""A run's directory, for reading.
+"""Reads the work directory of a run.
 
-It holds config.json, run.json, metrics.jsonl, alphas.npz, summary.json, checkpoints/.
+It has config.json, run.json, metrics.jsonl, alphas.npz, summary.json and checkpoints/.
 """
 
 import json
@@ -12,13 +12,13 @@ from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.workdir.fact_checks import misfit
 
-# The format of the settings and the checkpoints in a work directory. In 1 settings had
-# other names, and there was no number of the format; in 2 states had no seed.
+# The format of the settings and the checkpoints in a work directory. Format 1 had other
+# names of settings, and no number of the format; in format 2, states had no seed.
 FORMAT = 3
-# The file of the command `gradients`.
+# The file that the command `gradients` writes.
 GRADIENTS = "gradients.json"
 
-# What to do about a damaged file of JSON that a command writes anew.
+# A JSON file that a command can write again -> the advice if it is damaged.
 _ANEW = {
     "summary.json": (
         "the command that made the run, run again with this --workdir, writes it anew"
@@ -30,7 +30,7 @@ _ANEW = {
 class RunDirectory:
     """The files that a run has written.
 
-    Its methods raise `UserError` for a directory of no run, a damaged one, or one of
+    The methods raise `UserError` if the directory holds no run, is damaged, or is of
     another version.
     """
 
@@ -46,27 +46,23 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def exists(self) -> bool:
-        """Whether a run has begun here."""
+        """Whether the directory holds a run."""
         return (self / "config.json").is_file()
 
     def config(self) -> dict:
-        """The run's resolved settings.
-
-        Raises `UserError` where there are none.
-        """
+        """The run's resolved settings; raises `UserError` if there are none."""
         self._check_format()
         values = self._read("config.json")
-        # The history of changes is no setting, see `changed`.
+        # The history of changes is not a setting, see `changed`.
         values.pop("changed", None)
         return values
 
     def _check_format(self) -> None:
         """Raises `UserError` for a directory of another format.
 
-        Its settings and parameters have other names.
+        There, settings and parameters have other names.
         """
-        # A config.json alone has no format. What is wrong with it is noticed when it is
-        # read.
+        # run.json has the format. Without it, `facts` raises the error.
         if not (self / "run.json").is_file():
             return
         found = self._read("run.json").get("format", 1)
@@ -78,29 +74,26 @@ class RunDirectory:
             )
 
     def changed(self) -> list[dict]:
-        """The changes of the run's settings so far, the first one first.
-
-        Each is {"step", "key", "from", "to"}.
-        """
+        """The changes of the run's settings in order: {"step", "key", "from", "to"}."""
         return self._read("config.json").get("changed", [])
 
     def summary(self) -> dict | None:
-        """summary.json, the result of a run; None where the run has not ended."""
+        """summary.json, the result of a run; None if the run has not finished."""
         if not (self / "summary.json").is_file():
             return None
         return self._read("summary.json")
 
     def gradients(self) -> dict | None:
-        """gradients.json, see `training.gradients`; None where there is none."""
+        """gradients.json, see `training.gradients`; None if it does not exist."""
         if not (self / GRADIENTS).is_file():
             return None
         return self._read(GRADIENTS)
 
     def facts(self) -> dict:
-        """run.json: what is known of the run and its data.
+        """run.json: facts about the run and its data.
 
-        It has the values of `data.facts.Facts` that are known, "environment", and
-        perhaps "init", "teacher" and "extensions".
+        It has the known values of `data.facts.Facts`, "environment", and perhaps
+        "init", "teacher" and "extensions".
         """
         values = self._read("run.json")
         name = misfit(values)
@@ -112,16 +105,16 @@ class RunDirectory:
         return values
 
     def _read(self, name: str) -> dict:
-        """The contents of a file of JSON.
+        """The contents of a JSON file.
 
-        Raises `UserError` where it is missing, cannot be read, or holds no object.
+        Raises `UserError` if it is missing, cannot be read, or holds no object.
         """
         advice = _ANEW.get(name, "restore it or choose another --workdir")
         try:
             value = json.loads((self / name).read_text())
         except (FileNotFoundError, NotADirectoryError):
-            # run.json is written before config.json. A run without run.json has
-            # therefore lost it.
+            # run.json is written before config.json. If only config.json is there,
+            # run.json has been lost.
             if name == "run.json" and self.exists():
                 raise UserError(
                     f"{self.path} has lost its {name}; restore it or choose another "
@@ -140,10 +133,7 @@ class RunDirectory:
         return value
 
     def read_metrics(self) -> list[dict]:
-        """The records of metrics.jsonl.
-
-        A line that is damaged, or that a stop cut short, is left out.
-        """
+        """The records of metrics.jsonl, without damaged or incomplete lines."""
         path = self / "metrics.jsonl"
         if not path.is_file():
             return []
@@ -153,19 +143,19 @@ class RunDirectory:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            # Half a line may be valid JSON, such as a number.
+            # An incomplete line may be valid JSON, such as a number.
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 records.append(record)
         return records
 
 
 def _reason_of(error: Exception) -> str:
-    """Why a file of JSON cannot be read, without words of Python that help no user."""
+    """Why a JSON file cannot be read, in words that help a user."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     if isinstance(error, UnicodeDecodeError):
         return "it is not text"
-    # What `json` says of the place is of use.
+    # This message has the position of the error.
     if isinstance(error, json.JSONDecodeError):
         return str(error)
     if isinstance(error, ValueError):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files that a run can do without."""
+"""Writes files atomically, and files that a run does not need."""
 
 import contextlib
 import json
@@ -14,9 +14,7 @@ from bnas_jax.core.errors import UserError
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """The value as JSON, with null for numbers that are not finite.
-
-    JSON has no such numbers.
+    """The value as JSON, with null for NaN and infinity, which JSON does not have.
 
     >>> json_text({"loss": float("nan"), "top1": (97.8, float("inf")), "steps": 3})
     '{"loss": null, "top1": [97.8, null], "steps": 3}'
@@ -25,7 +23,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The value with None for numbers that are not finite."""
+    """The value, with None for NaN and infinity."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -36,26 +34,26 @@ def _finite(value: Any) -> Any:
 
 
 def write_whole(path: pathlib.Path, value: Any) -> None:
-    """Writes a file of JSON, see `json_text`, whole or not at all."""
+    """Writes a value as a JSON file, atomically (see `json_text` and `whole`)."""
     with whole(path) as part:
         part.write_text(json_text(value, indent=1) + "\n")
 
 
 def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
-    """The file of the option `--out`.
+    """The path of the option `--out`.
 
-    endings: it must have one of them, in upper or lower case; empty for any ending.
+    endings: the possible suffixes, in lower case; () allows any.
 
-    Raises `UserError` where no file can be written there.
+    Raises `UserError` if no file can be written there.
     """
     path = paths.local(out, "--out")
     if endings and path.suffix.lower() not in endings:
         raise UserError(f"--out={out} must end in {' or '.join(endings)}")
-    # A link stays: the file that it leads to is written.
+    # A link is kept, and its target is written.
     if path.is_symlink():
         path = path.resolve()
 
-    # Folders are not made, as a mistyped path would leave some behind.
+    # Folders are not created, because a misspelled path would create some, too.
     if not path.parent.is_dir():
         raise UserError(
             f"--out={out}: there is no folder {path.parent}; make it, or choose "
@@ -68,24 +66,25 @@ def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path):
-    """A context that gives a file to write in place of `path`.
+    """A context that writes `path` atomically; its value is the file to write.
 
-    At its end the file becomes `path`. After an error `path` stays as it was.
+    At the end of the context, this file is renamed to `path`. After an error, `path` is
+    unchanged.
 
-    Raises `UserError` where the disk is full or refuses the file.
+    Raises `UserError` if the file cannot be written, for instance on a full disk.
     """
-    # It is in the same folder, as a file cannot be renamed into another file system. It
-    # has the number of this process, as another one may write `path`, too.
+    # The file is in the same folder, because renaming does not work between file
+    # systems. Its name has the id of this process, because another process may also
+    # write `path`.
     part = path.with_name(f"part.{os.getpid()}.{path.name}")
     try:
         with room(path):
             yield part
-            # It is on the disk before it has its name. Otherwise it might be there and
-            # empty after a loss of power.
+            # The contents must be on the disk before the file is renamed. Otherwise
+            # `path` might be empty after a power failure.
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            # It gets its name in one piece: a reader, or a crash, finds the old file or
-            # the new one.
+            # Renaming is atomic: `path` is either the old or the new file.
             os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
@@ -94,7 +93,7 @@ def whole(path: pathlib.Path):
 
 @contextlib.contextmanager
 def room(path: pathlib.Path):
-    """A context that turns an error of writing `path` into a `UserError`."""
+    """A context that turns an error in writing `path` into a `UserError`."""
     try:
         yield
     except OSError as error:
@@ -106,13 +105,16 @@ def room(path: pathlib.Path):
 
 
 def append(path: pathlib.Path, line: str) -> None:
-    """Adds a line to a file, or nothing where there is no room for all of it."""
-    # Unbuffered, so that a failure is noticed here and not at the end.
+    """Appends a line to a file; if the disk is full, the file is unchanged.
+
+    Raises `OSError` if it fails.
+    """
+    # Unbuffered, so that a write fails here and not when the file is closed.
     with path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         data = line.encode()
         try:
-            # A disk that becomes full takes a part.
+            # On a disk that becomes full, only a part of the line is written.
             while data:
                 data = data[file.write(data) :]
         except OSError:
@@ -122,11 +124,11 @@ def append(path: pathlib.Path, line: str) -> None:
 
 @contextlib.contextmanager
 def convenience(what: str):
-    """A context for writing what a run can do without.
+    """A context for writing a file that the run does not need.
 
-    An error is a warning, and the run goes on.
+    An error becomes a warning, and the run continues.
 
-    what: what is written, for the warning.
+    what: the name of the file, for the warning.
     """
     try:
         yield

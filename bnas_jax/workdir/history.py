@@ -1,4 +1,4 @@
-"""The history of alpha that a search writes to alphas.npz, for reading."""
+"""Reads alphas.npz, the history of alpha that a search writes."""
 
 import zipfile
 
@@ -11,18 +11,18 @@ HISTORY = "alphas.npz"
 
 
 def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
-    """The history of alpha of a search that has ended, or is under way.
+    """The history of alpha of a search, which may still be running.
 
-    It has one array for each cell, such as `normal` and `reduce`: alpha before the
-    first and after each epoch, (epochs + 1, 14, types). `valid_top1`, (epochs,), are
-    the supernet's validation accuracies in %, NaN for an epoch that was not validated.
+    The arrays of alpha, such as `normal` and `reduce`, have the values before the first
+    epoch and after each epoch, (epochs + 1, 14, types). `valid_top1` is the supernet's
+    validation accuracy in % in each epoch, (epochs,), NaN without validation.
 
-    Raises `UserError` where no epoch has ended, or the file is damaged.
+    Raises `UserError` if no epoch has ended, or if the file is damaged.
     """
     path = directory / HISTORY
     try:
         with np.load(path, allow_pickle=False) as stored:
-            # `valid_top1` is named, so that a file without it is damaged.
+            # `valid_top1` is always read, so that a file without it counts as damaged.
             names = {*stored.files, "valid_top1"}
             return {name: stored[name] for name in names}
     except FileNotFoundError:
@@ -31,7 +31,7 @@ def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
             "the file is lost; run search with this --workdir first"
         ) from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        # NumPy's words are about pickles, which these files never are.
+        # NumPy's own message is about pickles, which do not occur here.
         reason = "it is damaged"
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror

@@ -264,7 +264,7 @@ def test_what_a_student_ships_and_shows(student, tmp_path, capfd):
         command(["report", f"--workdir={finished}", f"--out={tmp_path / 'page.html'}"])
         == 0
     )
-    assert "<th>learned from</th>" in (tmp_path / "page.html").read_text()
+    assert "<th>teacher</th>" in (tmp_path / "page.html").read_text()
 
 
 def test_the_step_is_the_one_that_the_run_began_with(cell, trained, tmp_path):

@@ -51,7 +51,7 @@ class Xnor(Scheme):
 
     activation_scale: multiply by K. No gradient flows through K.
     depthwise_center: centre kernels of a single input channel, too, as the published
-        codes do. That makes them zero, so that they never learn (docs/schemes.md).
+        code does. That makes them zero, so that they never learn (docs/schemes.md).
 
     >>> kernel = jax.numpy.array([0.5, -0.25]).reshape(1, 1, 2, 1)
     >>> signs, (beta,) = bnas.Xnor().weights(kernel)

@@ -1,7 +1,7 @@
-"""Weights of other systems' published PyTorch code: `load_published`.
+"""`load_published`: loads weights of other authors' published PyTorch code.
 
-They are found by the names of the code's state_dict. Each family of networks has a
-module, whose `LOADERS` say which names it knows.
+Arrays are found by their names in the state_dict of that code. Each family of networks
+has a module, whose table `LOADERS` has the names of its networks.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,8 @@ from bnas_jax.interop.published import (
 # (name, arrays) -> (model, variables).
 Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
 
-# By the first words of a network's name: "wrn22" also loads "wrn22_i4_xternalz".
+# The beginning of a network's name -> its loader: "wrn22" also loads
+# "wrn22_i4_xternalz".
 LOADERS: dict[str, Loader] = {
     **kuangliu.LOADERS,
     **wide_resnet.LOADERS,
@@ -36,19 +37,19 @@ LOADERS: dict[str, Loader] = {
 def load_published(
     name: str, arrays: Mapping[str, np.ndarray]
 ) -> tuple[nn.Module, dict]:
-    """A model and its variables from the arrays of a published network.
+    """(model, variables) from the arrays of a published network.
 
-    name: of the network, such as "kuangliu_resnet18".
-    arrays: its state_dict's names, with or without "state." before them, to NumPy
-        arrays (kernels OIHW). Arrays that the network does not need are ignored.
-    Raises `UserError` for a name that no family knows, and for an array that is missing
-    or has another shape.
+    name: the name of the network, such as "kuangliu_resnet18".
+    arrays: name in the state_dict, with or without the prefix "state." -> NumPy array
+        (kernels OIHW). Arrays that the network does not need are ignored.
+
+    Raises `UserError` for an unknown name, and for an array that is missing or has
+    another shape.
 
     Example: `model, variables = load_published("kuangliu_resnet18", arrays)`, then
     `model.apply(variables, images, train=False)` with images NHWC gives the logits.
     """
-    # The loader of the family. Where one name begins with another, the longer one is
-    # meant.
+    # Find the loader of the family. If several names fit, the longest one counts.
     fitting = [known for known in LOADERS if f"{name}_".startswith(f"{known}_")]
     if not fitting:
         raise UserError(
@@ -56,7 +57,7 @@ def load_published(
         )
     loader = LOADERS[max(fitting, key=len)]
 
-    # An array that does not fit says that the name is another network's.
+    # If an array does not fit, the arrays belong to another network.
     try:
         return loader(name, arrays)
     except UserError as error:

@@ -1,8 +1,8 @@
-"""Bi-Real Net and ReActNet (github.com/liuzechun: Bi-Real-net and ReActNet).
+"""Loads Bi-Real Net and ReActNet (github.com/liuzechun: Bi-Real-net and ReActNet).
 
 Names: `bireal_resnet18`, `bireal_resnet34`, `reactnet_resnet18`, `reactnet_mobilenet`.
-Those of ReActNet have `_step1` behind them for the first stage of their training, in
-which weights are float.
+The names of ReActNet end in `_step1` for the first stage of its training, in which
+weights are float.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ from bnas_jax.interop.published.torch_arrays import (
     variables_of,
 )
 
-# Our leaves, by their path within a module, -> theirs.
+# The path of our leaf within a module -> its name in their code.
 Names = dict[str, str]
 
 
 def batch_norm(ours: str, theirs: str) -> Names:
-    """Our leaves of a batch norm -> theirs. ours, theirs: the paths of the module."""
+    """The `Names` of a batch norm. ours, theirs: the path of the module in both."""
     names = {}
     for leaf, name in BATCH_NORM.items():
         names[f"{ours}/{leaf}"] = f"{theirs}.{name}"
@@ -35,9 +35,9 @@ def batch_norm(ours: str, theirs: str) -> Names:
 
 
 def rprelu(ours: str, *, moves: tuple[str, str], prelu: str) -> Names:
-    """Our leaves of an RPReLU -> theirs.
+    """The `Names` of an RPReLU.
 
-    moves, prelu: the names of their modules of the two shifts and of the slope.
+    moves, prelu: their modules with the two shifts, and with the slope.
     """
     before, after = moves
     return {
@@ -47,8 +47,8 @@ def rprelu(ours: str, *, moves: tuple[str, str], prelu: str) -> Names:
     }
 
 
-# Our leaves -> theirs, in a unit of a ResNet and in a block of the MobileNet. `latent`
-# and `kernel` are binary and float weights, of which a network has one.
+# The `Names` of a unit of a ResNet, and of a block of the MobileNet. `latent` are
+# binary weights and `kernel` float weights; a network has one of the two.
 BIREAL_UNIT = {
     "conv/latent": "binary_conv.weight",
     **batch_norm("bn", "bn1"),
@@ -77,11 +77,11 @@ MOBILE_BLOCK = {
 }
 STEM = {"conv/kernel": "conv1.weight", **batch_norm("bn", "bn1")}
 CLASSIFIER = {"kernel": "weight", "bias": "bias"}
-# Of the images that the variables are made with; their shapes do not depend on it.
+# Any image shape will do: the shapes of the variables do not depend on it.
 IMAGE_SHAPE = (32, 32, 3)
 
-# Their binary convolutions -> (the batch norm behind it, which has as many channels,
-# the size of the kernel).
+# Their binary convolution -> (the batch norm after it, which has as many channels, the
+# size of the kernel).
 BINARY_CONVS = {
     "binary_conv": ("bn1", 3),
     "binary_3x3": ("bn1", 3),
@@ -93,7 +93,7 @@ BINARY_CONVS = {
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     """One of these networks, with its authors' scheme; see `load_published`."""
-    # Both codes take PyTorch's sign, whose sign of 0 is 0.
+    # Both networks use PyTorch's sign, which is 0 at 0.
     if name.startswith("bireal"):
         bireal = BiReal(weight_gradient="torch", sign_of_zero=0)
         return load_resnet(arrays, scheme=bireal, unit=BIREAL_UNIT)
@@ -119,10 +119,10 @@ LOADERS = {name: load for name in NAMES}
 def load_resnet(
     arrays: Mapping[str, np.ndarray], scheme: Scheme, unit: Names
 ) -> tuple[nn.Module, dict]:
-    """A ResNet: two of their units, `layerL.I`, are one of our blocks."""
+    """(model, variables) of a ResNet. Two of their units, `layerL.I`, are one block."""
     arrays = in_usual_shapes(arrays)
 
-    # Sizes from the arrays. A unit is (stage, index).
+    # Read the sizes from the arrays. A unit is (stage, index).
     units = {tuple(name.split(".")[:2]) for name in arrays}
     blocks, widths = [], []
     for number in range(1, 5):
@@ -160,10 +160,13 @@ def load_resnet(
 def load_mobilenet(
     arrays: Mapping[str, np.ndarray], scheme: Scheme
 ) -> tuple[nn.Module, dict]:
-    """ReActNet's MobileNet: `feature.0` is the stem, the others are blocks."""
+    """(model, variables) of ReActNet's MobileNet.
+
+    `feature.0` is the stem, the other features are blocks.
+    """
     arrays = with_one_pointwise(in_usual_shapes(arrays))
 
-    # Sizes from the arrays.
+    # Read the sizes from the arrays.
     numbers = {name.split(".")[1] for name in arrays if name.startswith("feature.")}
     blocks = [f"feature.{number}" for number in range(1, len(numbers))]
     # The last BN of the stem and of each block has as many channels as its output.
@@ -183,7 +186,7 @@ def load_mobilenet(
         if module == "stem":
             name = STEM["/".join(inner)]
             return f"feature.0.{name}"
-        # blockB; both number the blocks in order.
+        # blockB. Both codes number the blocks in order.
         index = int(module.removeprefix("block"))
         name = MOBILE_BLOCK["/".join(inner)]
         return f"{blocks[index]}.{name}"
@@ -193,7 +196,7 @@ def load_mobilenet(
 
 
 def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays in the usual shapes of PyTorch.
+    """The arrays in PyTorch's usual shapes.
 
     Kernels `weights`, (co * ci * k * k, 1), become `weight`, (co, ci, k, k). Shifts
     (1, C, 1, 1) become (C,).
@@ -209,7 +212,8 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if module.startswith("move"):
             value = value.ravel()  # (channels,)
 
-        # A flat kernel, which says nothing of its channels; the BN behind it does.
+        # The shape of a flat kernel does not say how many channels it has, but that of
+        # the BN after it does.
         if leaf == "weights" and module in BINARY_CONVS:
             bn, size = BINARY_CONVS[module]
             scale = array_of(theirs, f"{block}.{bn}.weight")
@@ -226,25 +230,25 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays with one 1x1 convolution and batch norm in each block.
+    """The arrays, with one 1x1 convolution and one batch norm in each block.
 
-    A block that doubles its channels has two of them, which are joined.
+    A block that doubles its channels has two of each, which are concatenated.
     """
     found = dict(arrays)
-    # The first of two -> (the second, both as one).
+    # The first of the two -> (the second, the name of both together).
     pairs = {
         "binary_pw_down1": ("binary_pw_down2", "binary_pw"),
         "bn2_1": ("bn2_2", "bn2"),
     }
     for name, first in arrays.items():
-        # feature.INDEX.MODULE.LEAF; a BN's counter of batches is a scalar.
+        # feature.INDEX.MODULE.LEAF. Skip scalars, such as num_batches_tracked.
         if name.count(".") < 3 or first.ndim == 0:
             continue
         block, module, leaf = name.rsplit(".", 2)
         if module not in pairs:
             continue
 
-        # Join it with the second, along the output channels.
+        # Concatenate both along the output channels.
         second, both = pairs[module]
         other = array_of(arrays, f"{block}.{second}.{leaf}")
         joined = f"{block}.{both}.{leaf}"

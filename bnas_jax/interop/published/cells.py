@@ -1,8 +1,8 @@
-"""Final networks of cells of the codes of DARTS, SNAS and GDAS.
+"""Loads final networks of cells from the code of DARTS, SNAS and GDAS.
 
-The three codes share the names of their state_dicts: `cells.C.preprocessI.op.1` of
-ReLU, convolution and BN, `cells.C._ops.P.op.K` of the parts of a layer, `convs.I` or
-`conv_1` and `conv_2` of a factorized reduce.
+Their state_dicts have the same names: `cells.C.preprocessI.op.1` for ReLU, convolution
+and BN, `cells.C._ops.P.op.K` for the parts of a layer, `convs.I` or `conv_1` and
+`conv_2` for a factorized reduction.
 """
 
 import functools
@@ -25,8 +25,8 @@ from bnas_jax.interop.published.torch_arrays import (
     variables_of,
 )
 
-# SNAS's cell with all of its edges, as SNAS's code derives it; it is no named cell.
-# "TYPE,INPUT" for each edge in the order of `EDGES`.
+# SNAS's cell with all of its edges, as SNAS's code derives it, which is not among the
+# named cells. It has "TYPE,INPUT" for each edge, node by node.
 _MILD_EDGE_ALL = {
     "normal": "s3,0 s3,1 sk,0 d3,1 no,2 sk,0 sk,1 no,3 no,2 sk,0 s3,1 no,4 no,3 no,2",
     "reduce": "mp,0 mp,1 no,0 mp,1 sk,2 no,0 mp,1 sk,2 no,3 mp,0 d5,2 no,1 no,3 no,4",
@@ -51,11 +51,11 @@ def _spelled_out(cell: str) -> Any:
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """A final network of one of the three codes; see `load_published`.
+    """(model, variables) of a final network, see `load_published`.
 
     name: darts_net_ARCH, snas_net_ARCH or gdas_f1_net.
     """
-    # The model that the name and the arrays say.
+    # The name and the arrays determine the model.
     arrays = states(arrays)
     form = "snas" if name.startswith("snas") else "darts"
     model = Network(
@@ -67,8 +67,8 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
         **sizes(arrays),
     )
 
-    # Its variables. The auxiliary head takes features of 8x8 alone; without it smaller
-    # images make the same variables.
+    # Find its variables. The auxiliary classifier needs images of 32x32; without it,
+    # smaller images give the same variables.
     size = 32 if model.auxiliary else 16
     counterpart = functools.partial(in_network, arrays)
     variables = variables_of(model, arrays, counterpart, image_shape=(size, size, 3))
@@ -76,7 +76,7 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
 
 
 def _genotype(name: str) -> Genotype:
-    """The genotype that a network's name says; raises `UserError` for none."""
+    """The genotype in a network's name; raises `UserError` if there is none."""
     if name.startswith("gdas_f1"):
         return genotypes.load("gdas_f1")
     # SNAS's cell with all of its edges.
@@ -84,7 +84,7 @@ def _genotype(name: str) -> Genotype:
         cells = {kind: _spelled_out(cell) for kind, cell in _MILD_EDGE_ALL.items()}
         return Genotype(**cells)
 
-    # A named cell; the longest that fits, as names of some begin with those of others.
+    # Find the longest name of a cell that fits, because some names begin with others.
     known = [cell for cell in genotypes.named() if cell in name.lower()]
     if not known:
         raise UserError(
@@ -118,18 +118,17 @@ def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
     """The published name of a variable of a final network.
 
-    path: of the variable, (collection, module, ..., leaf).
+    path: the path of the variable, (collection, module, ..., leaf).
     """
-    # The last part of the name is that of the leaf; kernels are called "weight".
+    # The last part of the name is for the leaf; kernels are called "weight".
     _, top, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
     if not top.startswith("cell"):
         return around_cells(top, modules=modules, name=name)
 
-    # In a cell.
+    # The variable is in a cell, on an edge (a layer) or not.
     cell = f"cells.{top.removeprefix('cell')}"
     part, *inner = modules
-    # A layer is an edge's.
     if part.startswith("layer"):
         layer = f"{cell}._ops.{part.removeprefix('layer')}"
         return in_layer(arrays, layer, modules=inner, name=name)
@@ -139,7 +138,7 @@ def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
 def around_cells(top: str, *, modules: list[str], name: str) -> str:
     """The published name of an array of the stem, the classifiers or the last BN.
 
-    name: its last part.
+    name: the last part of the published name.
     """
     if top == "stem":
         index = _STEM[modules[0]]
@@ -149,15 +148,16 @@ def around_cells(top: str, *, modules: list[str], name: str) -> str:
     if modules and modules[0] in _AUXILIARY:
         index = _AUXILIARY[modules[0]]
         return f"auxiliary_head.features.{index}.{name}"
-    # The classifiers have the same names.
+    # The classifiers have the same names here.
     return ".".join((top, *modules, name))
 
 
-# Our modules -> their places in an `nn.Sequential`. The stem: convolution, BN.
+# Our modules -> their positions in an `nn.Sequential`.
+# The stem is convolution, BN.
 _STEM = {"conv": 0, "bn": 1}
-# The auxiliary head: ReLU, pooling, convolution, BN, ReLU, convolution, BN.
+# The auxiliary classifier is ReLU, pooling, convolution, BN, ReLU, convolution, BN.
 _AUXILIARY = {"conv0": 2, "bn0": 3, "conv1": 5, "bn1": 6}
-# The fixed reduction: ReLU, across, down, BN, ReLU, pointwise, BN.
+# The fixed reduction is ReLU, across, down, BN, ReLU, pointwise, BN.
 _FIXED: dict[tuple[str, ...], int] = {
     ("crossed", "across", "conv"): 1,
     ("crossed", "down", "conv"): 2,
@@ -170,11 +170,12 @@ _FIXED: dict[tuple[str, ...], int] = {
 def beside_edges(
     arrays: Mapping[str, np.ndarray], cell: str, modules: list[str], name: str
 ) -> str:
-    """The published name of an array of a cell that is not on an edge.
+    """The published name of an array in a cell that is not on an edge.
 
-    It is in the cell's preprocessing, or in GDAS's fixed reduction cell.
+    Such arrays are in the cell's preprocessing, or in GDAS's fixed reduction cell.
 
     cell: "cells.INDEX".
+    name: the last part of the published name.
     """
     part, *inner = modules
     if part == "preprocess":
@@ -191,8 +192,7 @@ def beside_edges(
     return f"{cell}.ops1.{index}.{place}.{name}"
 
 
-# The modules of a layer -> their names in the three codes; the one that is among the
-# arrays is taken.
+# Our modules of a layer -> their possible published names.
 _LAYER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("conv",): ("op.1",),
     ("bn",): ("op.2", "bn", "op.1", "1"),
@@ -210,14 +210,14 @@ _LAYER: dict[tuple[str, ...], tuple[str, ...]] = {
 def in_layer(
     arrays: Mapping[str, np.ndarray], layer: str, *, modules: list[str], name: str
 ) -> str:
-    """The published name of an array of a layer.
+    """The published name of an array of a layer: the first that is among the arrays.
 
-    layer: what the names of its arrays begin with.
-    name: what they end with.
+    layer: the prefix of the names of the layer's arrays.
+    name: the last part of the published name.
     """
     names = [f"{layer}.{part}.{name}" for part in _LAYER[tuple(modules)]]
     for known in names:
         if known in arrays:
             return known
-    # For the message that says what is missing.
+    # None is there: the error will name the first.
     return names[0]

@@ -1,6 +1,6 @@
-"""Float networks of github.com/kuangliu/pytorch-cifar.
+"""Loads the float networks of github.com/kuangliu/pytorch-cifar.
 
-They are ResNets, SENet18, ResNeXt29 and DenseNets for CIFAR.
+These are ResNets, SENet18, ResNeXt29 and DenseNets for CIFAR.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ from bnas_jax.interop.published.torch_arrays import (
 Rules = Sequence[tuple[str, str]]
 
 IMAGE_SHAPE = (32, 32, 3)
-# The names of a stage's blocks, for `torch_arrays.blocks_of`.
+# The pattern of the names of blocks, for `torch_arrays.blocks_of`.
 STAGES = r"layer(\d)\.(\d+)\."
 
-# Rules of `torch_arrays.by_module`, from our modules to theirs. Our stages are numbered
+# Rules for `torch_arrays.by_module`: our modules -> theirs. Our stages are numbered
 # from 0, theirs from 1.
 OUTSIDE = (
     (r"^stem/conv$", "conv1"),
@@ -51,7 +51,7 @@ POST_ACTIVATION = (
 # SENets.
 PRE_ACTIVATION = (
     *OUTSIDE,
-    # conv1 first: else conv0 would become conv1, and then conv2.
+    # conv1 comes first, because conv0 would become conv1 and then conv2.
     (r"/conv1$", "/conv2"),
     (r"/conv0$", "/conv1"),
     (r"input/bn$", "bn1"),
@@ -60,7 +60,7 @@ PRE_ACTIVATION = (
     (r"gate/squeeze$", "fc1"),
     (r"gate/excite$", "fc2"),
 )
-# DenseNets, whose layers are pre-activation ones.
+# DenseNets, whose layers are pre-activation layers.
 DENSE = (
     (r"^stage0_layer(\d+)", r"dense1/\1"),
     (r"^stage1_layer(\d+)", r"dense2/\1"),
@@ -75,7 +75,7 @@ DENSE = (
 
 
 def load_resnet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """`ResNet18`, `ResNet34`."""
+    """(model, variables) of `ResNet18` or `ResNet34`."""
     del name
     arrays = states(arrays)
     blocks = blocks_of(arrays, STAGES)
@@ -89,7 +89,7 @@ def load_resnet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module,
 
 
 def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """`SENet18`."""
+    """(model, variables) of `SENet18`."""
     del name
     arrays = states(arrays)
     blocks = blocks_of(arrays, STAGES)
@@ -106,7 +106,7 @@ def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, 
 
 
 def load_resnext(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """`ResNeXt29_2x64d` and its like."""
+    """(model, variables) of `ResNeXt29_2x64d` or one of another width."""
     del name
     arrays = states(arrays)
     # The kernel of the grouped convolution is (width, width / groups, 3, 3).
@@ -125,10 +125,10 @@ def load_resnext(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module
 def load_densenet(
     name: str, arrays: Mapping[str, np.ndarray]
 ) -> tuple[nn.Module, dict]:
-    """`DenseNet121`, `densenet_cifar` and their like."""
+    """(model, variables) of `DenseNet121`, `densenet_cifar` or one of another size."""
     del name
     arrays = states(arrays)
-    # The last convolution of a layer makes the channels that it adds.
+    # The outputs of a layer's last convolution are the channels that it adds.
     model = DenseNet(
         growth=len(array_of(arrays, "dense1.0.conv2.weight")),
         blocks=blocks_of(arrays, r"dense(\d)\.(\d+)\."),
@@ -141,20 +141,20 @@ def load_densenet(
 def _variables(
     model: nn.Module, arrays: Mapping[str, np.ndarray], rules: Rules
 ) -> dict:
-    """The variables of a model, by rules of `torch_arrays.by_module`."""
+    """The variables of a model. rules: for `torch_arrays.by_module`."""
     return variables_of(model, arrays, by_module(rules), image_shape=IMAGE_SHAPE)
 
 
 def widths(
     arrays: Mapping[str, np.ndarray], blocks: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The channels of each stage. blocks: how many each stage has."""
+    """The number of channels of each stage. blocks: the blocks of each stage."""
     firsts = [f"layer{stage + 1}.0.conv1.weight" for stage in range(len(blocks))]
     return tuple(len(array_of(arrays, first)) for first in firsts)
 
 
 def classes(arrays: Mapping[str, np.ndarray]) -> int:
-    """The number of classes."""
+    """The number of classes, read from the classifier."""
     return len(array_of(arrays, "linear.weight"))
 
 

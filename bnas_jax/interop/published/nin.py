@@ -1,6 +1,6 @@
-"""The CIFAR NiN of github.com/jiecaoyu/XNOR-Net-PyTorch.
+"""Loads the CIFAR NiN of github.com/jiecaoyu/XNOR-Net-PyTorch.
 
-It is binarized as there: signs of 0 are 0, and activations have no scale K.
+As in that code, the sign of 0 is 0, and activations have no scale K.
 """
 
 from collections.abc import Mapping
@@ -21,31 +21,30 @@ from bnas_jax.training.latents import project_params
 
 # The index of each of our layers in their module `xnor`.
 LAYERS = (3, 4, 6, 7, 8, 10, 11)
-# Rules of `torch_arrays.by_module`, from our modules to theirs.
+# Rules for `torch_arrays.by_module`: our modules -> theirs.
 RULES = (
     (r"^stem$", "xnor/0"),
     (r"^stem_bn$", "xnor/1"),
     (r"^bn$", "xnor/12"),
     (r"^classifier$", "xnor/13"),
-    # The bias of a layer's convolution is the layer's here, where it comes before the
-    # activation.
+    # Here a layer, and not its convolution, has the bias, just before the activation.
     (r"^layer(\d)$", r"layer\1/conv"),
     *((f"^layer{index}/", f"xnor/{place}/") for index, place in enumerate(LAYERS)),
 )
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """The network with dropout, as it is trained; see `load_published`.
+    """(model, variables) of the network with dropout, see `load_published`.
 
-    Latent weights are projected, and scales of batch norms clamped, as the code does
-    before each forward pass.
+    Latent weights are projected, and the scales of batch norms are clamped, because
+    that code does so before each forward pass.
     """
     del name
     arrays = states(arrays)
     scheme = Xnor(activation_scale=False, sign_of_zero=0)
 
-    # Sizes from the arrays. All widths are those of the stem, the first two layers and
-    # the classifier.
+    # Read the sizes from the arrays. The stem, the first two layers and the classifier
+    # have all widths.
     sizes = []
     for module in ("0", "3.conv", "4.conv", "13"):
         kernel = array_of(arrays, f"xnor.{module}.weight")

@@ -1,9 +1,9 @@
-"""Supernets of the codes of DARTS, SNAS, GDAS and random search with shared weights.
+"""Loads supernets of DARTS, SNAS, GDAS and random search with shared weights.
 
-In their state_dicts an edge's layer is `cells.C._ops.EDGE._ops.TYPE`, in GDAS
+In their state_dicts, a layer of an edge is `cells.C._ops.EDGE._ops.TYPE`, or in GDAS
 `cells.C.edges.NODE<-INPUT._ops.TYPE`. Names within layers, of the stem and of the
-classifier are those of the final networks (`cells`). Here the arrays of all edges that
-leave a state lie side by side (`core.mixed_edges`).
+classifier are those of the final networks (`cells`). Here, one array holds all edges
+that leave a state (`core.mixed_edges`).
 """
 
 import functools
@@ -30,7 +30,7 @@ from bnas_jax.interop.published.torch_arrays import (
     states,
 )
 
-# Layer types in the order of the published alphas.
+# The layer types in the order of the published alphas.
 DARTS_TYPES = (
     "none",
     "max_pool_3x3",
@@ -51,7 +51,7 @@ GDAS_TYPES = (
     "avg_pool_3x3",
     "max_pool_3x3",
 )
-# The fields of `Supernet` for each family.
+# Family -> the fields of its `Supernet`.
 _FIELDS: dict[str, dict[str, Any]] = {
     "darts_supernet": {"form": "darts", "layer_types": DARTS_TYPES},
     "darts_second_order": {"form": "darts", "layer_types": DARTS_TYPES},
@@ -68,16 +68,16 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """A supernet of the family in `name`; see `load_published`.
+    """(model, variables) of a supernet, see `load_published`.
 
-    Alpha is not among its variables. A family whose BNs in cells keep no running
-    statistics takes those of the batch in evaluation, too.
+    Alpha is not among the variables. If the batch norms in cells have no running
+    statistics, they also use those of the batch in evaluation.
     """
-    # `load_published` has found that there is a family.
+    # `load_published` has checked that the name begins with a family.
     arrays = states(arrays)
     fields = next(fields for known, fields in _FIELDS.items() if name.startswith(known))
 
-    # The model that its arrays say.
+    # The arrays determine the model.
     in_cells = [key for key in arrays if key.startswith("cells.")]
     kept = any(".running_mean" in key for key in in_cells)
     model = Supernet(
@@ -89,11 +89,11 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
         **sizes(arrays),
     )
 
-    # Fill each of its variables.
+    # Fill in each of its variables.
     flat: dict[Path, Any] = {}
     for path, leaf in traverse_util.flatten_dict(_shapes(model)).items():
         array = _array(arrays, path, model=model)
-        # Statistics that nobody reads: means of 0, variances of 1.
+        # Running statistics that are never used: mean 0, variance 1.
         if array is None:
             start = 1.0 if path[-1] == "var" else 0.0
             array = np.full(leaf.shape, start)
@@ -110,7 +110,7 @@ def _shapes(model: Supernet) -> dict:
     """The variables of a supernet as `ShapeDtypeStruct`s."""
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
 
-    # All layer types of all edges have variables with an even mixture.
+    # With an even mixture, all layer types of all edges have variables.
     def create(x):
         key = jax.random.key(0)
         return model.init(key, model.even_mixture(), x, method="mixture")
@@ -121,11 +121,11 @@ def _shapes(model: Supernet) -> dict:
 def _array(
     arrays: Mapping[str, np.ndarray], path: Path, *, model: Supernet
 ) -> np.ndarray | None:
-    """The array of a variable, None for running statistics that are not kept.
+    """The array of a variable; None for running statistics that do not exist.
 
-    path: of the variable, (collection, module, ..., leaf).
+    path: the path of the variable, (collection, module, ..., leaf).
     """
-    # Around the cells, and beside their edges, it is a single array there, too.
+    # A variable that is not on an edge is a single array in the state_dict, too.
     _, top, *modules, leaf = path
     kind = BATCH_NORM.get(leaf, "weight")
     if not top.startswith("cell"):
@@ -138,7 +138,7 @@ def _array(
         name = beside_edges(arrays, cell, modules=modules, name=kind)
         return from_torch(array_of(arrays, name))
 
-    # Else it has the arrays of all edges that leave a state, side by side.
+    # Other variables hold the arrays of all edges that leave a state.
     of_edge = functools.partial(
         _of_edge, arrays, cell, kind=kind, types=model.layer_types
     )
@@ -170,13 +170,14 @@ def _of_edge(
     kind: str,
     types: tuple[str, ...],
 ) -> np.ndarray:
-    """The array of a layer type of one edge, in our layout.
+    """An array of one layer type of one edge, in our layout.
 
-    modules: those within the layer.
-    kind: the last part of the array's name there.
-    types: the layer types in the order of that code.
+    cell: "cells.INDEX".
+    modules: the modules within the layer.
+    kind: the last part of the published name.
+    types: the layer types in the order of the published code.
     """
-    # An edge has a number; in GDAS it is named by its ends.
+    # The name of an edge is its number, or in GDAS its ends.
     source, node = EDGES[edge]
     place = f"_ops.{edge}"
     if not any(key.startswith(f"{cell}._ops.") for key in arrays):

@@ -1,4 +1,4 @@
-"""PyTorch's arrays by name, brought into the variables of a Flax model."""
+"""Converts named PyTorch arrays to the variables of a Flax model."""
 
 import collections
 import re
@@ -13,19 +13,19 @@ from flax import traverse_util
 
 from bnas_jax.core.errors import UserError
 
-# Our names of a batch norm's leaves -> PyTorch's.
+# Our leaves of a batch norm -> their names in PyTorch.
 BATCH_NORM = {
     "scale": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
 }
-# The same for all leaves.
+# All of our leaves -> their names in PyTorch.
 LEAVES = {**BATCH_NORM, "kernel": "weight", "latent": "weight"}
 
 Path = tuple[str, ...]
-# A path such as ("params", "stem", "conv", "kernel") -> the array's name in PyTorch, or
-# (its name, a function that converts the array).
+# The path of our variable, such as ("params", "stem", "conv", "kernel") -> the name of
+# the PyTorch array, or (its name, a function that converts the array).
 Counterpart = Callable[[Path], str | tuple[str, Callable[[np.ndarray], np.ndarray]]]
 
 
@@ -38,7 +38,7 @@ def variables_of(
 ) -> dict:
     """The variables of `model`, each leaf from the array that `counterpart` names.
 
-    image_shape: (H, W, C) of images that the model takes.
+    image_shape: (H, W, C) of images that fit the model.
 
     Raises `UserError` as `load_published` does.
     """
@@ -56,7 +56,7 @@ def fill(
     flat: dict[Path, Any] = {}
     paths = traverse_util.flatten_dict(dict(shapes))
     for path, leaf in paths.items():
-        # A name alone has the usual conversion.
+        # Without a function, the usual conversion is used.
         found = counterpart(path)
         if isinstance(found, str):
             found = (found, from_torch)
@@ -74,18 +74,19 @@ def fill(
 
 
 def array_of(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """The array of that name; raises `UserError` where there is none."""
+    """The array with a name; raises `UserError` if it is missing."""
     if name not in arrays:
         raise UserError(f"the published weights lack {name}")
     return np.asarray(arrays[name])
 
 
 def by_module(rules: Sequence[tuple[str, str]]) -> Counterpart:
-    """A `Counterpart` that makes published names of modules from ours.
+    """A `Counterpart` that replaces our names of modules by published names.
 
-    rules: (pattern, replacement) pairs of `re.sub`, all of which are applied, one after
-        the other. They take the names of the modules that lead to a leaf, joined by
-        "/". Leaves have PyTorch's usual names.
+    Leaves get PyTorch's usual names.
+
+    rules: pairs (pattern, replacement) for `re.sub`. All are applied, in order, to the
+        path of modules, joined by "/".
     """
 
     def counterpart(path: Path) -> str:
@@ -103,8 +104,8 @@ def by_module(rules: Sequence[tuple[str, str]]) -> Counterpart:
 def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
     """The number of blocks of each stage.
 
-    stages: a pattern for names, with two groups: the numbers of the stage and of the
-        block.
+    stages: a pattern of array names, with two groups: the number of the stage and the
+        number of the block.
     """
     # (stage, block) of each block.
     blocks = set()
@@ -125,11 +126,11 @@ def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
 def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of a state_dict by their plain names.
 
-    Plain names lack the "module." of PyTorch's DataParallel. Where some names begin
-    with "state.", as in our reference files, only those arrays are taken, without that
-    prefix.
+    Plain names do not have the prefix "module." of PyTorch's DataParallel. If some
+    names begin with "state.", as in our reference files, only those arrays are taken,
+    without that prefix.
     """
-    # Reference files hold more than a state_dict.
+    # Reference files have more than a state_dict.
     prefix = "state."
     prefixed = [name for name in arrays if name.startswith(prefix)]
     if prefixed:
@@ -140,10 +141,10 @@ def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def from_torch(array: np.ndarray) -> np.ndarray:
     """An array in our layout.
 
-    Kernels (O, I, H, W) become (H, W, I, O), matrices (O, I) become (I, O). All else
-    stays as it is.
+    Kernels (O, I, H, W) become (H, W, I, O), and matrices (O, I) become (I, O). Other
+    arrays are unchanged.
     """
-    # `.T` would exchange rows and columns of a kernel, too.
+    # `.T` would also swap H and W of a kernel.
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
     if array.ndim == 2:

@@ -1,6 +1,6 @@
-"""Float wide ResNets of two codes.
+"""Loads the float wide ResNets of two repositories.
 
-They are github.com/xternalz/WideResNet-pytorch and
+These are github.com/xternalz/WideResNet-pytorch and
 github.com/meliketoy/wide-resnet.pytorch.
 """
 
@@ -19,12 +19,12 @@ from bnas_jax.interop.published.torch_arrays import (
     variables_of,
 )
 
-# Rules of `torch_arrays.by_module`, from our modules to theirs. Our stages are numbered
-# from 0, theirs from 1. What both codes name alike:
+# Rules for `torch_arrays.by_module`: our modules -> theirs. Our stages are numbered
+# from 0, theirs from 1. The rules that both repositories share:
 INSIDE = (
     (r"^stem$", "conv1"),
     (r"^bn$", "bn1"),
-    # conv1 first: else conv0 would become conv1, and then conv2.
+    # conv1 comes first, because conv0 would become conv1 and then conv2.
     (r"/conv1$", "/conv2"),
     (r"/conv0$", "/conv1"),
     (r"input/bn$", "bn1"),
@@ -49,20 +49,20 @@ MELIKETOY = (
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """A wide ResNet; see `load_published`.
+    """(model, variables) of a wide ResNet, see `load_published`.
 
-    The names of its arrays say which of the two codes it comes from.
+    The names of its arrays tell which of the two repositories it is from.
     """
     del name
     arrays = states(arrays)
 
-    # xternalz's code calls its classifier `fc`.
+    # xternalz calls the classifier `fc`.
     meliketoy = "fc.weight" not in arrays
     rules, stage, classifier = XTERNALZ, "block{}.layer", "fc.weight"
     if meliketoy:
         rules, stage, classifier = MELIKETOY, "layer{}", "linear.weight"
 
-    # Sizes from the shapes of the arrays; kernels are OIHW.
+    # Read the sizes from the shapes of the arrays; kernels are OIHW.
     blocks = blocks_of(arrays, stage.format(r"(\d)") + r"\.(\d+)\.")
     firsts = []
     for number in range(1, len(blocks) + 1):
