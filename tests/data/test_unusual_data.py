@@ -1,4 +1,4 @@
-"""No silent surprise with data, paths and file systems."""
+"""Unusual data, paths and file systems: nothing goes wrong in silence."""
 
 import dataclasses
 import errno

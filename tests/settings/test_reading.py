@@ -1,4 +1,4 @@
-"""No silent surprise while settings, genotypes and data are read."""
+"""Settings, genotypes and data that are read: nothing is guessed in silence."""
 
 import io
 import json
