@@ -121,6 +121,8 @@ def test_the_compiler_ends_with_a_command_that_is_stopped(
     network = ["--config=configs/train.py:a", "--on=v5litepod-8"]
     words = [sys.executable, "-m", "bnas_jax", "plan", *network]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    # In the background of a shell tests ignore Ctrl-C, and so would the command.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     started = subprocess.Popen(
         words,
         cwd=ROOT,
@@ -129,6 +131,7 @@ def test_the_compiler_ends_with_a_command_that_is_stopped(
         text=True,
         process_group=0,
     )
+    signal.signal(signal.SIGINT, before)
     children = pathlib.Path(f"/proc/{started.pid}/task/{started.pid}/children")
     assert becomes_true(lambda: children.read_text() != "", seconds=60)
     (compiler,) = children.read_text().split()
