@@ -170,9 +170,9 @@ def with_labels(examples: Examples, facts: Facts) -> Examples:
     unknown = sorted(set(classes) - set(names))
     if unknown:
         raise UserError(
-            f"{examples.name} has the class {unknown[0]!r}, the run has not: its "
-            f"classes are {_listed(names)}; set config.dataset.path to data with "
-            "these, or some of these, names"
+            f"{examples.name} has the class {unknown[0]!r}, which the run does not "
+            f"have: its classes are {_listed(names)}; set config.dataset.path to data "
+            "with these, or some of these, names"
         )
 
     # The run's label of each class of the data.

@@ -129,8 +129,8 @@ def load_test(
     # Statistics are never measured on test images: a network must not depend on them.
     def measure() -> Statistics:
         raise UserError(
-            f"{test.name} has no training images beside it, by whose mean and "
-            "deviation its own are normalised"
+            f"{test.name} has no training images beside it, whose mean and standard "
+            "deviation are needed to normalise the test images"
         )
 
     augmentation = defaults.augmentation(
@@ -186,9 +186,8 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
     # Test images are never taken from the training images silently.
     if test is None and options.split is None:
         raise UserError(
-            f"{train.name} has no test images beside it (a folder train or a split of "
-            "theirs); set config.dataset.split to the share of the images that is for "
-            "tests, such as 0.1"
+            f"{train.name} has no test images beside it; set config.dataset.split to "
+            "the share of the images that is used for testing, such as 0.1"
         )
     if test is None:
         share = float(options.split or 0)

@@ -403,7 +403,7 @@ def test_every_format_is_read_and_so_are_folders_below_a_class(tmp_path, capfd):
         and "1 images that are in no folder of a class" in err
     )
     assert (
-        f"{root}/train: left out 2 files that are no images (1 .heic, 1 .txt)\n" in err
+        f"{root}/train: left out 2 files that are not images (1 .heic, 1 .txt)\n" in err
     )
     code, line = answer(capfd, "data", "check", "folder", f"--path={root}")
     assert code == 0 and json.loads(line)["splits"]["train"]["left_out"] == {
@@ -580,9 +580,7 @@ def test_a_prepared_set_with_test_images_alone_can_be_evaluated(tmp_path, stream
             UserError, match="no training images beside it; it can only be evaluated"
         ):
             loading.load("tfds:flowers", path, options)
-        with pytest.raises(
-            UserError, match="no training images beside it, by whose mean"
-        ):
+        with pytest.raises(UserError, match="no training images beside it, whose mean"):
             loading.load_test("tfds:flowers", path, options)
 
 

@@ -213,19 +213,19 @@ def _doubt(root: Any, like_class: list, like_part: list, others: list) -> str:
     if like_part:
         part, other = like_part[0].name, others[0].name
         return (
-            f"{root}/{part} holds folders of images, as training or test data do, but "
-            f"beside it is neither test nor val (or train), but {other}, as if both "
-            f"were classes: if they are, move the images in the folders of {part} up "
-            f"into {part} itself; if not, move {other} elsewhere"
+            f"{root}/{part} holds folders of images, like training or test data, but "
+            f"the folder beside it is {other}, like a class: if both are classes, move "
+            f"the images in the folders of {part} up into {part} itself; if not, move "
+            f"{other} elsewhere"
         )
     if like_class:
         name = like_class[0].name
         return (
-            f"{root}/{name} holds images that are in no folder of a class, and beside "
-            f"it are no other classes; write {_LAYOUT}; if {name} is a class, give it "
-            "another name"
+            f"{root}/{name} holds images that are in no folder of a class, and there "
+            f"are no other classes beside it; write {_LAYOUT}; if {name} is a class, "
+            "give it another name"
         )
-    return f"{root} is without images; write {_LAYOUT}"
+    return f"{root} has no images; write {_LAYOUT}"
 
 
 def _say_left_out(root: Any, what: Sequence[str]) -> None:
@@ -239,13 +239,13 @@ def _classes(directory: Any) -> list[str]:
     if not classes:
         state = "is empty"
         if walk.entries(directory):
-            state = "is without folders of classes"
+            state = "has no folders of classes"
         raise UserError(f"{directory} {state}; write {_LAYOUT}")
 
     # Often there is a folder in between: ROOT/images/CLASS.
     if len(classes) == 1:
         raise UserError(
-            f"{directory} has one class alone, {classes[0]!r}; a classifier needs two; "
+            f"{directory} has only one class, {classes[0]!r}; a classifier needs two; "
             f"write {_LAYOUT}"
         )
     return classes
@@ -261,8 +261,8 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
     unknown = sorted(set(folders) - set(classes))
     if unknown:
         raise UserError(
-            f"{directory} has the class {unknown[0]!r}, the training images have not; "
-            "both need the same folders"
+            f"{directory} has the class {unknown[0]!r}, which the training images do "
+            "not have; both need the same folders"
         )
 
     # The files of each class.

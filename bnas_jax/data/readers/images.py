@@ -306,7 +306,7 @@ def _shortened(
 ) -> np.ndarray:
     """Values of more than 8 bits as uint8 of the same shape, `white_level` as 255."""
     if not np.isfinite(values).all():
-        raise BadImage("holds numbers that are none (NaN or infinity)")
+        raise BadImage("holds NaN or infinite values")
     white = white_level or _white(values, file_format)
     shares = np.clip(values / white, 0, 1)
     return np.rint(shares * 255).astype(np.uint8)

@@ -127,7 +127,7 @@ def by_suffix(files: Mapping[str, int]) -> str:
 
 def no_images(others: Mapping[str, int]) -> str:
     """The other files that `images` found, as part of a sentence."""
-    return f"{sum(others.values())} files that are no images ({by_suffix(others)})"
+    return f"{sum(others.values())} files that are not images ({by_suffix(others)})"
 
 
 def _tree(

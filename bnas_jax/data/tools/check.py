@@ -53,7 +53,7 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
     """
     if name == "digits":
         raise UserError(
-            "the digits come with the package and are whole; name a dataset on disk"
+            "the digits come with the package and are complete; name a dataset on disk"
         )
     if name == "npz":
         raise UserError(

@@ -46,7 +46,7 @@ def convert(source: str, out: str) -> dict:
     target = data_directory / info["name"] / configuration / info["version"]
     if target.resolve() == directory.resolve():
         raise UserError(
-            f"--out={out} is where the source stands; write into another data directory"
+            f"--out={out} is where the source is; write into another data directory"
         )
     if target.exists():
         raise UserError(
@@ -133,8 +133,8 @@ def _reading(path: pathlib.Path):
         yield
     except OSError as error:
         raise UserError(
-            f"cannot read {path} ({error.strerror or error}); mend that or copy the "
-            "file again, the same command goes on"
+            f"cannot read {path} ({error.strerror or error}); correct that or copy the "
+            "file again, then the same command continues"
         ) from error
 
 
@@ -153,7 +153,7 @@ def _checked(data: bytes, checksum: bytes, what: str) -> bytes:
     expected = struct.pack("<I", masked_crc(data))
     if checksum != expected:
         raise UserError(
-            f"{what} is damaged (its checksum does not fit); copy the file again"
+            f"{what} is damaged (its checksum does not match); copy the file again"
         )
     return data
 
