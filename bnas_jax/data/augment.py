@@ -129,6 +129,7 @@ def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.
 def augmented(
     key: jax.Array,
     images: jax.Array,
+    *,
     rows: jax.Array,
     size: int,
     places: jax.Array,

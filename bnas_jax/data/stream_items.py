@@ -29,7 +29,7 @@ Item = dict[str, Any]
 
 
 def random_box(
-    seed: int, epoch: int, row: int, height: int, width: int, min_area: float
+    seed: int, epoch: int, row: int, *, height: int, width: int, min_area: float
 ) -> Box:
     """The random crop of image `row` in epoch `epoch`.
 

@@ -187,7 +187,9 @@ def _step(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
     if isinstance(run, SearchSettings):
         program = build.search(run, data, where)
         # A step reads a batch of each part of the training set that a stage names.
-        names = {name for stage in run.searcher.stages for name in stage.batches}
+        names: set[str] = set()
+        for stage in run.searcher.stages:
+            names |= set(stage.batches)
         parts = len(names)
     else:
         of_run = teacher.drawn(run, data, where)

@@ -187,7 +187,7 @@ def part_folders(root: Any) -> dict[str, Any]:
 
 def _named_like_parts(directories: Sequence[Any]) -> list:
     """The directories with the names of parts, the preferred names first."""
-    names = [name for part in _PARTS.values() for name in part]
+    names = [*_PARTS["train"], *_PARTS["test"]]
     position = lambda directory: names.index(directory.name.lower())
     named = [d for d in directories if d.name.lower() in names]
     return sorted(named, key=position)
@@ -214,9 +214,9 @@ def _doubt(root: Any, like_class: list, like_part: list, others: list) -> str:
         part, other = like_part[0].name, others[0].name
         return (
             f"{root}/{part} holds folders of images, like training or test data, but "
-            f"the folder beside it is {other}, like a class: if both are classes, move "
-            f"the images in the folders of {part} up into {part} itself; if not, move "
-            f"{other} elsewhere"
+            f"beside it is neither test nor val (or train), only {other}: if both "
+            f"are classes, move the images in the folders of {part} up into {part} "
+            f"itself; if not, move {other} elsewhere"
         )
     if like_class:
         name = like_class[0].name

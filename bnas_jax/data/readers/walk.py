@@ -95,9 +95,11 @@ def holds_images(directory: Any) -> bool:
 
 def holds_folders_of_images(directory: Any) -> bool:
     """Whether there are images anywhere below the folders of a directory."""
-    # The directory itself has an empty path.
-    below = (found for path, found in _tree(directory) if path)
-    return any(is_image(entry.name) for found in below for entry in found)
+    for path, found in _tree(directory):
+        # The directory itself has an empty path.
+        if path and any(is_image(entry.name) for entry in found):
+            return True
+    return False
 
 
 def images(directory: Any) -> tuple[list[str], collections.Counter]:
