@@ -338,6 +338,6 @@ def check_training(
     order.check_seed(seed)
     if batch_size > len(examples):
         raise UserError(
-            f"a batch larger than the data: {examples.name} has {len(examples)} "
-            f"examples here; lower config.batch_size from {batch_size}"
+            f"config.batch_size={batch_size} is larger than the data: "
+            f"{examples.name} has {len(examples)} examples here; lower it"
         )
