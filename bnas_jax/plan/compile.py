@@ -28,11 +28,11 @@ from bnas_jax.training import build, teacher
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.state import initial_variables
 
-# The message of the compiler for TPUs about a program that needs more than the main
-# memory ("hbm"; "vmem" would be the memory on the chip).
+# What the compiler for TPUs says when a program needs more than the main memory. ("hbm"
+# is the main memory; a message about the memory on the chip says "vmem".)
 _FULL = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Instructions that are counted as kernels, in addition to calls into libraries.
+# Instructions that are kernels of their own, besides calls into libraries.
 _KERNELS = ("fusion", "transpose", "copy", "convolution")
 
 
