@@ -64,8 +64,8 @@ def counts(
     """
     if options["cells"] and not options["budget"]:
         raise UserError(
-            "--cells says among which numbers of cells --budget=FLOPS chooses; add it, "
-            "or write --num_cells=..."
+            "--cells gives the numbers of cells among which --budget=FLOPS chooses; "
+            "add --budget, or write --num_cells=..."
         )
 
     # Build the network, from a config or from options alone.
@@ -275,10 +275,10 @@ def _compared(
     *,
     image_shape: ImageShape,
 ) -> dict:
-    """The ratios of a float network's cost to the network's, and the float one's name.
+    """The ratios of a float network's cost to this network's, and a text that names it.
 
-    The float network has the same size. Its cell is that of --reference; by default it
-    is the same cell or, if that is a published cell with Zeroise, the published twin
+    The float network has the same size. Its cell is that of --reference. By default, it
+    is the same cell, or for a published cell with Zeroise the one that was published
     without Zeroise.
     """
     # Choose the float network.
@@ -300,9 +300,9 @@ def _compared(
 
 
 def _without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
-    """The name of the published twin of a cell without Zeroise.
+    """The name of the cell that was published as this cell without Zeroise.
 
-    None for a cell that is not a published one, or has no such twin.
+    None if this cell is not a published one, or was only published with Zeroise.
     """
     for name in genotypes.named():
         if genotypes.load(name) != genotype:

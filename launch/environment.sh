@@ -1,18 +1,19 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it; sets
-#   root    the repository
-#   python  the interpreter of a virtual environment in BNAS_VENV (default: .venv in the repository)
-#   dry_run empty; a script's --dry-run sets it
-# and install_requirements, which makes that environment when it is missing and brings it in line with the requirements
-# files it is given. An environment of ours that was cut short is made anew; one that was there before is only added to.
+# The other scripts of this folder source this file. It sets
+#   root     the repository
+#   python   the interpreter of the virtual environment BNAS_VENV (default: .venv in the repository)
+#   dry_run  empty; a script's --dry-run sets it
+# and defines install_requirements, which makes that environment if it does not exist, and installs requirements files
+# into it. If an installation that it began was interrupted, it makes the environment again; to an environment that the
+# user made, it only adds packages.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${BNAS_VENV:-$root/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
 python=$venv/bin/python
 dry_run=''
-# Locked while a script, or what is left of it, installs; the next one waits. Holds "unfinished" or "ready" when the
-# environment was made here.
+# This file is locked while a script installs; another script waits. If the environment was made here, the file contains
+# "unfinished" or "ready".
 lock=$venv.lock
 
 say() { printf '%s\n' "$*" >&2; }
@@ -20,21 +21,21 @@ fail() {
     say "bnas_jax: error: $*"
     return 2
 }
-# Ends a script over a mistake in how it was called.
+# Ends a script because of a mistake in its arguments.
 refuse() {
     fail "$@"
     exit 2
 }
 
-# Refuses what is no whole number from 0 on: the value $2 of the option $1.
+# Refuses the value $2 of the option $1 unless it is a whole number, at least 0.
 check_whole() { [[ $2 =~ ^(0|[1-9][0-9]*)$ ]] || refuse "$1 takes a whole number, got $2"; }
 
-# Writes into the file $1, whole or not at all, the command $2 that a result beside it is of.
+# Writes the text $2 into the file $1, completely or not at all: the command of a result, or the result.
 note() { printf '%s\n' "$2" >"$1.part" && mv "$1.part" "$1"; }
-# Whether the file $1 notes that command. A result without a note is an older version's, and taken as it is.
+# Whether the file $1 contains the command $2. A result without such a file is of an older version, and is accepted.
 noted() { [[ ! -e $1 || $(<"$1") == "$2" ]]; }
 
-# Ask the interpreter: a name on the PATH, or a link in an environment, may lead nowhere.
+# These run the interpreter: a name on the PATH, or a link in an environment, may not lead to one.
 runs() { "$1" -c '' 2>/dev/null; }
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -51,9 +52,9 @@ mark() { [[ ! -s $lock ]] || echo "$1" >"$lock"; }
 make_environment() {
     local base
     if grep -qs unfinished "$lock" || ! runs "$python"; then
-        # Only what was made here is made anew: anything else is the user's, such as an environment of another host's Python.
+        # Never overwrite a folder that was not made here: it may be an environment with another host's Python.
         if [[ ! -s $lock && -n $(ls -A "$venv" 2>/dev/null) ]]; then
-            fail "$venv is no virtual environment whose Python runs here;" \
+            fail "$venv is not a virtual environment whose Python runs here;" \
                 "set BNAS_VENV to one, or to a folder that does not exist yet"
             return
         fi
@@ -88,13 +89,14 @@ bring_in_line() {
 install_requirements() {
     mkdir -p "$(dirname -- "$venv")" || return
     {
-        # Where there is no flock, two first runs at the same time are the user's care.
+        # Without flock, the user must not start two first runs at the same time.
         if command -v flock >/dev/null; then flock 9; fi
         bring_in_line "$@"
     } 9>>"$lock"
 }
 
-# The interpreter for the scripts that start runs: BNAS_PYTHON where it is set, as it is, or else the environment above.
+# Sets the interpreter for the scripts that start runs: BNAS_PYTHON if it is set, and nothing is installed; otherwise that
+# of the environment above, with the requirements installed.
 choose_python() {
     if [[ -n ${BNAS_PYTHON-} ]]; then
         python=$BNAS_PYTHON
@@ -104,13 +106,13 @@ choose_python() {
     fi
 }
 
-# Compiles the step of a run for a machine before anything is created; a run that does not fit is not started.
-# The machine as `plan --on` takes it, then the run's command and options.
+# Compiles the step of a run for a machine, before anything is created; fails for a run that does not fit.
+# $1: the machine, as in `plan --on`; then the run's command and options.
 plan_first() {
     local word kept='' code=0 words
     if [[ -n $dry_run ]]; then python=${BNAS_PYTHON:-$python}; else choose_python || return; fi
     words=("$python" -m bnas_jax plan "--on=$1")
-    # Only what the run's settings come from; a word behind an option may be its value.
+    # Keep only the options that give the run's settings; the word after an option may be its value.
     for word in "${@:2}"; do
         if [[ $word =~ ^--?(config|noconfig|extensions)([.=]|$) ]]; then
             kept=1
@@ -126,14 +128,15 @@ plan_first() {
     say "Planning for $1"
     (cd "$root" && "${words[@]}") || code=$?
     case $code in
-        0 | 2 | 130) ;; # it fits; the plan has said what to mend; stopped by hand
+        0 | 2 | 130) ;; # it fits; a mistake, which the plan has explained; Ctrl-C
         1) say "bnas_jax: error: the run does not fit on $1, so nothing was created; write what the plan proposes" ;;
         *) say "bnas_jax: error: the plan for $1 ended with $code, so nothing was created; leave out --plan to go on" ;;
     esac
     return "$code"
 }
 
-# Whether a run that ended with this code is to be started again. Not after success, a user's mistake, or a wish to stop.
+# Whether a run that ended with the exit code $1 should be started again: not after success, a user's mistake, Ctrl-C or
+# SIGTERM.
 worth_a_restart() {
     case $1 in
         0 | 2 | 130 | 143) return 1 ;;
@@ -141,7 +144,7 @@ worth_a_restart() {
     esac
 }
 
-# One command as it could be typed.
+# Prints a command as one could type it.
 quoted() {
     local words
     printf -v words '%q ' "$@"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Runs a command of bnas_jax on a slice of TPUs in a cluster of Google Kubernetes Engine, as a JobSet: one pod on each host.
-# When a host is preempted or a run is lost, the JobSet starts all pods again; the run goes on from its last checkpoint.
-# The cluster, with JobSet and the driver for buckets, is kubectl's current one: docs/devices.md.
+# When a host is preempted or a run is lost, the JobSet starts all pods again; the run continues from its last checkpoint.
+# The cluster is kubectl's current one; it needs JobSet and the driver for buckets, see docs/devices.md.
 # Usage: launch/gke.sh [OPTIONS] COMMAND [--config=... --workdir=bucket/NAME]
-#        launch/gke.sh [OPTIONS] stop | log      ends the run, saved, and deletes the JobSet; shows its log
+#        launch/gke.sh [OPTIONS] stop | log      saves and ends the run, and deletes the JobSet; shows the run's log
 #   --name=NAME (default bnas)    --type=TYPE (default v4-8), for instance v5litepod-16, v5p-8, v6e-8, tpu7x-8    --spot
-#   --bucket=BUCKET  mounted as bucket in all pods, which have no other place that lasts
-#   --account=ACCOUNT  the Kubernetes service account that may write there (default: default)
-#   --image=IMAGE    with bash, tar and Python 3.11 or newer (default python:3.12)
+#   --bucket=BUCKET  is mounted as bucket in all pods; only files in it outlive the pods
+#   --account=ACCOUNT  the Kubernetes service account that may write to the bucket (default: default)
+#   --image=IMAGE    an image with bash, tar and Python 3.11 or newer (default python:3.12)
 #   --namespace=NAMESPACE (default: kubectl's)
 #   --restarts=K     how often to start again (default 100)
-#   --plan           compile the run's step for that type first; what does not fit is not started
-#   --dry-run        print the manifest, and to stderr the commands
+#   --plan           first compile the run's step for that type; a run that does not fit is not started
+#   --dry-run        print the manifest to stdout, and the commands to stderr
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -42,25 +42,25 @@ done
 [[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] || refuse "--name takes small letters, digits and -, got $name"
 check_whole --restarts "$restarts"
 for word in "$bucket" "$account" "$image"; do
-    # They are written into the manifest as they are.
+    # These are written into the manifest without quoting.
     [[ $word =~ ^[A-Za-z0-9._/:@-]*$ ]] || refuse "--bucket, --account and --image take names, got $word"
 done
 [[ -n $dry_run ]] || command -v kubectl >/dev/null || refuse "there is no kubectl here; install it," \
     "and fetch the cluster's credentials with gcloud container clusters get-credentials"
 
-# kubectl ..., or what it would be.
+# Runs kubectl; with --dry-run, prints the command.
 cluster() {
     local words=(kubectl "$@" ${namespace[@]+"${namespace[@]}"})
     if [[ -n $dry_run ]]; then quoted "${words[@]}" >&2; else "${words[@]}"; fi
 }
 
-# Exit code 2 is a mistake in the settings and ends all; after any other, 75 of the installation among them, all pods
-# start again.
+# Prints the JobSet. Exit code 2, a mistake in the settings, ends it. After any other one, such as 75 of a failed
+# installation, all pods start again.
 manifest() {
     local annotations='' nodes tolerations=''
     nodes="cloud.google.com/gke-tpu-accelerator: $accelerator"
     nodes+=", cloud.google.com/gke-tpu-topology: \"$topology\""
-    # The pods of a slice share one slice's hosts.
+    # All pods must run on the hosts of the same slice.
     if ((hosts > 1)); then
         annotations='alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool'
     fi
@@ -158,7 +158,7 @@ if [[ -n $dry_run ]]; then
 fi
 
 again="launch/gke.sh ${namespace[*]+${namespace[*]} }--name=$name"
-# One that has ended makes place; one that runs is not touched.
+# A JobSet of that name that has ended is replaced; one that still runs is not touched.
 ended=$(cluster get jobset "$name" --ignore-not-found '--output=jsonpath={.metadata.name}:{.status.terminalState}')
 [[ $ended != *: ]] ||
     refuse "the JobSet $name has not ended; write $again stop, or another --name"
@@ -170,4 +170,4 @@ cluster delete jobset "$name" --cascade=foreground --ignore-not-found
 cluster delete configmap "$name-code" --ignore-not-found
 cluster create configmap "$name-code" "--from-file=$folder/bnas.tar.gz"
 manifest "$@" | cluster create --filename=-
-say "bnas_jax: started; $again log shows its log, and stop in the place of log ends it"
+say "bnas_jax: started; $again log shows its log, and stop in place of log ends it"

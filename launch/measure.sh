@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Measures steps of search and training at the paper's sizes on this machine's GPUs or TPUs, one benchmark after the other, what
-# matters most first, and prints a table. Started again it leaves out what is measured and goes on with the rest.
+# Measures steps of search and training at the paper's sizes on this machine's GPUs or TPUs, one benchmark after the other, the
+# most important ones first, and prints a table. Started again, it skips the benchmarks that are done.
 # Usage: launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=300 --config.KEY=VALUE ...]
-# Results are DIR/NAME.json, with the command in DIR/NAME.txt, and what a benchmark says meanwhile DIR/NAME.log. --minutes: after so
-# many nothing more is begun, and what runs is stopped. BNAS_PYTHON=python3 in front takes a Python that has JAX for the device and
-# the other requirements already, and installs nothing. Further options go to every benchmark; other ones need another DIR.
+# A result is DIR/NAME.json, with its command in DIR/NAME.txt and its log in DIR/NAME.log.
+#   --minutes=N   after this time the running benchmark is stopped, and no other one is started
+# Other options are passed to every benchmark; results with different options need different DIRs. BNAS_PYTHON=python3 before the
+# command uses a Python that already has JAX for the device and the other requirements; then nothing is installed.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-# A name, and what is written behind `benchmark`.
+# A name, and the arguments of `benchmark`.
 short='--config.precision=bfloat16'
 shorter="$short --config.activations=bfloat16"
 rows=(
@@ -40,7 +41,7 @@ for word in "$@"; do
             ;;
     esac
 done
-[[ -z $minutes || $minutes =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--minutes=$minutes is no whole number; write for instance --minutes=30"
+[[ -z $minutes || $minutes =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--minutes=$minutes is not a whole number; write for instance --minutes=30"
 [[ -n $folder ]] || refuse "$usage"
 [[ $folder == /* ]] || folder=$PWD/$folder
 
@@ -55,7 +56,7 @@ else
     mkdir -p "$folder"
 fi
 
-# A signal ends the benchmark that runs, too: with `set -m` it and its `timeout` are a process group, and are told together.
+# A signal also ends the running benchmark: with `set -m`, it and its `timeout` are a process group, which is killed as one.
 set -m
 stop() {
     local group
@@ -82,7 +83,7 @@ for row in "${rows[@]}"; do
         quoted "${words[@]}"
         continue
     fi
-    # To `timeout`, 0 seconds are no limit.
+    # For `timeout`, 0 seconds mean no limit.
     seconds=0
     if [[ -n $minutes ]]; then
         seconds=$((60 * minutes - SECONDS))
@@ -98,10 +99,10 @@ for row in "${rows[@]}"; do
     result=$(tail -n 1 "$folder/$name.part")
     rm -f "$folder/$name.part"
     if [[ $code == 0 && $result == '{'* ]]; then
-        # Both whole or not there, the result last.
+        # Each file is written completely or not at all. The result comes last, as it marks the benchmark as done.
         note "$folder/$name.txt" "$told"
         note "$folder/$name.json" "$result"
-    # By the time, as 137 is also the kernel's, where memory is short.
+    # Decided by the time: the exit code 137 of `timeout` is also that of a process killed for lack of memory.
     elif [[ -n $minutes ]] && ((SECONDS - begun >= seconds)); then
         ((missing += 1))
     else
@@ -110,7 +111,7 @@ for row in "${rows[@]}"; do
 done
 [[ -z $dry_run ]] || exit 0
 "$python" -m bnas_jax.benchmarks.rows "$folder"
-((missing == 0)) || say "$missing of ${#rows[@]} are not measured for want of time; the same command goes on with them"
+((missing == 0)) || say "$missing of ${#rows[@]} are not measured for lack of time; the same command continues with them"
 if ((${#failed[@]})); then
     printf 'Failed, with exit code: %s\n' "${failed[@]}" >&2
     exit 1

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Runs a command of bnas_jax in several processes on this machine: one for each GPU, or on parts of the CPU to try out what
-# many hosts do.
+# Runs a command of bnas_jax in several processes on this machine: one for each GPU, or on the CPU, to try out a run on
+# several hosts.
 # Usage: launch/multi_process.sh [OPTIONS] COMMAND [--config=... --workdir=...]
-#   --processes=N  how many (default 2)
-#   --cpu=D        CPU only, D devices in each process; without it process I gets GPU I, or entry I of CUDA_VISIBLE_DEVICES
-#   --restarts=K   start all of them again, up to K times, when one is lost (default 0)
-#   --port=P       where they meet (default: a free one)
-#   --dry-run      print what would be started
-# The first process writes to stdout and stderr, the others to stderr behind their number. SIGTERM and Ctrl-C are handed on.
+#   --processes=N  number of processes (default 2)
+#   --cpu=D        use only the CPU, with D devices in each process; without it, process I gets GPU I, or entry I of
+#                  CUDA_VISIBLE_DEVICES
+#   --restarts=K   start all processes again, up to K times, when one is lost (default 0)
+#   --port=P       port of the coordinator (default: a free one)
+#   --dry-run      print the commands of the processes
+# The first process writes to stdout and stderr, the others to stderr, after their number. SIGTERM and Ctrl-C are passed on
+# to all of them.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -72,14 +74,15 @@ hand_on() {
 trap 'hand_on TERM' TERM
 trap 'hand_on INT' INT
 
-# Starts all processes and waits for them; gives the code of the first that fails, and ends the others then.
+# Starts all processes and waits for them. Returns the exit code of the first one that fails; if a process is lost, the
+# others are killed.
 run_all() {
     local code=0 ended i pid
     local -A running=()
     pids=()
     for ((i = 0; i < processes; i++)); do
         command_of "$i"
-        # Job control off: a Ctrl-C on the terminal would be ignored by what runs in the background, so it is handed on.
+        # Without job control, background processes ignore a Ctrl-C on the terminal: the trap above passes it on.
         if ((i)); then
             "${words[@]}" > >(sed -u "s/^/[$i] /" >&2) 2>&1 &
         else
@@ -96,7 +99,7 @@ run_all() {
             unset "running[$pid]"
             if ((ended && !code)); then
                 code=$ended
-                # The others notice by themselves within their time-out; a lost one makes all of them useless at once.
+                # The others would notice the loss only after their time-out, and cannot continue: kill them now.
                 if worth_a_restart "$code"; then hand_on KILL; fi
             fi
         done

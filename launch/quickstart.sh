@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole method on the handwritten digits that come with the package: searches a cell, trains the network made of it,
-# evaluates that from its checkpoint and counts its cost. A few minutes on 2 cores.
-# Usage: launch/quickstart.sh [FOLDER] (default: runs/quickstart in the repository). Run again, it goes on where it stopped.
+# Runs the whole method on the handwritten digits that come with the package: searches a cell, trains a network of it,
+# evaluates the network's checkpoint and counts its cost. It takes a few minutes on 2 cores.
+# Usage: launch/quickstart.sh [FOLDER] (default: runs/quickstart in the repository). Run again, it continues where it stopped.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -44,7 +44,7 @@ def sum_of(pairs):
     return " + ".join(f"{layer}({source})" for layer, source in pairs)
 
 
-print("\nThe cell, found by search. States 0 and 1 are its inputs; it puts out nodes 2 to 5 side by side.")
+print("\nThe cell that the search found. States 0 and 1 are its inputs; its output concatenates nodes 2 to 5.")
 for name in ("normal", "reduce"):
     print(f"  {name}")
     for node in range(4):

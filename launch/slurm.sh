@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Submits a command of bnas_jax to Slurm: one task for each GPU, found by JAX itself. A job that is preempted, reaches its
-# time limit or loses a node has saved its state or goes on from its last checkpoint: it is put back into the queue.
+# Submits a command of bnas_jax to Slurm, with one task for each GPU; JAX detects the tasks. A job that is preempted, reaches
+# its time limit or loses a node is put back into the queue, and continues from its last checkpoint.
 # Usage: launch/slurm.sh [OPTIONS] COMMAND [--config=... --workdir=...]   (the work directory on a file system of all nodes)
-#   --nodes=N        (default 1)       --gpus=G        of each node (default 1), or KIND:G
-#   --cpus=C         of each task (default 8)
-#   --time=HH:MM:SS  (default 24:00:00)  --partition=P   --account=A   --name=NAME (default bnas)
-#   --restarts=K     how often it is put back after a failure (default 10)
-#   --plan[=KIND]    compile the run's step for so many GPUs of that kind (default: that of --gpus) first; what does not
-#                    fit is not submitted. For instance --plan=h100
+#   --nodes=N        number of nodes (default 1)
+#   --gpus=G         GPUs of each node (default 1), or KIND:G
+#   --cpus=C         CPUs of each task (default 8)
+#   --time=HH:MM:SS  time limit (default 24:00:00)
+#   --partition=P    --account=A   --name=NAME (default bnas)
+#   --restarts=K     how often a job is put back into the queue after a failure (default 10)
+#   --plan[=KIND]    first compile the run's step for that number of GPUs, of that kind (default: the kind of --gpus), for
+#                    instance --plan=h100; a run that does not fit is not submitted
 #   --dry-run        print the job script
 set -euo pipefail
 
@@ -34,13 +36,13 @@ while (($#)); do
 done
 (($#)) || refuse "no command; write for instance: launch/slurm.sh --gpus=8 train --config=configs/train.py:d --workdir=/shared/d"
 
-# Slurm's own name of a kind of GPU may be another than the plan's.
+# A cluster's name for a kind of GPU may differ from the plan's.
 tasks=${gpus##*:}
 if [[ -z $kind && $gpus == *:* ]]; then kind=${gpus%%:*}; fi
 [[ $nodes-$tasks =~ ^[1-9][0-9]*-[1-9][0-9]*$ ]] ||
     refuse "--nodes and --gpus take whole numbers from 1 on, or --gpus=KIND:G, got $nodes and $gpus"
 for word in "--name=$name" "--gpus=$gpus" "--time=$limit" ${extra[@]+"${extra[@]}"}; do
-    # They become lines of the job script, which Slurm divides at spaces.
+    # These become lines of the job script, which Slurm splits at spaces.
     [[ $word =~ ^[^[:space:]\"\'=]+=[^[:space:]\"\']+$ ]] || refuse "write ${word%%=*}= without spaces and quotes, got ${word#*=}"
 done
 check_whole --restarts "$restarts"
@@ -48,7 +50,7 @@ check_whole --cpus "$cpus"
 [[ -z $plan || -n $kind ]] || refuse "--plan needs the kind of GPU; write for instance --plan=h100"
 
 if [[ -n $plan ]] && ((nodes > 1 && tasks != 8)); then
-    say "The plan takes the $((nodes * tasks)) GPUs as hosts of 8; between $nodes nodes of $tasks, messages take longer"
+    say "The plan assumes that the $((nodes * tasks)) GPUs are in hosts of 8; between $nodes nodes of $tasks, messages take longer"
 fi
 
 job_script() {
@@ -56,8 +58,8 @@ job_script() {
     printf '#SBATCH %s\n' "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$tasks" "--gpus-per-node=$gpus" \
         "--cpus-per-task=$cpus" "--time=$limit" "--output=$name-%j.log" --open-mode=append --requeue --signal=TERM@120 \
         ${extra[@]+"${extra[@]}"}
-    # Every task of a step ends when one of them does; the step's code is the highest. srun is told the
-    # CPUs of a task again: from Slurm 22.05 on it does not take them over from the job.
+    # If one task fails, srun ends the others; its exit code is the highest of theirs. --cpus-per-task is repeated because
+    # srun does not inherit it from the job since Slurm 22.05.
     cat <<EOF
 cd $(quoted "$root")
 srun --kill-on-bad-exit=1 --cpus-per-task=$cpus $(quoted "$python" -m bnas_jax "$@")

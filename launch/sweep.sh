@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs one command of bnas_jax once for each line of a file, one after the other. Started again it leaves out what is done
-# and goes on with the rest.
+# Runs a command of bnas_jax once for each line of a file, one run after the other. Started again, it skips the runs that
+# are done.
 # Usage: launch/sweep.sh [--dry-run] FILE DIR COMMAND [--config=... --config.KEY=VALUE ...]
-# A line of FILE is a name and settings, divided by spaces: the run of `seed1 --config.seed=1` lives in DIR/seed1.
-# Quotes and backslashes mean what they mean to a shell (--config.dataset.path='/data/my images'); nothing else does: variables
-# and commands in a line are plain text. With --change in the line or the command, what is done is run again; without it, a
-# line or a command that differs from those of its result (noted in DIR/NAME/sweep.txt) fails.
-# Empty lines and those that begin with # are left out. What fails is listed at the end; the others run all the same.
+# A line of FILE is a name and settings, separated by spaces: the work directory of `seed1 --config.seed=1` is DIR/seed1.
+# Quotes and backslashes work as in a shell (--config.dataset.path='/data/my images'), but variables and commands are plain
+# text. Empty lines, and lines that begin with #, are skipped.
+# DIR/NAME/sweep.txt has the command of a run that is done. If it differs from the command and the line now, the line fails,
+# unless one of these has --change: then the run is done again.
+# Runs that fail are listed at the end; they do not stop the others.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -23,7 +24,8 @@ shift 2
 [[ -r $file ]] || refuse "cannot read the file of runs $file"
 [[ $folder == /* ]] || folder=$PWD/$folder
 
-# Any Python divides a line into its words, one a line of its output; without an environment, that which would make it.
+# Splits a line into words, and prints one word per line. Any Python can do this: without an environment, take the one that
+# would make it.
 parser=${BNAS_PYTHON:-$python}
 runs "$parser" || parser=$(find_python) || exit
 words_of() {
@@ -65,7 +67,7 @@ for ((i = 0; i < ${#names[@]}; i++)); do
     own=()
     [[ -z ${settings[i]} ]] || mapfile -t own <<<"${settings[i]}"
     words=("$python" -m bnas_jax "$@" ${own[@]+"${own[@]}"} "--workdir=$folder/$name")
-    # --change says nothing of the result.
+    # --change is not part of the command that is compared.
     told="$(quoted "$@" ${own[@]+"${own[@]}"}) "
     told=${told/ --change / }
     result=$folder/$name/summary.json beside=$folder/$name/sweep.txt

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks everything: ruff, mypy, then the tests. Arguments go to pytest: launch/test.sh -k genotype; --long adds the slow
-# tests, which are run before a release.
-# A failing check does not keep the later ones from running; the exit code tells whether all passed.
+# Runs ruff, mypy, then the tests. Arguments are passed to pytest, for instance launch/test.sh -k genotype; --long adds the
+# slow tests, which are run before a release.
+# All checks run, even if one fails; the exit code is 0 if all passed.
 set -uo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -10,7 +10,7 @@ install_requirements requirements.txt tests/requirements.txt || exit
 cd "$root" || exit
 
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-# Compiling is most of the time; what is compiled is kept for the next run, which does not need it to be there.
+# Most of the time is spent on compiling: the compiled programs are kept for the next run.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/bnas_jax/tests}
 
 failed=()
@@ -21,7 +21,7 @@ check() {
 check ruff check .
 check ruff format --check .
 check mypy
-# Far more workers than this only compile the same things at the same time.
+# More workers would only compile the same programs at the same time.
 check pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal "$@"
 
 if ((${#failed[@]})); then

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # what is set here is used by the scripts, and the other way round
-# Sourced by tpu_vm.sh and gke.sh, behind environment.sh: the types of TPU, and how the code comes to one.
+# tpu_vm.sh and gke.sh source this file, after environment.sh: the types of TPU, and how the code is copied and installed.
 
-# A type is a generation and a number: v4-32 has 32 cores, v6e-8 has 8 chips. docs/devices.md names the sources.
-# generation  cores of a chip in the number  Cloud TPU's software  GKE's accelerator  links of a chip in
+# A type is a generation and a number: v4-32 has 32 cores, v6e-8 has 8 chips. docs/devices.md names the sources. The columns:
+# generation, how much a chip adds to the number, Cloud TPU's software, GKE's accelerator, dimensions of the torus of links
 tpu_generations='
 v2         2  tpu-ubuntu2204-base  -                     2d
 v3         2  tpu-ubuntu2204-base  -                     2d
@@ -27,17 +27,17 @@ tpu_topologies='
 2048  -      8x16x16
 '
 
-# Sets what the table has of the type $1: cores, software, accelerator, links; and `type`, as Google Cloud writes it.
+# Sets the entries of the table for the type $1 (cores, software, accelerator, links), and `type` as Google Cloud writes it.
 know_generation() {
     local generation
     type=${1/#v5e-/v5litepod-}
     while read -r generation cores software accelerator links; do
         [[ ! $type =~ ^$generation-[1-9][0-9]*$ ]] || return 0
     done <<<"$tpu_generations"
-    refuse "$type is no type of TPU; write for instance --type=v4-8, v5litepod-16, v5p-8, v6e-8 or tpu7x-8"
+    refuse "$type is not a type of TPU; write for instance --type=v4-8, v5litepod-16, v5p-8, v6e-8 or tpu7x-8"
 }
 
-# Sets the shape of a slice of the type $1 beside that: topology, hosts, and chips of each host.
+# Sets the same, and the shape of a slice of the type $1: topology, hosts, and chips of each host.
 know_slice() {
     local all flat deep sizes=''
     know_generation "$1"
@@ -55,21 +55,21 @@ know_slice() {
     refuse "there is no slice $type; write --type= one of$sizes"
 }
 
-# The code as an archive, in the file $1.
+# Writes the code as an archive into the file $1.
 pack_code() {
     tar -C "$root" --exclude=__pycache__ -czf "$1" \
         bnas_jax configs launch requirements.txt pyproject.toml setup.py README.md LICENSE
 }
 
-# Makes the environment in a folder of that code. The software's Python may be older than 3.11.
+# The commands that make the environment in a folder of that code. The TPU software's Python may be older than 3.11.
 install_code='source launch/environment.sh; find_python >/dev/null || sudo apt-get install -qy python3.11 python3.11-venv; '
 # shellcheck disable=SC2016  # expanded there
 install_code+='install_requirements requirements.txt && "$python" -m pip install --quiet "jax[tpu]"'
 
-# A checkpoint is written beside its place and renamed; gcsfuse renames no folder of files unless it is allowed to.
+# A checkpoint is a folder that is renamed when it is complete; gcsfuse renames folders only up to this number of files.
 most_renamed=200000
 
-# Refuses a run that would write where nothing lasts: in $1, of which the command behind it is.
+# Refuses a run that would write to the disk of $1 ("a pod"), which does not last. $1 is followed by the run's command.
 refuse_lost() {
     local word lost="what $1 writes elsewhere than into a bucket is lost with it"
     [[ -n $bucket ]] || refuse "$lost; write --bucket=BUCKET $2 ... --workdir=bucket/NAME"
@@ -79,8 +79,8 @@ refuse_lost() {
     done
 }
 
-# Refuses an address as the work directory, before anything is created for a run that could not write.
-# The script $1, then its command.
+# Refuses an address as the work directory, to which a run cannot write, before anything is created.
+# $1: the name of the script; then the run's command.
 refuse_address() {
     local word target
     for word in "${@:2}"; do

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Runs a command of bnas_jax on a Cloud TPU VM or a slice of several hosts, with gcloud: creates the TPU or uses the one of that
-# name, copies the code, installs, starts on all hosts, and follows the log. When the TPU is preempted or a run is
-# lost, it makes the TPU anew where that is gone, and starts again: from the last checkpoint where --workdir is in a bucket.
-# What lies on the TPU's own disk goes with the TPU.
+# name, copies the code, installs it, starts the run on all hosts, and follows the log. When the TPU is preempted or the run is
+# lost, the script creates the TPU again if it is gone, and starts the run again: it continues from the last checkpoint if
+# --workdir is in a bucket. Files on the TPU's own disk are lost with the TPU.
 # Usage: launch/tpu_vm.sh [OPTIONS] COMMAND [--config=... --workdir=...]
-#        launch/tpu_vm.sh [OPTIONS] stop | log | delete     ends the run, saved; shows its log; deletes the TPU
+#        launch/tpu_vm.sh [OPTIONS] stop | log | delete     saves and ends the run; shows its log; deletes the TPU
 #   --name=NAME (default bnas)    --zone=ZONE (default: gcloud's)   --project=PROJECT (default: gcloud's)
 #   --type=TYPE (default v4-8)    --version=SOFTWARE (default: that of the type)
 #   --spot           a TPU that may be preempted; needs --bucket
-#   --queued         asks for the TPU through Google's queue, and waits there; write it with `delete` too
-#   --wait=SECONDS   for a TPU at most, in the queue or where there is no capacity (default 86400; then exit code 75)
-#   --poll=SECONDS   between two looks at its state (default 30)
-#   --bucket=BUCKET  mounts gs://BUCKET as ~/bucket on all hosts; --workdir=bucket/NAME then outlives the TPU, and all hosts
-#                    of a slice see it, as they must
+#   --queued         requests the TPU through Google's queue, and waits; also needed with `delete`
+#   --wait=SECONDS   how long to wait for a TPU, in the queue or for capacity (default 86400; then exit code 75)
+#   --poll=SECONDS   time between two requests of the TPU's state (default 30)
+#   --bucket=BUCKET  mounts gs://BUCKET as ~/bucket on all hosts; --workdir=bucket/NAME then outlives the TPU. A slice of
+#                    several hosts needs it, as all hosts must see the work directory
 #   --restarts=K     how often to start again (default 100)
-#   --plan           compile the run's step for that type first; what does not fit is not started
+#   --plan           first compile the run's step for that type; a run that does not fit is not started
 #   --dry-run        print the commands
 set -euo pipefail
 
@@ -47,19 +47,19 @@ done
 for number in "$wait" "$poll" "$restarts"; do
     [[ $number =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--wait, --poll and --restarts take whole numbers, got $number"
 done
-# As Google Cloud writes it, whether or not the software is given.
+# Google Cloud's name of the type, also if --version is given.
 type=${type/#v5e-/v5litepod-}
 if [[ -z $version ]]; then
     know_generation "$type"
     version=$software
-    [[ $version != - ]] || refuse "$type is not had as a TPU VM; write launch/gke.sh --type=$type --bucket=BUCKET $1 ..."
+    [[ $version != - ]] || refuse "there are no TPU VMs of type $type; write launch/gke.sh --type=$type --bucket=BUCKET $1 ..."
 fi
 [[ -n $dry_run ]] || command -v gcloud >/dev/null || refuse "there is no gcloud here; install the Google Cloud CLI"
 
-# The options by which this script finds the same TPU again.
+# The options with which this script finds the same TPU again.
 again="--name=$name${place[*]+ ${place[*]}}${queued:+ --queued}"
 
-# gcloud compute tpus KIND VERB NAME ..., or what it would be; a kind is tpu-vm or queued-resources.
+# Runs gcloud compute tpus KIND VERB NAME ..., where KIND is tpu-vm or queued-resources; with --dry-run, prints it.
 cloud() {
     local words=(gcloud compute tpus "$@" ${place[@]+"${place[@]}"})
     if [[ -n $dry_run ]]; then quoted "${words[@]}"; else "${words[@]}"; fi
@@ -67,7 +67,7 @@ cloud() {
 tpu() { cloud tpu-vm "$@"; }
 on_all() { tpu ssh "$name" --worker=all "--command=$1"; }
 
-# A field of the TPU or of the request for it: NONE where there is none, UNKNOWN where gcloud cannot tell.
+# Prints a field of the TPU or of its request: NONE if that does not exist, UNKNOWN if gcloud fails otherwise.
 field() {
     local problem
     cloud "$1" describe "$name" "--format=value($2)" 2>/dev/null && return
@@ -81,13 +81,13 @@ field() {
     esac
 }
 
-# That of the request until it is granted, then that of the TPU.
+# Prints the state of the request until it is granted, then that of the TPU.
 state() {
     local now=ACTIVE
     if [[ -n $queued ]]; then now=$(field queued-resources state.state); fi
     if [[ $now == ACTIVE ]]; then
         now=$(field tpu-vm state)
-        # Preempted and gone already, which the request does not know yet.
+        # The TPU was preempted and deleted, but the request still is ACTIVE.
         if [[ -n $queued && $now == NONE ]]; then now=LOST; fi
     fi
     echo "$now"
@@ -104,16 +104,17 @@ create() {
 
 remove() {
     if [[ -n $queued ]]; then
-        # With its TPU, without which no granted request is deleted.
+        # --force deletes its TPU, too: a granted request cannot be deleted without it.
         cloud queued-resources delete "$name" --force --quiet
     else
         tpu delete "$name" --quiet
     fi
 }
 
-# Whether asking again may help after this message, unlike after one of a quota.
+# Whether a request that failed with this message may succeed later; after a message about a quota, it will not.
 lacks_capacity() { grep -qiE 'capacity|stockout' <<<"$1"; }
 
+# Prints its input to both stdout and stderr.
 show() {
     local line
     while IFS= read -r line; do
@@ -122,9 +123,9 @@ show() {
     done
 }
 
-# Until the TPU is READY: asks for it, and asks again where it was preempted, suspended, or failed for want of capacity.
-# 75 where it was not had in time, 1 where it never will be, 2 where it is for the user to decide. Only what is lost anyway
-# is deleted: any other TPU of that name may hold a run on its disk.
+# Requests the TPU and waits until it is READY; requests it again if it was preempted or suspended, or if there was no
+# capacity. Returns 75 if it was not ready in time, 1 if a new request cannot help, 2 if the user has to decide. It deletes
+# only a TPU that is lost anyway: any other TPU of that name may have a run on its disk.
 known='' # the last state that gcloud could tell
 remove_what_is_lost() { remove && known=NONE; }
 make_ready() {
@@ -148,7 +149,7 @@ make_ready() {
                 ;;
             CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING) ;;
             STARTING | RESTARTING | REPAIRING | REIMAGING | STOPPING | SUSPENDING | DELETING) ;;
-            UNKNOWN) [[ -n $known ]] || return 1 ;; # where it never could tell: no login, or no such zone
+            UNKNOWN) [[ -n $known ]] || return 1 ;; # gcloud never worked: no login, or no such zone
             PREEMPTED | TERMINATED | SUSPENDED | LOST) remove_what_is_lost && continue ;;
             STOPPED)
                 fail "the TPU $name is stopped; write" \
@@ -160,14 +161,14 @@ make_ready() {
     done
     case $known in
         NONE) ;;
-        # It was never ready, so nothing is on it.
+        # It was never ready, so there is nothing on its disk.
         CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING) remove || true ;;
         *)
             fail "the TPU $name was not ready in $wait s, but $known, and is kept;" \
                 "write a larger --wait, or $0 $again delete, which deletes its disk" || return 75
             ;;
     esac
-    fail "there was no $type in $wait s, and nothing is asked for any more;" \
+    fail "there was no $type in $wait s, and it is no longer requested;" \
         "write a larger --wait or another --zone" || return 75
 }
 
@@ -183,14 +184,14 @@ copy_and_install() {
     fi
 }
 
-# Whether the run that was started last goes on there. An old number may be another program's by now.
+# A command for a host: whether the run that was started last is still running. Its process number may have been reused.
 # shellcheck disable=SC2016  # expanded there
 it_runs='pid=$(cat run.pid 2>/dev/null) && grep -qs bnas_jax "/proc/$pid/cmdline"'
-# A process that outlived the connection to it holds the TPU; it saves its state as far as it can.
+# A command for a host: ends a run that outlived its connection, as it holds the TPU; it may save its state for 60 s.
 # shellcheck disable=SC2016  # expanded there
 end_leftover="if $it_runs; then "'kill -TERM "$pid"; timeout 60 tail -f --pid="$pid" /dev/null || kill -KILL "$pid"; fi'
 
-# On every host at once, followed through the connection; each keeps its log in bnas/run.log.
+# Starts the run on every host at once, and shows its output; each host writes its log to bnas/run.log.
 start() {
     local run
     run="{ .venv/bin/python -m bnas_jax $(quoted "$@") & echo \$! >run.pid; wait \$!; } 2>&1 | tee -a run.log"
@@ -201,7 +202,7 @@ refuse_address tpu_vm.sh "$@"
 
 case $1 in
     stop)
-        # On all: a slice stops after one step, whichever of its hosts is told.
+        # A SIGTERM to all hosts: a slice stops after one step, whichever of its hosts gets it.
         # shellcheck disable=SC2016  # expanded there
         on_all "cd bnas && if $it_runs; then "'kill -TERM "$pid"; else echo "no run goes on here" >&2; exit 1; fi'
         exit
@@ -234,10 +235,10 @@ for ((attempt = 0; ; attempt++)); do
     if ((code == 0)); then
         start "$@" || code=$?
     elif ((code != 255)) && [[ $(state) == READY ]]; then
-        # Neither preempted nor a lost connection: it would fail again.
+        # The TPU was not preempted, and the connection not lost: the installation would fail again.
         exit "$code"
     fi
-    # 143 without a wish of ours is the notice of preemption.
+    # 143 is a `stop`, or the notice of preemption: then the TPU is not READY.
     if ((code == 143)) && [[ $(state) == READY ]]; then exit "$code"; fi
     if ((code != 143 && attempt >= restarts)) || { ((code != 143)) && ! worth_a_restart "$code"; }; then exit "$code"; fi
     say "bnas_jax: the run on $name ended with $code; starting again ($((attempt + 1)) of $restarts)"

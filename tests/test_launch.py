@@ -352,7 +352,7 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(
     (tmp_path / f"{names[0]}.json").unlink()
     done = launch("measure.sh", str(tmp_path), "--minutes=0")
     assert done.returncode == 0
-    assert "1 of 8 are not measured for want of time" in done.stderr
+    assert "1 of 8 are not measured for lack of time" in done.stderr
     assert names[0] not in done.stdout + done.stderr
 
     # What failed is said with the reason, and the table has the others.

@@ -1,4 +1,4 @@
-"""The training step of XNOR-Net's ResNet18 beside the same in PyTorch, in turns."""
+"""Measures a training step of XNOR-Net's ResNet18, ours and PyTorch's in turns."""
 
 import importlib.util
 from typing import Any
@@ -18,9 +18,9 @@ from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
 
-# The share by which the two losses may differ with the same weights. Rounding can turn
-# a sign, which shows in networks of few channels; ResNet18 of 64 channels agrees to
-# 1e-6.
+# The relative difference of the two losses that is accepted for the same weights.
+# Rounding can flip a sign, which matters in networks with few channels; the losses of a
+# ResNet18 with 64 channels agree to 1e-6.
 _TOLERANCE = 1e-2
 
 
@@ -31,25 +31,25 @@ def benchmark(
     num_classes: int,
     repeats: int,
 ) -> dict:
-    """Times of a step of ours and of PyTorch's, on noise of this size.
+    """Seconds of our step and of PyTorch's, on random images.
 
-    Times are in seconds; "ratio" is PyTorch's over ours in each turn. Before that, both
-    compute the loss of the same images with the same weights.
+    "ratio" is PyTorch's time divided by ours, in each turn. Before that, the losses of
+    both are compared, for the same images and weights.
 
-    Raises RuntimeError where the losses differ, and `UserError` for a run that was not
-    written in PyTorch, and where PyTorch is not installed.
+    Raises RuntimeError where the losses differ, and `UserError` for a run that
+    `torch_resnet18` does not implement, and where PyTorch is not installed.
     """
     network, scheme = _known(run)
-    # Imported now that PyTorch is known to be there.
+    # Imported only now, after the check that PyTorch is installed.
     from bnas_jax.benchmarks.torch_resnet18 import TorchStep, torch
 
-    # Ours, as a run makes it.
+    # Our step, as in a run.
     where = jax_setup.configure(run)
     where.check_batch(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)
 
-    # Theirs, which begins with our weights.
+    # PyTorch's step, which begins with our weights.
     rng = np.random.default_rng(0)
     shape = (run.batch_size, image_size, image_size, 3)
     images = rng.standard_normal(shape, dtype=np.float32)  # (batch, rows, columns, 3)
@@ -59,7 +59,7 @@ def benchmark(
     )
     _check_losses(program, theirs, images=images, labels=labels)
 
-    # One step of each that is not measured.
+    # The first step of each is not measured.
     ours = Stepper(program, where)
     ours.step()
     theirs.step()
@@ -79,7 +79,7 @@ def benchmark(
 
 
 def _known(run: SearchSettings | TrainSettings) -> tuple[ResNet18, Xnor]:
-    """The network and the scheme, which `torch_resnet18` has, too.
+    """The network and the scheme of a run that `torch_resnet18` implements.
 
     Raises `UserError` for another run, and where PyTorch is not installed.
     """
@@ -97,7 +97,7 @@ def _known(run: SearchSettings | TrainSettings) -> tuple[ResNet18, Xnor]:
 
 
 def _is_known(run: Any) -> bool:
-    """Whether `torch_resnet18` has all settings of a training of ResNet18."""
+    """Whether `torch_resnet18` implements the settings of a training of ResNet18."""
     usual_network = ResNet18(width=run.network.width, blocks=run.network.blocks)
     usual_scheme = Xnor(activation_scale=run.scheme.activation_scale)
     return (
@@ -114,18 +114,18 @@ def _is_known(run: Any) -> bool:
 def _check_losses(
     program: Program, theirs, *, images: np.ndarray, labels: np.ndarray
 ) -> None:
-    """Gives PyTorch our first weights, and compares the losses.
+    """Copies our initial weights to PyTorch, and compares the losses.
 
-    Raises RuntimeError where they differ: a comparison of times would mean nothing.
+    Raises RuntimeError where they differ: times could not be compared then.
     """
-    # Our parameters, by the names of their modules and their own.
+    # (names of the modules, name of the array) -> our parameter.
     variables = program.create(0).variables
     params = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         params[tuple(key.key for key in path)] = np.asarray(leaf)
     theirs.load(params)
 
-    # The cross-entropy of both, with the statistics of the batch.
+    # The cross-entropy of both; batch norm uses the statistics of the batch.
     logits, _ = program.model.apply(
         variables, images, train=True, mutable=["batch_stats"]
     )  # (batch, classes)

@@ -1,4 +1,4 @@
-"""The least time of a measured step on its chip, to be read beside the measurement."""
+"""The least time of a measured step on its chip, to compare with the measurement."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from bnas_jax.runtime.devices import Devices
 
 
 def chip_here() -> Chip | None:
-    """The chip of JAX's first device; None where its rates are unknown, as a CPU's."""
+    """The chip of JAX's first device; None if its rates are not known, as on a CPU."""
     device = jax.local_devices()[0]
     return chip_of(device.device_kind)
 
@@ -28,22 +28,22 @@ def figures(
     precision: str,
     step_seconds: float,
 ) -> dict[str, Any]:
-    """The least time of a step by operations, memory and messages.
+    """The least time of a step, by operations, memory and messages.
+
+    It is in seconds, and as a percentage of the measured time. With `pmap`, the
+    operations of a program are not known, and are left out of the bound.
 
     calls: the step's jitted programs, each with the arguments of a call.
-    compiled: each of these programs as it was compiled, in the same order.
+    compiled: the same programs, compiled, in the same order.
     where, chip: the devices, and the rates of one of them.
     precision: `config.precision`.
     step_seconds: the measured time of a step.
-
-    Returns seconds, and the percentage of the measured time. `pmap` does not show the
-    operations of a program, so that they have no part in the bound under it.
     """
     # The bound of each program by itself.
     bounds = []
     for (program, arguments), made in zip(calls, compiled, strict=True):
-        # The work of the compiled program. Its products are counted in its jaxpr, which
-        # `pmap` does not show.
+        # The work of the compiled program. Operations are also counted in its jaxpr,
+        # which `pmap` does not give.
         traced = None
         if where.parallel != "pmap":
             traced = program.trace(*arguments).jaxpr.jaxpr
@@ -55,7 +55,7 @@ def figures(
             switch_adds=chip.switch_adds,
         )
 
-        # The least time for that work; without the operations where they are unknown.
+        # The least time for that work, without the operations if they are not known.
         of_program = bound(work, chip, precision=precision)
         if traced is None:
             of_program = of_program.without(COMPUTING)

@@ -1,4 +1,4 @@
-"""How busy NVIDIA's GPUs are while something runs, as `nvidia-smi` tells."""
+"""How busy NVIDIA's GPUs are while something runs, as `nvidia-smi` reports it."""
 
 import contextlib
 import os
@@ -12,24 +12,24 @@ from typing import IO
 
 import numpy as np
 
-# A line for each GPU every 200 milliseconds: the percentage of the last moments in
-# which it ran a kernel.
+# Prints a line for each GPU every 200 milliseconds: the percentage of recent time in
+# which a kernel ran.
 _QUERY = (
     "--query-gpu=utilization.gpu",
     "--format=csv,noheader,nounits",
     "--loop-ms=200",
 )
 _PERCENT = re.compile(r"\d{1,2}|100")
-# Seconds that a sample may look back, to before the measurement.
+# The number of seconds that a sample may look back.
 _LOOKS_BACK = 1.0
 
 
 class Busy:
-    """Collects samples of how busy the GPUs are, and gives their mean.
+    """Collects samples of how busy the GPUs are.
 
-    percent: the share of the time in which a GPU ran a kernel, the mean over the GPUs
-        and the samples so far. None before the first sample, which comes after a
-        second, and where there is no driver.
+    percent: the percentage of time in which a GPU ran a kernel, the mean over the GPUs
+        and over the samples so far. None without a driver, and before the first sample,
+        which is taken after a second.
     """
 
     def __init__(self) -> None:
@@ -43,9 +43,9 @@ class Busy:
         return round(float(np.mean(self._samples)), 1)
 
     def listen(self, lines: IO[str]) -> None:
-        """Takes the lines of the driver, until they end."""
+        """Reads the lines of the driver until they end."""
         for line in lines:
-            # An early sample would tell of the time before the measurement.
+            # An early sample would include time before the measurement.
             late = time.monotonic() - self._begun > _LOOKS_BACK
             if late and _PERCENT.fullmatch(line.strip()):
                 self._samples.append(float(line))
@@ -53,9 +53,9 @@ class Busy:
 
 @contextlib.contextmanager
 def busy(gpus: int) -> Iterator[Busy]:
-    """`with busy(gpus=1) as found: ...`, then `found.percent` of what ran within.
+    """`with busy(gpus=1) as found: ...`, then `found.percent` of the time inside.
 
-    gpus: how many of the GPUs that CUDA sees are asked about, the first ones.
+    gpus: the number of GPUs to watch, the first ones that CUDA sees.
     """
     found = Busy()
     program = shutil.which("nvidia-smi")
@@ -63,7 +63,7 @@ def busy(gpus: int) -> Iterator[Busy]:
         yield found
         return
 
-    # The driver's program runs beside what is measured; a thread reads what it writes.
+    # The driver's program runs during the measurement; a thread reads its output.
     names = ",".join(_visible()[:gpus])
     with subprocess.Popen(
         [program, f"--id={names}", *_QUERY],
@@ -73,7 +73,7 @@ def busy(gpus: int) -> Iterator[Busy]:
     ) as asking:
         listener = threading.Thread(target=found.listen, args=(asking.stdout,))
         listener.start()
-        # The driver's program goes on until it is killed.
+        # The driver's program runs until it is killed.
         try:
             yield found
         finally:

@@ -1,4 +1,4 @@
-"""How long JAX traces and XLA compiles, by the events that JAX reports."""
+"""The time that JAX traces and XLA compiles, from the events that JAX reports."""
 
 import contextlib
 import dataclasses
@@ -20,11 +20,11 @@ _KINDS = {
 
 @dataclasses.dataclass
 class CompileTimes:
-    """How long a part of a program spent on compiling.
+    """The times that a part of a program spent on compiling.
 
-    tracing: when something was traced or lowered.
-    compiling: when something was compiled, or loaded from JAX's cache.
-    loaded: how many programs were loaded from the cache.
+    tracing: the spans in which something was traced or lowered.
+    compiling: the spans in which something was compiled, or loaded from JAX's cache.
+    loaded: the number of programs that were loaded from the cache.
     """
 
     tracing: Spans = dataclasses.field(default_factory=list)
@@ -32,7 +32,7 @@ class CompileTimes:
     loaded: int = 0
 
     def figures(self) -> dict[str, float]:
-        """Seconds of both, and the number of programs that the cache had."""
+        """Seconds of tracing and compiling, and the number of programs loaded."""
         return {
             "tracing_seconds": round(covered(self.tracing), 1),
             "compiling_seconds": round(covered(self.compiling), 1),
@@ -42,12 +42,12 @@ class CompileTimes:
 
 @contextlib.contextmanager
 def compile_times() -> Iterator[CompileTimes]:
-    """The times of everything that runs inside `with`, also in other threads."""
+    """Measures everything that is compiled inside `with`, in any thread."""
     times = CompileTimes()
 
     def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
         del kwargs
-        # Such as /jax/core/compile/backend_compile_duration.
+        # For instance /jax/core/compile/backend_compile_duration.
         _, _, name = event.rpartition("/")
         kind = _KINDS.get(name.removesuffix("_duration"))
         if kind:
@@ -71,13 +71,13 @@ def compile_times() -> Iterator[CompileTimes]:
 
 
 def covered(spans: Spans) -> float:
-    """Seconds that lie in one or more of the spans.
+    """The total length of the union of the spans, in seconds.
 
-    Spans overlap: programs are compiled side by side, and tracing has tracing within.
+    Spans overlap: programs are compiled at the same time, and tracing is nested.
     """
     total, end = 0.0, float("-inf")
     for start, stop in sorted(spans):
-        # Only the part of this span that lies behind all spans so far.
+        # Add only the part of this span that is after all spans so far.
         total += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return total

@@ -1,6 +1,6 @@
-"""What data costs.
+"""Measures the cost of data.
 
-Measured are the augmentation beside a training step, the decoding of JPEGs for
+It measures the augmentation compared with a training step, the decoding of JPEGs for
 training, and the memory over many epochs.
 """
 
@@ -24,19 +24,20 @@ from bnas_jax.data.stream_items import random_box
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 
-# ImageNet: the usual size of an image; the side of a random crop, and the least share
-# of the image's area that a crop has.
+# ImageNet: the usual size of an image, the side of a resized crop, and the least share
+# of the image's area that a random crop has.
 _HEIGHT, _WIDTH = 375, 500
 _SIDE, _MIN_AREA = 224, 0.08
-_EPOCHS = 10  # over which the memory of the pipeline is watched
+_EPOCHS = 10  # the epochs over which the memory of the pipeline is measured
 
 
 def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -> dict:
-    """All figures, for a training of CIFAR-sized images.
+    """The figures of decoding, of streaming, and of augmentation in a training.
 
-    num_images: how many JPEGs are made and read.
-    repeats: of each measurement.
-    workers: how many processes decode.
+    run: a training, which is measured on random images of CIFAR's size.
+    num_images: the number of JPEGs that are made and read.
+    repeats: the number of repeats of each measurement.
+    workers: the number of processes that decode.
     """
     jpegs = [photo(seed) for seed in range(num_images)]
     size = np.mean([len(jpeg) for jpeg in jpegs]) / 1000
@@ -50,9 +51,9 @@ def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -
 
 
 def photo(seed: int) -> bytes:
-    """A JPEG of seeded shapes and noise.
+    """A JPEG of random shapes and noise.
 
-    It compresses about like a photograph of ImageNet (110 kB).
+    Its size is about that of an ImageNet photograph (110 kB).
     """
     from PIL import Image, ImageDraw
 
@@ -86,14 +87,14 @@ def photo(seed: int) -> bytes:
 def decoding(jpegs: list[bytes], repeats: int) -> dict:
     """Images per second on one core, from the bytes of a JPEG to a random crop of 224.
 
-    Ours stands beside Pillow's and beside the decoder alone.
+    Our way to read images is compared with Pillow's, and with the decoder alone.
     """
     # The first call of each way loads libraries, and is not measured.
     ways = _ways_to_read(jpegs)
     for way in ways.values():
         way(0)
 
-    # In turns, so that a load from elsewhere falls on all of them.
+    # Call them in turns, so that other programs slow down all of them alike.
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -103,7 +104,7 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
         latest = [f"{name} {values[-1]:.0f}/s" for name, values in rates.items()]
         measure.say("  ".join(latest))
 
-    # Ratios are between rates of the same turn.
+    # The ratios are of rates in the same turn.
     summaries, ratios = {}, {}
     for name, values in rates.items():
         summaries[name] = measure.summary(values)
@@ -115,8 +116,8 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
 
 
 def _ways_to_read(jpegs: list[bytes]) -> dict[str, Callable[[int], np.ndarray]]:
-    """Four ways to read an image, each a function of its number."""
-    # What the decoder alone needs is read beforehand.
+    """{name: function of an image's number that reads the image}, for four ways."""
+    # For the decoder alone, headers and crops are read beforehand.
     pictures = [images.read_header(data) for data in jpegs]
     boxes = [_crop(row, picture) for row, picture in enumerate(pictures)]
 
@@ -131,7 +132,7 @@ def _ways_to_read(jpegs: list[bytes]) -> dict[str, Callable[[int], np.ndarray]]:
     def decoder(row: int) -> np.ndarray:
         return images.decode(pictures[row], channels=3)
 
-    # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, as far as the crop allows.
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, if the crop is large enough.
     def scaled_decoder(row: int) -> np.ndarray:
         scale = images.scale_for(pictures[row], boxes[row], side=_SIDE)
         return images.decode(pictures[row], channels=3, scale=scale)
@@ -164,10 +165,10 @@ def _read_all(way: Callable[[int], np.ndarray], count: int) -> None:
 def streaming(jpegs: list[bytes], workers: int) -> dict:
     """Images per second of the whole pipeline, and the growth of its memory.
 
-    The growth is that of this process's largest memory after the second epoch.
+    The growth is that of this process's largest memory since the second epoch.
     """
-    # in_memory_mib=0: files are read again in each epoch, as with a data set that does
-    # not fit into memory.
+    # With in_memory_mib=0, files are read again in each epoch, as for a data set that
+    # does not fit into memory.
     options = ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers)
     colors = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3, min_area=_MIN_AREA)
 
@@ -186,7 +187,7 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
     last = peaks[-1]
     measure.say(f"stream: {np.median(rates):.0f} images/s, {last:.0f} MiB")
 
-    # The first epoch starts the workers, and does not count.
+    # The first epoch does not count, because it starts the workers.
     second = peaks[1]
     memory = {
         "after_2_epochs_mib": round(second),
@@ -200,7 +201,7 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
 
 
 def _write_folder(root: pathlib.Path, jpegs: list[bytes]) -> None:
-    """A folder of images, PART/CLASS/NAME.jpg, of two classes.
+    """Writes a folder of images, PART/CLASS/NAME.jpg, of two classes.
 
     Both parts, train and test, have the same images.
     """
@@ -221,7 +222,7 @@ def _read_epoch(source: StreamTrainSource, epoch: int) -> None:
 def augmentation(run: TrainSettings, repeats: int) -> dict:
     """The time of augmentation as a share of a whole training step, both jitted.
 
-    It is the crop, flip and normalisation of a batch in memory.
+    It crops, flips and normalises a batch of images in memory.
     """
     # The training step.
     data = noise(50000, image_size=32, num_classes=10)
@@ -242,7 +243,7 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     prepare = jax.jit(source.prepare)
 
     def step() -> None:
-        # A step takes the memory of its state: a state can be stepped from only once.
+        # A step donates the memory of its state, so that a state can be used only once.
         nonlocal state
         state = jax.block_until_ready(call(state, [feeds]))
 
@@ -266,7 +267,7 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
 
 
 def _pillow_crop(data: bytes, box: images.Box) -> np.ndarray:
-    """A crop, resized, as torchvision's loader and RandomResizedCrop make it."""
+    """A resized crop, made as by torchvision's loader and RandomResizedCrop."""
     from PIL import Image
 
     right, bottom = box.left + box.width, box.top + box.height

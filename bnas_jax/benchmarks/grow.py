@@ -17,7 +17,7 @@ from bnas_jax.data.load import Dataset
 from bnas_jax.runtime import devices, jax_setup
 from bnas_jax.settings import SearchSettings, TrainSettings
 
-# What each size is multiplied by, one size at a time.
+# The factors by which each size is multiplied, one size at a time.
 FACTORS = {
     "channels": (Fraction(1, 2), 1, 2),
     "cells": (Fraction(1, 2), 1, 2),
@@ -28,9 +28,9 @@ FACTORS = {
 class Size(NamedTuple):
     """The size of a run."""
 
-    channels: int  # of the nodes of the first cell
-    cells: int
-    batch: int  # examples
+    channels: int  # the width of the first cell
+    cells: int  # the number of cells
+    batch: int  # the number of examples in a batch
 
 
 def benchmark(
@@ -38,9 +38,8 @@ def benchmark(
 ) -> dict:
     """Time and temporary memory of steps of several sizes around the run's.
 
-    Each of the numbers in `Size` is varied by itself. "exponents" are the b of
-    cost = a * size**b that fits best. Raises `UserError` for a network without channels
-    and cells.
+    Each number in `Size` is varied by itself. "exponents" are the b of the best fit
+    cost = a * size**b. Raises `UserError` for a network without channels and cells.
     """
     network: Any = run.network
     if not (hasattr(network, "channels") and hasattr(network, "num_cells")):
@@ -48,12 +47,12 @@ def benchmark(
             "--grow varies config.network.channels and num_cells, which this network "
             "does not have; leave it out"
         )
-    # The devices of the run, as `search` and `train` take them.
+    # The devices of the run, as in `search` and `train`.
     where = jax_setup.configure(run)
     where.check_batch(run)
     varied = _varied(run, where)
 
-    # Each size is measured once: the base is among the sizes of each name.
+    # Measure each size once: the run's own size is varied in each of its numbers.
     rows: dict[Size, dict] = {}
     for size in itertools.chain(*varied.values()):
         if size in rows:
@@ -79,8 +78,8 @@ def _varied(
     network: Any = run.network
     base = Size(network.channels, cells=network.num_cells, batch=run.batch_size)
 
-    # ImageNet's stem halves the channels. Each device has as many examples as the
-    # others in each microbatch.
+    # Each number must be a multiple of its unit. ImageNet's stem halves the channels,
+    # and the batch is divided over devices and microbatches.
     units = Size(channels=1, cells=1, batch=where.count * run.microbatches)
     if getattr(network, "form", None) == "imagenet":
         units = units._replace(channels=2)
@@ -111,10 +110,10 @@ def sizes(base: Size, name: str, unit: int) -> list[Size]:
     """The base with one of its numbers varied by `FACTORS`, in ascending order.
 
     The number is a multiple of the unit. Only sizes with as many reductions as the base
-    are taken: they fit the images, and what more reductions would save is not taken for
-    a property of cells.
+    are included: other numbers of reductions may not fit the images, and would change
+    the cost by themselves.
     """
-    # Rounded down to a multiple of the unit, which is the least.
+    # Round down to a multiple of the unit, but not to 0.
     values = set()
     number = getattr(base, name)
     for factor in FACTORS[name]:
@@ -139,9 +138,11 @@ def of_size(
 
 
 def exponent(points: list[tuple[int, float | None]]) -> float | None:
-    """b of y = a * x**b, by least squares between the logarithms.
+    """b of the fit y = a * x**b, by least squares on the logarithms.
 
-    points: (x, y), y None where it is not known. None for fewer than two known points.
+    None for fewer than two points with a known y.
+
+    points: pairs (x, y), where y is None if it is not known.
     """
     known = [(x, y) for x, y in points if y]
     if len(known) < 2:

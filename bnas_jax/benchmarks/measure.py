@@ -1,4 +1,4 @@
-"""Repeated timings, and the conditions that they were taken under."""
+"""Repeated timings, and the conditions under which they were taken."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ from bnas_jax.training.workdir import environment
 def seconds(run: Callable[[], object], repeats: int) -> list[float]:
     """The wall time of each of `repeats` calls, in seconds.
 
-    A first call before them is not measured: it compiles and loads.
+    A first call is not measured, as it compiles and loads.
     """
     run()
     return [once(run) for _ in range(repeats)]
@@ -39,9 +39,9 @@ def cpu_once(run: Callable[[], object]) -> float:
 
 
 def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """The wall times of each of the runs, in seconds; runs are called in turns.
+    """The wall times of each function, in seconds; they are called in turns.
 
-    A load from elsewhere then falls on all of them.
+    Other programs on the machine then slow down all of them alike.
     """
     times: list[list[float]] = [[] for _ in runs]  # [runs][turns]
     for _ in range(repeats):
@@ -51,7 +51,7 @@ def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[fl
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """The median and the spread, from lowest to highest."""
+    """The median, the lowest and the highest value."""
     return {
         "median": short(np.median(values)),
         "lowest": short(min(values)),
@@ -60,7 +60,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def peak_memory_mib() -> float:
-    """The most memory that this process has had at a time."""
+    """The largest memory that this process has had so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # In bytes on macOS, in KiB on Linux.
     units_per_mib = 2**20 if sys.platform == "darwin" else 2**10
@@ -68,12 +68,12 @@ def peak_memory_mib() -> float:
 
 
 def say(text: str) -> None:
-    """A line about what is being measured, apart from the result on stdout."""
+    """Prints a line about the progress to stderr; the result goes to stdout."""
     print(text, file=sys.stderr)
 
 
 def conditions(*libraries: str) -> dict[str, str | int]:
-    """The hardware, and versions: the usual ones and those of `libraries`."""
+    """The hardware and the versions, including those of `libraries`."""
     versions = {name: importlib.metadata.version(name) for name in libraries}
     return {
         **environment(),
@@ -84,7 +84,7 @@ def conditions(*libraries: str) -> dict[str, str | int]:
 
 
 def _cpu() -> str:
-    """The processor's name, where Linux says it."""
+    """The name of the processor, "unknown" where Linux does not tell it."""
     try:
         with open("/proc/cpuinfo") as file:
             lines = file.readlines()

@@ -1,6 +1,6 @@
-"""A packed network beside its float twin, in turns.
+"""Measures a packed network and its float twin, in turns.
 
-Measured are the whole networks, and their convolutions one by one.
+It measures the whole networks, and their convolutions one by one.
 """
 
 import functools
@@ -35,7 +35,7 @@ Run = Callable[[], object]
 
 
 class Conv(NamedTuple):
-    """The sizes of a binary convolution."""
+    """The shapes of a binary convolution."""
 
     image: Shape  # (N, H, W, C)
     kernel: Shape  # (kh, kw, C / groups, O)
@@ -50,18 +50,20 @@ def benchmark(
     repeats: int,
     batch_size: int,
 ) -> dict:
-    """Seconds of an evaluation by a packed network and by its float twin.
+    """Seconds in which a packed network and its float twin evaluate a batch of noise.
 
-    Both evaluate a batch of noise, and so does the same network with latent weights.
-    Weights are those that a training begins with: times do not depend on their values.
-    The float twin has the same layers, with every convolution float (and ReLU in place
-    of signs), by XLA's float convolutions. Where flatbuffers is installed, the packed
-    network is also measured as two programs, which take pixels and normalise them:
-    "program" is for all platforms and any number of images, "program_here" for this
-    platform and batch alone.
+    The network with latent weights is measured, too. All weights are those at the
+    beginning of a training, since times do not depend on their values. The float twin
+    has the same layers with float convolutions, computed by XLA, and ReLU in place of
+    signs.
 
-    "layers": each binary convolution alone, signs of its input included, beside a float
-    one of the same sizes. Raises `UserError` for a network without binary weights.
+    If flatbuffers is installed, the packed network is also measured as two exported
+    programs, which take pixels and normalise them: "program" is for all platforms and
+    any number of images, "program_here" only for this platform and batch.
+
+    "layers" has each binary convolution alone, including the signs of its input, and a
+    float convolution of the same shapes. Raises `UserError` for a network without
+    binary weights.
     """
     # The network, and a batch of noise.
     jax_setup.configure(run)
@@ -108,7 +110,7 @@ def benchmark(
 
 
 def _forms(model: nn.Module, image: Shape) -> dict[str, tuple[nn.Module, Any]]:
-    """Three forms of a network, and the variables of each."""
+    """{name: (network, variables)} for three forms of a network."""
     latent = initial_variables(model, image, seed=0)
     twin = float_twin(model)
     return {
@@ -119,7 +121,7 @@ def _forms(model: nn.Module, image: Shape) -> dict[str, tuple[nn.Module, Any]]:
 
 
 def _program(model: nn.Module, packed: dict, image: Shape, target: Target) -> Callable:
-    """The function of pixels of the program that `export --format=program` writes."""
+    """The function (pixels) -> logits of the program that `export` would write."""
 
     def logits_of(pixels):
         images = pixels / 127.5 - 1  # (batch, rows, columns, 3)
@@ -132,21 +134,21 @@ def _program(model: nn.Module, packed: dict, image: Shape, target: Target) -> Ca
 def _convolutions(
     model: nn.Module, image: Shape, batch_size: int
 ) -> list[tuple[Conv, int]]:
-    """The different binary convolutions of a network, and how many it has of each.
+    """(convolution, how many the network has) of its different binary convolutions.
 
-    The ones with the most products in all come first.
+    Those with the most products, added up over all of their kind, come first.
     """
     found: Counter[Conv] = Counter()
 
     def note(module, x, binarized):
-        # The signs are the kernel that is multiplied: a scheme may make several out of
-        # one latent kernel.
+        # The kernel has the shape of the signs: a scheme may make several kernels of
+        # signs from one latent kernel.
         signs, _ = binarized
         if module.binary_input:
             image, kernel = tuple(x.shape), tuple(signs.shape)
             found[Conv(image, kernel, module.geometry)] += 1
 
-    # Each convolution is noted as a forward pass is traced; nothing is computed.
+    # Trace a forward pass, which notes each convolution, without computing it.
     with each_binarized(note):
         images = jnp.zeros((batch_size, *image))
         jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
@@ -159,7 +161,7 @@ def _convolutions(
 
 
 def _products(conv: Conv) -> int:
-    """Multiply-accumulates of a convolution, for the whole batch."""
+    """The multiply-accumulates of a convolution, for the whole batch."""
     batch, rows, columns, _ = conv.image
     kernel_rows, kernel_columns, *_ = conv.kernel
     size = conv.geometry.output_size((rows, columns), (kernel_rows, kernel_columns))
@@ -167,11 +169,14 @@ def _products(conv: Conv) -> int:
 
 
 def _layer(conv: Conv, count: int, repeats: int) -> dict:
-    """Both forms of a convolution in turns. count: how often the network has it."""
+    """The figures of both forms of a convolution, measured in turns.
+
+    count: how many such convolutions the network has.
+    """
     x, kernel = _noise(conv.image), _noise(conv.kernel, seed=1)
 
     def sums_alone(sums):
-        # Only the sums of products are measured: no scale or activation follows.
+        # Measure only the sums of products, without scales and activation.
         return sums
 
     def binary(x, bits):
@@ -181,12 +186,12 @@ def _layer(conv: Conv, count: int, repeats: int) -> dict:
     def floating(x, kernel):
         return fast_conv(x, kernel, conv.geometry)
 
-    # Only their steps are measured, not compiling them.
+    # The times of compiling are not used.
     packed_run, _ = _compiled(binary, x, pack_signs(kernel))
     float_run, _ = _compiled(floating, x, kernel)
     runs = {"packed": packed_run, "float": float_run}
 
-    # The medians of both, and the sizes of the convolution.
+    # The medians of both, and the shapes of the convolution.
     times = _in_turns(runs, repeats)
     packed = float(np.median(times["packed"]))
     floats = float(np.median(times["float"]))
@@ -221,7 +226,7 @@ def _compiled(function: Callable, *arguments: Any) -> tuple[Run, float]:
 
 
 def _in_turns(runs: dict[str, Run], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each turn of each run, after a first call that is not measured."""
+    """{name: seconds of each turn} of the runs, after a first call of each."""
     for run in runs.values():
         run()
     measured = measure.in_turns(list(runs.values()), repeats)

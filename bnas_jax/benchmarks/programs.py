@@ -1,4 +1,4 @@
-"""The steps that are measured: a run's on seeded noise, and the same in plain form."""
+"""The steps to measure: those of a run on random images, and the same in plain form."""
 
 import dataclasses
 
@@ -15,9 +15,9 @@ from bnas_jax.training.build import Program
 
 
 def noise(size: int, image_size: int, num_classes: int) -> Dataset:
-    """`size` colour images of seeded noise, in memory.
+    """A data set of `size` random colour images, in memory.
 
-    The images to train on and to test on are the same.
+    The training and the test images are the same.
     """
     rng = np.random.default_rng(0)
     shape = (size, image_size, image_size, 3)
@@ -31,7 +31,7 @@ def noise(size: int, image_size: int, num_classes: int) -> Dataset:
         num_classes=num_classes,
         name="noise",
     )
-    # Augmented as CIFAR-10, so that a step has the usual augmentation in it.
+    # CIFAR-10's augmentation, so that it is part of the measured step.
     return Dataset(train=arrays, test=arrays, augmentation=CIFAR10)
 
 
@@ -49,11 +49,17 @@ def plain_program_of(
 ) -> Program:
     """The same steps in plain form, to be compiled with XLA's default options.
 
-    Plain is: all stages are one program; every edge of a supernet is computed by
-    itself; a 1x1 convolution is one like any other; signs are multiplied as floats; JAX
-    differentiates all but the straight-through estimator of signs; nothing is stored on
-    purpose. Weights, random numbers and data are the same, and so is what is set for
-    the whole process, such as its heap.
+    In plain form:
+
+    - all stages are one program;
+    - every edge of a supernet is computed by itself;
+    - a 1x1 convolution is computed like any other convolution;
+    - signs are multiplied as floats;
+    - JAX differentiates everything but the straight-through estimator of signs;
+    - no array is materialized or recomputed explicitly.
+
+    Weights, random numbers and data are the same, and so are the settings of the whole
+    process, such as its heap.
     """
     num_classes = data.train.num_classes
     if isinstance(run, SearchSettings):
@@ -70,7 +76,7 @@ def plain_program_of(
 
 
 def in_plain_form(model):
-    """A network or supernet that computes the same from the same variables, plainly.
+    """The same network or supernet in plain form, with the same variables.
 
     See `Arithmetic.plain`.
     """
@@ -82,9 +88,9 @@ def in_plain_form(model):
 
 
 def in_one(program: Program) -> Program:
-    """The same steps as a single stage, so that XLA sees all stages together."""
+    """The same steps with all stages in one, so that XLA compiles them together."""
 
-    # `feeds` has the feed of each stage.
+    # feeds: the feed of each stage.
     def step(state, feeds):
         for stage, feed in zip(program.stages, feeds, strict=True):
             state = stage(state, feed)
@@ -97,9 +103,9 @@ def in_one(program: Program) -> Program:
 
 
 def size_of(run: SearchSettings | TrainSettings, image_size: int) -> str:
-    """The size of a run's network and images in words.
+    """The size of a run's network and images as a text.
 
-    For instance "8 cells, 16 channels, 32x32 images". A hand-crafted network has
+    For instance "8 cells, 16 channels, 32x32 images"; a hand-crafted network has
     neither cells nor channels.
     """
     numbers = {"cells": "num_cells", "channels": "channels"}

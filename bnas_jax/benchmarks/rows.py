@@ -1,6 +1,6 @@
-"""A table of benchmarks that were measured.
+"""A table of the results of benchmarks.
 
-`python -m bnas_jax.benchmarks.rows DIR` makes it of the files DIR/NAME.json.
+`python -m bnas_jax.benchmarks.rows DIR` makes it from the files DIR/NAME.json.
 """
 
 import json
@@ -26,7 +26,7 @@ _HEAD = (
 
 
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table as Markdown. results: name of a row -> what `step.benchmark` gave."""
+    """The table as Markdown. results: name of a row -> result of `step.benchmark`."""
     lines = [table_row(_HEAD), "|---" * len(_HEAD) + "|"]
     for name, result in results.items():
         lines.append(table_row([name, *_cells(result)]))
@@ -35,13 +35,13 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _cells(result: Mapping[str, Any]) -> list[str]:
     """The cells of a row, in the order of `_HEAD`, without its name."""
-    # Milliseconds of a step.
+    # The time of a step in milliseconds.
     step = result["step_seconds"]
     median, lowest, highest = (
         f"{1000 * step[which]:.4g}" for which in ("median", "lowest", "highest")
     )
 
-    # Some figures are not known on every machine, or of every run.
+    # Some figures are not known on every machine, or for every run.
     hours, busy = result["hours_of_all_steps"], result["gpu_busy_percent"]
     in_a_row = result.get("step_seconds_in_a_row")
     compiling = f"{result['compiling_seconds']:.0f} s"
@@ -62,7 +62,7 @@ def _cells(result: Mapping[str, Any]) -> list[str]:
 
 
 def _least_time(bound: Mapping[str, Any] | None) -> str:
-    """The least time of a step, as `bound.figures` gives it; empty without one."""
+    """The cell of the least time, from `bound.figures`; empty without a bound."""
     if bound is None:
         return ""
     time = f"{1000 * bound['step_seconds_at_least']:.4g} ms"

@@ -1,7 +1,7 @@
-"""What a checkpoint costs.
+"""Measures the cost of a checkpoint.
 
-Measured are how long saving blocks the steps, how long until the files are on disk, and
-how large they are.
+It measures how long saving blocks the steps, how long it takes until the files are on
+disk, and how large they are.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from bnas_jax.training.checkpoints import Checkpoints
 def benchmark(
     run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
 ) -> dict:
-    """All figures of saving a state several times, in a temporary directory."""
-    # A new state on the devices of the run; it need not have made a step.
+    """The figures of saving a state several times, in a temporary directory."""
+    # A new state on the devices of the run, before its first step.
     where = jax_setup.configure(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)
@@ -36,7 +36,7 @@ def benchmark(
         with contextlib.closing(checkpoints):
             blocked, on_disk = _save(checkpoints, state, repeats=repeats)
 
-        # The size of the last one, which alone is kept.
+        # The size of the last checkpoint, the only one that is kept.
         last = directory / str(repeats)
         files = [path for path in last.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
@@ -56,13 +56,13 @@ def benchmark(
 def _save(
     checkpoints: Checkpoints, state: Any, *, repeats: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each save: (how long it blocked the steps, how long until on disk).
+    """(seconds for which each save blocked the steps, seconds until it was on disk).
 
     There is one save more than `repeats`: the first compiles the copy of the state.
     """
     blocked, on_disk = [], []
     for number in range(repeats + 1):
-        # How long steps have to wait, and how long until the files are whole.
+        # The time that steps have to wait, and the time until the files are complete.
         save = functools.partial(checkpoints.save, number, state)
         seconds = measure.once(save)
         until_there = seconds + measure.once(checkpoints.finish)

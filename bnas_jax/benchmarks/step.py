@@ -1,6 +1,6 @@
-"""What a step of search or training costs.
+"""Measures a step of search or training.
 
-Measured are its time, compiling and memory, and how much of the machine it uses.
+It measures time, compiling and memory, and how much of the machine a step uses.
 """
 
 import math
@@ -31,13 +31,14 @@ def benchmark(
     repeats: int,
     against_plain: bool = False,
 ) -> dict:
-    """All figures of the steps that `search` or `train` would make.
+    """The figures of the steps that `search` or `train` would make, on random images.
 
-    Images are in colour, of seeded noise. against_plain: also the figures of the plain
-    form, in turns with ours, and how they compare.
+    On a chip whose rates are known, they include the bound of `plan`, and on NVIDIA's
+    GPUs the share of time in which a kernel ran.
 
-    On a chip whose rates are known there is also the bound of `plan`, and on NVIDIA's
-    GPUs the share of the time in which they computed.
+    image_size: the side of the images, in pixels; they have three channels.
+    against_plain: True also measures the plain form (`programs.plain_program_of`), in
+        turns with ours, and adds the ratios.
     """
     # The steps of the run on noise.
     where = jax_setup.configure(run)
@@ -45,7 +46,7 @@ def benchmark(
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)
 
-    # Ours alone: the memory before anything else takes some, and the time of a step
+    # Ours alone: the memory, before anything else needs some, and the time of a step
     # that computes nothing.
     ours = Stepper(program, where)
     ours.step()
@@ -64,7 +65,8 @@ def benchmark(
         in_a_row = _in_a_row(ours, repeats)
     times = dict(zip(steppers, measured, strict=True))
 
-    # Our figures are at the top of the result, those of the plain form under its name.
+    # In the result, our figures are at the top level, those of the plain form under
+    # "plain".
     figures = {}
     for name, stepper in steppers.items():
         figures[name] = _figures(stepper, times=times[name], batch_size=run.batch_size)
@@ -105,11 +107,11 @@ def _bound(
     precision: str,
     step_seconds: float,
 ) -> dict[str, dict]:
-    """{"bound": see `bound.figures`}, empty where it is not known, as on a CPU."""
+    """{"bound": see `bound.figures`}, {} where it is not known, as on a CPU."""
     chip = bound.chip_here()
     if chip is None or not chip.peak(precision):
         return {}
-    # What was measured is not lost where the text of a program cannot be read.
+    # If the text of a program cannot be read, the measurements must not be lost.
     try:
         figures = bound.figures(
             stepper.calls(),
@@ -126,9 +128,9 @@ def _bound(
 
 
 def _in_a_row(stepper: Stepper, number: int) -> float | None:
-    """Seconds of a step of several that are sent off ahead, as a run does.
+    """Seconds per step if `number` steps are dispatched ahead, as in a run.
 
-    None on a CPU, which begins a step when the one before has ended.
+    None on a CPU, where a step is dispatched when the previous one is done.
     """
     if jax.default_backend() == "cpu":
         return None
@@ -137,9 +139,9 @@ def _in_a_row(stepper: Stepper, number: int) -> float | None:
 
 
 def _gpus(where: devices.Devices, against_plain: bool) -> int:
-    """How many of NVIDIA's GPUs compute our steps; 0 on other machines.
+    """The number of NVIDIA's GPUs that compute our steps; 0 on other machines.
 
-    0 also beside the plain form: of steps in turns the driver cannot tell the share.
+    It is also 0 with the plain form: the driver does not tell whose step was running.
     """
     if jax.default_backend() != "gpu" or against_plain:
         return 0
@@ -147,7 +149,7 @@ def _gpus(where: devices.Devices, against_plain: bool) -> int:
 
 
 def _figures(stepper: Stepper, *, times: list[float], batch_size: int) -> dict:
-    """The figures that ours and the plain form have alike. times: seconds of steps."""
+    """The figures that are measured for both forms. times: seconds of steps."""
     return {
         "step_seconds": measure.summary(times),
         "images_per_second": measure.short(batch_size / np.median(times)),
@@ -162,15 +164,17 @@ def _hours(
 ) -> float | None:
     """Hours of all steps of a run, without evaluations.
 
-    data: the images that were measured. None where the run's data set is none of
-    `SIZES`, or has other images or classes than these.
+    None if the run's data set is not in `SIZES`, or differs from the measured images in
+    their size or number of classes.
+
+    data: the images on which steps were measured.
     """
     size = SIZES.get(run.dataset.name)
     measured = (*data.train.image_shape[:2], data.train.num_classes)
     if size is None or measured != (size.side, size.side, size.classes):
         return None
 
-    # A search takes its weight steps on a share of the training images.
+    # An epoch of a search goes through the share of the images that trains weights.
     images = size.train
     if isinstance(run, SearchSettings):
         images = math.ceil(run.searcher.train_share * images)
@@ -179,10 +183,10 @@ def _hours(
 
 
 def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
-    """Ratios of plain over ours.
+    """The ratios of the plain form's figures to ours.
 
-    The ratio of times is that of the two steps of each turn. None where one of the
-    numbers is not known, as the time to compile what JAX had in its cache.
+    For the time of a step, it is the ratio in each turn. A ratio is None if one of the
+    figures is not known, such as the time to compile a program that was in the cache.
     """
 
     def ratio(name: str) -> float | None:
@@ -190,12 +194,12 @@ def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
             return None
         return measure.short(theirs[name] / ours[name])
 
-    # A program that the cache had was not compiled.
+    # A program from the cache was not compiled.
     compiling = ratio("compiling_seconds")
     if theirs["programs_from_cache"] or ours["programs_from_cache"]:
         compiling = None
 
-    # Both steps of a turn met the same load from elsewhere.
+    # Other programs slow down both steps of a turn alike.
     pairs = zip(times["plain"], times["ours"], strict=True)
     of_turns = [plain / our for plain, our in pairs]
     return {
@@ -207,11 +211,11 @@ def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
 
 
 def _flop_figures(program: Program, *, times: list[float], repeats: int) -> dict:
-    """Operations of a step on one device, as XLA counts them before it optimizes.
+    """Figures of the operations of a step, as XLA counts them before it optimizes.
 
-    times: seconds of steps.
+    times: the seconds of each step.
     """
-    # A step is the sum of its stages.
+    # The operations of a step are the sum over its stages.
     shapes = jax.eval_shape(program.create, 0)
     flops = 0.0
     for stage, feed in zip(program.stages, program.feeds(0), strict=True):
@@ -229,9 +233,9 @@ def _flop_figures(program: Program, *, times: list[float], repeats: int) -> dict
 
 
 def matrix_peak(repeats: int) -> float:
-    """Operations per second of a float32 matrix product of 2048x2048.
+    """Operations per second in a product of two float32 matrices of 2048x2048.
 
-    It is about the most that the machine can do.
+    This is about the highest rate of the machine.
     """
     matrix = jnp.ones((_MATRIX, _MATRIX), jnp.float32)
     product = jax.jit(lambda a: a @ a)
@@ -245,24 +249,24 @@ def matrix_peak(repeats: int) -> float:
 
 
 def _counts_operations() -> bool:
-    """Whether operations are counted before a program is compiled: not on GPUs, TPUs.
+    """Whether XLA counts operations before it compiles a program: not on GPUs and TPUs.
 
-    Without a count it is not worth the time to trace the stages again.
+    If it does not, the stages need not be traced again.
     """
     return jax.jit(lambda: 0).lower().cost_analysis() is not None
 
 
 def _flops(stage, *, state, feed) -> float:
-    """XLA's count of operations of a stage, 0 where the backend has none."""
+    """XLA's count of the operations of a stage, 0 if the backend has none."""
     lowered = jax.jit(stage).lower(state, feed)
     analysis = lowered.cost_analysis() or {}
     return analysis.get("flops", 0.0)
 
 
 def _peak_memory() -> int:
-    """The most memory so far in MiB: of the device, or else of this process.
+    """The largest memory so far, in MiB, of the device.
 
-    A CPU, for instance, does not report the memory of its device.
+    It is that of this process if the device does not report its memory, as on a CPU.
     """
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:

@@ -1,4 +1,4 @@
-"""The steps of a run, one after the other, as its loop makes them."""
+"""The steps of a run, one after the other, as in its training loop."""
 
 import sys
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from bnas_jax.training.build import Program
 class Stepper:
     """The steps of a program.
 
-    Making a stepper compiles the program and makes the first step. tuned: see
+    The constructor compiles the program and makes the first step. tuned: see
     `Devices.compile_steps`.
 
-    compiling: seconds of the first step and its parts, see `CompileTimes.figures`.
-    temp_memory_mib: temporary arrays by XLA's analysis, of the stage that has most of
-        them; None where the backend does not report it.
-    state_leaves: the number of arrays that a call takes and returns.
-    compiled: the programs of a step, see `calls`.
+    compiling: the seconds of the first step and its parts, see `CompileTimes.figures`.
+    temp_memory_mib: the temporary memory by XLA's analysis, of the stage that needs
+        most; None if the backend does not report it.
+    state_leaves: the number of arrays in the state.
+    compiled: the compiled programs of a step, in the order of `calls`.
     """
 
     def __init__(self, program: Program, where: Devices, *, tuned: bool = True):
@@ -33,12 +33,12 @@ class Stepper:
         self._state = where.settle(state)
         self.state_leaves = len(jax.tree.leaves(self._state))
 
-        # The step, and a step of as many programs that compute nothing.
+        # The step, and a step with the same number of programs that compute nothing.
         self._call = where.compile_steps(*program.stages, tuned=tuned)
         idle = [_nothing] * len(program.stages)
         self._nothing = where.compile_steps(*idle)
 
-        # A run begins in the same way; it compiles its stages side by side, too.
+        # As in a run, compile all stages at the same time, then make the first step.
         def first_step() -> None:
             self.compiled = compile_together(self.calls())
             self.temp_memory_mib = _temp_memory(self.compiled)
@@ -61,7 +61,7 @@ class Stepper:
         self._advance(self._call)
 
     def steps(self, number: int) -> None:
-        """Makes so many steps and waits for the last one's results, as a run does."""
+        """Dispatches this number of steps, then waits for the last one's results."""
         for _ in range(number):
             self._send(self._call)
         jax.block_until_ready(self._state)
@@ -73,34 +73,35 @@ class Stepper:
     def idle_step(self) -> None:
         """Makes a step whose programs compute nothing.
 
-        It has the same calls, with the same arguments and results, as `step`.
+        The calls have the same arguments and results as those of `step`.
         """
         self._advance(self._nothing)
 
     def _advance(self, call: Callable) -> None:
-        """Replaces the state by what a call gives for it."""
-        # Without waiting, a call returns before its step is computed.
+        """Replaces the state by the result of a call, and waits for it."""
+        # A call returns before its step is computed.
         self._send(call)
         jax.block_until_ready(self._state)
 
     def _send(self, call: Callable) -> None:
+        """Replaces the state by the result of a call, without waiting for it."""
         feeds = self._feeds(self._done)
         self._state = call(self._state, [feeds])
         self._done += 1
 
 
 def _nothing(state, feed):
-    """A stage that computes nothing, but takes and returns what a stage does.
+    """A stage that computes nothing, with the arguments and results of a real one.
 
     Without the barrier, JAX would leave out the feed, which is not used, and would not
-    pass the state through the program at all.
+    pass the state through the program.
     """
     state, _ = jax.lax.optimization_barrier((state, feed))
     return state
 
 
 def _temp_memory(compiled: list[jax.stages.Compiled]) -> float | None:
-    """The temporary memory of the program that has most, in MiB."""
+    """The temporary memory of the program that needs most, in MiB; None if unknown."""
     # Only some backends report it.
     known = []
     for program in compiled:

@@ -1,11 +1,11 @@
-"""A training step of XNOR-Net's ResNet18 in PyTorch, as one writes it there.
+"""A training step of XNOR-Net's ResNet18 in PyTorch, written as is usual there.
 
-It is for `benchmark train --against=torch` alone. It computes the function of
-`configs/baselines.py:resnet18` under the scheme `xnor`: Eq. (1) with the rule `bnas`,
-XNOR-Net's block (BN -> sign -> convolution), float shortcuts, a float first
-convolution, SGD with momentum, and latent weights, centred and clipped. Signs are
-multiplied as floats: PyTorch has no other convolution of them. The augmentation of
-images is left out.
+It is only for `benchmark train --against=torch`. It computes the same function as
+`configs/baselines.py:resnet18` with the scheme `xnor`: Eq. (1) with the gradient rule
+`bnas`, XNOR-Net's block (BN -> sign -> convolution), float shortcuts, a float first
+convolution, SGD with momentum, and latent weights that are centred and clipped. Signs
+are multiplied as floats: PyTorch has no other convolution for them. Images are not
+augmented.
 """
 
 from collections import OrderedDict
@@ -41,11 +41,12 @@ class Sign(torch.autograd.Function):
 class XnorConv(nn.Conv2d):
     """K * beta * conv(sign x, sign W), Eq. (1).
 
-    activation: whether a ReLU follows. input_scale: whether it has the factor K.
-
-    beta multiplies the kernel, as is usual in PyTorch. Where the signs add up to 0,
+    beta multiplies the kernel, as is usual in PyTorch. Where a sum of signs is 0,
     rounding then decides the ReLU's gradient; apart from that, outputs and gradients
     equal ours.
+
+    activation: whether a ReLU follows.
+    input_scale: whether there is the factor K.
     """
 
     def __init__(
@@ -134,8 +135,8 @@ class TorchStep:
         images: np.ndarray,
         labels: np.ndarray,
     ):
-        # Both make PyTorch faster on a CPU: denormals as 0 about three times, channels
-        # last one and a half (AMD EPYC).
+        # Both make PyTorch faster on a CPU: flushing denormals about 3 times, channels
+        # last about 1.5 times (AMD EPYC).
         torch.set_flush_denormal(True)
         layout = torch.channels_last
 
@@ -154,27 +155,27 @@ class TorchStep:
 
     @torch.no_grad()
     def load(self, params: Mapping[tuple[str, ...], np.ndarray]) -> None:
-        """Takes our parameters in place of its own.
+        """Replaces the parameters by ours.
 
         params: (names of the modules, name of the array) -> array. Both networks must
-        have the same parameters.
+            have the same parameters.
         """
         ours = dict(params)
         for name, theirs in self.network.named_parameters():
             *modules, kind = name.split(".")
-            # The one array of ours in the same module that is of this kind.
+            # Our array of this kind (weight or bias) in the same module.
             of_module = [path for path in ours if list(path[:-1]) == modules]
             (found,) = [path for path in of_module if _is(kind, path[-1])]
             theirs.copy_(torch.tensor(to_torch(ours.pop(found))))
         assert not ours, f"PyTorch's network lacks {sorted(ours)}"
 
     def loss(self) -> torch.Tensor:
-        """The cross-entropy of the images, with the batch's statistics."""
+        """The cross-entropy of the images; batch norm uses the batch's statistics."""
         return F.cross_entropy(self.network(self._images), self._labels)
 
     def step(self) -> None:
-        """Makes a step; PyTorch on CPU returns when it is done."""
-        # Gradients, the update, and what `xnor` does to latent weights around it.
+        """Makes a step; on a CPU, PyTorch returns when it is done."""
+        # The gradients, the update, and the rules of `xnor` for latent weights.
         self._optimizer.zero_grad()
         self.loss().backward()
         self._scale_gradients()
@@ -196,5 +197,5 @@ class TorchStep:
 
 
 def _is(kind: str, ours: str) -> bool:
-    """Whether an array of ours is PyTorch's `weight` or `bias` of the same module."""
+    """Whether our array `ours` is of PyTorch's kind, `weight` or `bias`."""
     return (ours == "bias") == (kind == "bias")

@@ -12,11 +12,12 @@ from bnas_jax.data.digest import digest_of
 class Arrays:
     """Images uint8 (N, H, W, C) with their labels int32 (N,) in 0..num_classes-1.
 
-    Labels of another integer type are converted to int32. Raises `UserError` where the
-    arrays do not fit together.
+    Labels of another integer type are converted to int32. Raises `UserError` for arrays
+    of other shapes or types, without images, or with labels out of range.
 
-    name: of the data set, for messages.
-    classes: the names of the classes, by label; by default their numbers.
+    name: the name of the data set, for messages.
+    classes: the names of the classes, in the order of the labels; by default their
+        numbers.
     """
 
     images: np.ndarray
@@ -34,7 +35,7 @@ class Arrays:
             name=self.name,
         )
 
-        # The dataclass is frozen: its fields can be set in this way alone.
+        # Fields of a frozen dataclass can only be set in this way.
         object.__setattr__(self, "labels", self.labels.astype(np.int32))
         if not self.classes:
             numbers = tuple(str(number) for number in range(self.num_classes))
@@ -50,7 +51,7 @@ class Arrays:
         return height, width, channels
 
     def digest(self) -> str:
-        """A hash of the images and their labels, in their order."""
+        """A hash of the images and labels; it depends on their order."""
         return digest_of(self.images, self.labels)
 
     def take(self, rows: np.ndarray) -> "Arrays":
@@ -68,7 +69,7 @@ def _check_images(images: np.ndarray, name: str) -> None:
             f"{name}: images must be uint8 of shape (N, H, W, C), got {images.dtype} "
             f"{images.shape}"
         )
-    # Otherwise an empty set would fail in the first batch, not here.
+    # Without this check, an empty set would only fail in the first batch.
     if 0 in images.shape:
         raise UserError(
             f"{name}: there are no images in an array of shape {images.shape}"
@@ -83,7 +84,8 @@ def _check_labels(labels: np.ndarray, size: int, num_classes: int, name: str) ->
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{name}: labels must be whole numbers, got {labels.dtype}")
 
-    # In `take_along_axis`, a label out of range would silently be another one.
+    # `take_along_axis` in the loss would silently read another class for a label out of
+    # range.
     lowest, highest = labels.min(), labels.max()
     if lowest < 0 or highest >= num_classes:
         raise UserError(

@@ -23,27 +23,28 @@ _CUTOUT = 3
 class Augmentation:
     """How the pixels of an image become inputs of the network.
 
-    After the random changes, a pixel value p becomes (p * scale - mean) / std, per
-    channel.
+    After the random changes, the value p of a pixel becomes (p * scale - mean) / std in
+    each channel.
     """
 
-    # Statistics of each channel, on the scale 0 to 1.
+    # Mean and standard deviation of each channel, on the scale 0 to 1.
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    # Brings pixel values to that scale: 1/255 for photographs.
+    # The factor from pixel values to that scale: 1/255 for photographs.
     scale: float = 1 / 255
-    # Random crop: images are padded with `pad` zero pixels on each side, and cropped
-    # back to their size. The padding is black, not the mean colour, as in torchvision.
+    # Random crop: images are padded with `pad` pixels on each side, and cropped back to
+    # their size. The padding is black, not the mean colour, as in torchvision.
     pad: int = 0
     # Images are mirrored left to right with probability 1/2.
     flip: bool = False
-    # Random resized crop of streamed images: at least this share of the area is kept,
-    # and resized. 0 does not crop.
+    # Random resized crop of streamed images: the least share of the image's area that a
+    # crop has; 0 does not crop.
     min_area: float = 0.0
-    # How far brightness, contrast, saturation and hue change at random; empty does not
-    # change them.
+    # The strength of the random changes of brightness, contrast, saturation and hue,
+    # see `color`; empty makes no changes.
     jitter: tuple[float, ...] = ()
-    # The side in pixels of a square that is hidden at random, see `hide`; 0 hides none.
+    # The side, in pixels, of the square that `hide` sets to the mean colour; 0 hides
+    # nothing.
     cutout: int = 0
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class Augmentation:
                 f"and {self.scale}"
             )
 
-        # The rest comes from settings alone.
+        # The other fields come only from settings.
         if self.pad < 0:
             raise UserError(f"pad must be 0 or more pixels, got {self.pad}")
         if self.cutout < 0:
@@ -92,9 +93,9 @@ class Augmentation:
     def check_size(self, height: int, width: int) -> None:
         """Raises `UserError` where cutout or a crop can hide all of an image.
 
-        height, width: of the image, in pixels.
+        height, width: the size of the image, in pixels.
         """
-        # A crop begins up to `pad` pixels beside the image.
+        # A crop is moved by up to `pad` pixels.
         if self.pad >= min(height, width):
             raise UserError(
                 f"config.dataset.pad={self.pad} can move an image of {height}x{width} "
@@ -117,9 +118,9 @@ def _is_jitter(jitter: tuple[float, ...]) -> bool:
 
 
 def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
-    """Pixels uint8 (..., C) as inputs of `dtype` (..., C), without random changes.
+    """Pixels uint8 (..., C) as inputs of type `dtype` (..., C), without augmentation.
 
-    They are computed in float32 at least, and rounded to `dtype` once.
+    The computation is at least in float32; only the result is rounded to `dtype`.
     """
     scaled = _scaled(pixels, augmentation, dtype)
     return _standardize(scaled, augmentation).astype(dtype)
@@ -128,24 +129,25 @@ def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.
 def augmented(
     key: jax.Array,
     images: jax.Array,
+    *,
     rows: jax.Array,
     size: int,
     places: jax.Array,
     augmentation: Augmentation,
     dtype: Any,
 ) -> jax.Array:
-    """The images at `rows`, augmented: inputs of `dtype` (B, H, W, C).
+    """The images at `rows`, augmented: inputs of type `dtype` (B, H, W, C).
 
-    They are cropped, flipped, jittered and normalised, and a square is hidden.
+    They are cropped, flipped, jittered and normalised, and cutout hides a square.
 
     Random numbers are drawn for all images of a batch or of a set, and those at
-    `places` are used. So the result does not depend on the number of parts, such as
-    shards, in which a batch is prepared.
+    `places` are used. Therefore the result does not depend on the number of shards in
+    which a batch is prepared.
 
     images: uint8 (N, H, W, C).
-    rows: of `images`, int32 (B,).
+    rows: indices of `images`, int32 (B,).
     size: the number of images in the whole batch or set.
-    places: of the images at `rows` in that batch or set, int32 (B,).
+    places: the places of the images at `rows` in that batch or set, int32 (B,).
     """
 
     def at_places(drawn: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -178,8 +180,8 @@ def augmented(
 def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax.Array]:
     """The random choices for `size` images, int32 (size,) each.
 
-    `top` and `left` are where the crop begins in the padded image; `flip` is 1 for an
-    image that is mirrored.
+    (`top`, `left`) is the upper left corner of the crop in the padded image; `flip` is
+    1 for an image that is mirrored, else 0.
     """
     top, left, flip = jax.random.split(key, 3)
     offsets = 2 * augmentation.pad + 1
@@ -197,7 +199,8 @@ def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax
 def _below(count: int, key: jax.Array, size: int) -> jax.Array:
     """`size` random numbers from 0 to count - 1, int32 (size,).
 
-    The type is named: JAX's default, and with it the numbers, depends on 64-bit mode.
+    The type is given explicitly: JAX's default depends on 64-bit mode, and the numbers
+    depend on the type.
     """
     return jax.random.randint(
         key, shape=(size,), minval=0, maxval=count, dtype=jnp.int32
@@ -209,18 +212,19 @@ def crop(
 ) -> jax.Array:
     """The images at `rows`, padded, cropped and flipped as chosen: uint8 (B, H, W, C).
 
-    Each pixel of the result is read from `images` directly, without a padded copy. On 2
-    CPU cores a batch of 256 out of 50,000 images of 32x32x3, normalised, took 0.60 ms
-    so. It took 0.83 ms by rows and then columns, 0.96 ms by dynamic_slice under vmap,
-    2.9 ms as products with one-hot matrices; 0.19 ms without augmentation.
+    Each pixel of the result is gathered from `images` directly, without a padded copy.
+    On 2 CPU cores, this and the normalisation of a batch of 256 out of 50,000 images of
+    32x32x3 took 0.60 ms. Gathering rows and then columns took 0.83 ms, dynamic_slice
+    under vmap 0.96 ms, products with one-hot matrices 2.9 ms; the normalisation alone
+    took 0.19 ms.
 
     images: uint8 (N, H, W, C).
     rows: int32 (B,).
     choices: those of `draw` for these images, int32 (B,) each.
     pad: the width of the zero padding on each side, in pixels.
     """
-    # Without padding images are only mirrored. TPUs would gather their pixels one after
-    # the other, in a loop.
+    # Without padding, reverse whole rows: TPUs would gather the pixels in a loop, one
+    # after the other.
     if not pad:
         pixels = images[rows]  # (B, H, W, C)
         mirrored = choices["flip"][:, None, None, None] == 1
@@ -228,8 +232,7 @@ def crop(
 
     height, width = images.shape[1:3]
 
-    # Coordinates in the image of each pixel of the crop. They are outside of the image
-    # where the pixel is one of the padding.
+    # Coordinates of the crop's pixels in the image; those of the padding are outside.
     y = choices["top"][:, None] + jnp.arange(height, dtype=jnp.int32) - pad  # (B, H)
     column = jnp.arange(width, dtype=jnp.int32)
     left = choices["left"][:, None]
@@ -240,8 +243,8 @@ def crop(
     inside_columns = ((x >= 0) & (x < width))[:, None, :]  # (B, 1, W)
     inside = inside_rows & inside_columns  # (B, H, W)
 
-    # A negative index would count from the end: a pixel outside is read at the border,
-    # and replaced by 0.
+    # Read the pixels outside from the border, as a negative index would count from the
+    # end, and replace them by 0.
     y = jnp.clip(y, 0, height - 1)
     x = jnp.clip(x, 0, width - 1)
     pixels = images[rows[:, None, None], y[:, :, None], x[:, None, :]]  # (B, H, W, C)
@@ -251,7 +254,7 @@ def crop(
 def draw_centres(
     key: jax.Array, size: int, shape: tuple[int, ...]
 ) -> dict[str, jax.Array]:
-    """Centres of the squares that cutout hides: `y` and `x`, int32 (size,) each.
+    """Random centres of the squares that cutout hides: `y`, `x`, int32 (size,) each.
 
     A centre may be any pixel of the image.
 
@@ -269,11 +272,11 @@ def hide(inputs: jax.Array, centres: dict[str, jax.Array], side: int) -> jax.Arr
     as in DARTS's code).
 
     centres: those of `draw_centres` for these images, int32 (B,) each.
-    side: of the square, in pixels.
+    side: the side of the square, in pixels.
     """
     height, width = inputs.shape[1:3]
 
-    # Coordinates of each pixel, counted from the upper left corner of the square.
+    # The coordinates of each pixel, relative to the upper left corner of the square.
     row = jnp.arange(height, dtype=jnp.int32)
     top = centres["y"][:, None] - side // 2  # (B, 1)
     y = row - top  # (B, H)
@@ -289,12 +292,13 @@ def hide(inputs: jax.Array, centres: dict[str, jax.Array], side: int) -> jax.Arr
 
 def _scaled(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
     """Pixels on the scale 0 to 1, in `dtype` or float32, whichever is wider."""
-    # bfloat16 cannot tell all 256 values of a pixel apart.
+    # bfloat16 cannot represent all 256 values of a pixel on this scale.
     wide = jnp.promote_types(dtype, jnp.float32)
     return pixels.astype(wide) * np.asarray(augmentation.scale, wide)
 
 
 def _standardize(scaled: jax.Array, augmentation: Augmentation) -> jax.Array:
+    """(scaled - mean) / std in each channel, (..., C)."""
     mean = np.asarray(augmentation.mean, scaled.dtype)  # (C,)
     std = np.asarray(augmentation.std, scaled.dtype)  # (C,)
     return (scaled - mean) / std

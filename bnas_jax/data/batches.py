@@ -15,17 +15,19 @@ Batch = dict[str, jax.Array]
 class Batches:
     """A data set in batches, each a function of (seed, step).
 
-    A batch is {"image": (B, H, W, C) float, "label": (B,) int32}.
+    A batch is {"image": float32 (B, H, W, C), "label": int32 (B,)}.
 
-    dataset: its training and test images, and how they are augmented.
+    dataset: the training and test images, and how they are augmented.
+    seed: the seed of the order, of the augmentation and of the halves of a search.
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int = 64, seed: int = 0):
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
-        # By part of the training set ("all", "train" or "valid"), made when first asked
-        # for: (its batch source, the source's `prepare`, jitted).
+        # Part of the training set ("all", "train" or "valid") -> (its batch source, the
+        # source's jitted `prepare`). A source is made when its first batch is asked
+        # for.
         self._sources: dict[str, tuple[Any, Any]] = {}
 
     @property
@@ -39,13 +41,15 @@ class Batches:
         return self.dataset.train.num_classes
 
     def train_batch(self, step: int) -> Batch:
-        """The batch of step `step`, from 0 on, of the whole training set, augmented.
+        """An augmented and normalised batch of the whole training set.
 
-        `image` is (B, H, W, C) float32, normalised; `label` is int32 (B,). The set is
-        shuffled anew in each epoch. The same step gives the same batch, in whatever
-        order steps are asked for. The examples left over at the end of an epoch are not
-        in any of its batches. Raises `UserError` where the set is smaller than a batch,
-        and for an image of a streamed set that cannot be read.
+        `image` is float32 (B, H, W, C), `label` is int32 (B,). The set is shuffled anew
+        in each epoch. An epoch has whole batches only: the examples left over at its
+        end are skipped. Raises `UserError` where the set is smaller than a batch, and
+        for an image of a streamed set that cannot be read.
+
+        step: the number of the step, from 0. The same step gives the same batch, in
+          whatever order steps are asked for.
 
         >>> data = bnas.load_data("digits", batch_size=32)
         >>> data.train_batch(0)["image"].shape
@@ -54,11 +58,10 @@ class Batches:
         return self._batch("all", step)
 
     def search_batches(self, step: int) -> dict[str, Batch]:
-        """The batches of a step for a search: {"train": ..., "valid": ...}.
+        """The batches of a step of a search: {"train": ..., "valid": ...}.
 
-        The training set is halved by the seed, and each half has batches as
-        `train_batch` has. A search moves weights on the first half and architecture
-        parameters on the second.
+        The seed divides the training set into two halves, whose batches are like those
+        of `train_batch`. A weight step reads "train", an alpha step reads "valid".
         """
         return {
             "train": self._batch("train", step),
@@ -72,15 +75,15 @@ class Batches:
         return prepare(source.feed(step))
 
     def _source(self, part: str) -> tuple[Any, Any]:
-        """(the batch source of a part, its `prepare`, jitted)."""
+        """(the batch source of a part, its jitted `prepare`)."""
         examples, seed = self.dataset.train, self.seed
         if part != "all":
             train, valid = split_half(examples, seed)
             if part == "train":
                 examples = train
             else:
-                # With another seed, so that the two batches of a step are not augmented
-                # alike.
+                # Another seed, so that the two batches of a step get different random
+                # numbers.
                 examples, seed = valid, seed + 1
 
         source = train_source(
@@ -102,12 +105,13 @@ def load_data(
 ) -> Batches:
     """The data set of that name, in batches.
 
-    Raises `UserError` for an unknown name, for missing or unfit files, and, at the
-    first batch, for fewer examples than `batch_size`. Where an error names a setting
-    config.dataset.X, that is here `name`, `path` or the field X of `options`.
+    Raises `UserError` for an unknown name, for files that are missing or cannot be
+    used, and, at the first batch, for fewer examples than `batch_size`. Where an error
+    names the setting config.dataset.X, X is `name`, `path` or a field of `options`.
 
-    name: digits, cifar10, cifar100, imagenet2012, tfds:NAME or folder.
-    path: of a set on disk: a TFDS data directory, or a folder of images.
+    name: digits, cifar10, cifar100, imagenet2012, tfds:NAME, folder or npz.
+    path: where a set on disk is: a TFDS data directory, a folder of images, or a file
+      of arrays.
     options: how images are read, such as
       `bnas_jax.data.readers.encoded.ReadOptions(image_size=32)` for a folder of images
       of several sizes.

@@ -1,9 +1,9 @@
 """Colour jitter with the ranges and formulas of torchvision.
 
 The functions are pure, and can be jitted; they change whole batches. torchvision draws
-the order of the four changes for each image. Here it is drawn for each batch: otherwise
-all four would be computed at each of four places. An image by itself sees the same
-distribution. Values are not rounded in between.
+the order of the four changes for each image. Here it is drawn for each batch: with
+another order for each image, all four changes would have to be computed four times. The
+distribution of a single image is the same. Values are not rounded between the changes.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# ITU-R 601-2, as Pillow's gray.
+# The weights of red, green and blue in gray: ITU-R 601-2, as in Pillow.
 _LUMA = np.array([0.299, 0.587, 0.114])
 # The number that is folded into the key of the step.
 _STREAM = 1
@@ -22,9 +22,11 @@ _STREAM = 1
 def draw(key: jax.Array, size: int, jitter: tuple[float, ...]) -> dict[str, jax.Array]:
     """The random amounts of the four changes, float32 (size,) each.
 
-    For brightness, contrast and saturation they are factors around 1, by up to the
-    numbers in `jitter`; for hue, turns of the colour circle, by up to its number to
-    either side.
+    For brightness, contrast and saturation, an amount is a factor in [max(0, 1 - j),
+    1 + j], where j is the entry of `jitter`. For hue it is a turn of the colour circle
+    in [-j, j], where 1 is a whole turn.
+
+    jitter: the entries for brightness, contrast, saturation and hue.
     """
     keys = jax.random.split(jax.random.fold_in(key, _STREAM), 5)
 
@@ -57,12 +59,13 @@ def draw_order(key: jax.Array) -> jax.Array:
 def jitter(
     pixels: jax.Array, factors: dict[str, jax.Array], order: jax.Array
 ) -> jax.Array:
-    """Images, float (B, H, W, C) from 0 to 1, changed in the order that is given.
+    """Images with the four changes applied in an order: float (B, H, W, C) in [0, 1].
 
-    Gray images have neither saturation nor hue.
+    The saturation and the hue of gray images are not changed.
 
-    factors: as from `draw`, (B,) each.
-    order: as from `draw_order`, int32 (4,).
+    pixels: float (B, H, W, C) in [0, 1].
+    factors: the amounts that `draw` returns, (B,) each.
+    order: the order that `draw_order` returns, int32 (4,).
     """
     changes = {
         "brightness": brightness,
@@ -73,10 +76,10 @@ def jitter(
     if pixels.shape[-1] != 3:
         changes |= {"saturation": _same, "hue": _same}
 
-    # One branch a change: a function of the images alone, as `switch` needs it.
+    # `switch` needs a function of the images for each change.
     def branch(change: Callable, factor: jax.Array) -> Callable:
         def changed(images):
-            by_image = factor.astype(images.dtype)[:, None, None, None]  # [B, 1, 1, 1]
+            by_image = factor.astype(images.dtype)[:, None, None, None]  # (B, 1, 1, 1)
             return change(images, by_image)
 
         return changed
@@ -85,34 +88,36 @@ def jitter(
     for name, change in changes.items():
         branches.append(branch(change, factors[name]))
 
-    # The order says which change is made first, second, third and last.
     for place in range(4):
         pixels = jax.lax.switch(order[place], branches, pixels)
     return pixels
 
 
 def brightness(images: jax.Array, factor: Any) -> jax.Array:
-    """Between black and the images. factor: (B, 1, 1, 1), as in the other changes."""
+    """Interpolates between black (factor 0) and the images (factor 1).
+
+    factor: (B, 1, 1, 1), as in the other changes.
+    """
     return _between(images, other=0.0, factor=factor)
 
 
 def contrast(images: jax.Array, factor: Any) -> jax.Array:
-    """Between the mean gray of each image and the image."""
-    mean = _gray(images).mean((1, 2, 3), keepdims=True)  # [B, 1, 1, 1]
+    """Interpolates between the mean gray of each image and the image."""
+    mean = _gray(images).mean((1, 2, 3), keepdims=True)  # (B, 1, 1, 1)
     return _between(images, other=mean, factor=factor)
 
 
 def saturation(images: jax.Array, factor: Any) -> jax.Array:
-    """Between the gray images and the images."""
+    """Interpolates between the gray images and the images."""
     return _between(images, other=_gray(images), factor=factor)
 
 
 def hue(images: jax.Array, turn: Any) -> jax.Array:
-    """The images with their colours turned on the colour circle, in HSV.
+    """Turns the hue of the images on the colour circle, in HSV.
 
-    Value and chroma stay.
+    Value and chroma do not change.
 
-    turn: a share of the circle, (B, 1, 1, 1).
+    turn: the angle, where 1 is a whole turn, (B, 1, 1, 1).
     """
     # From RGB to HSV.
     value = images.max(-1, keepdims=True)  # (B, H, W, 1)
@@ -137,17 +142,17 @@ def hue(images: jax.Array, turn: Any) -> jax.Array:
 
 
 def _same(images: jax.Array, factor: Any) -> jax.Array:
-    """The change of gray images that has no effect on them."""
+    """No change, in place of `saturation` and `hue` for gray images."""
     return images
 
 
 def _between(images: jax.Array, other: Any, factor: Any) -> jax.Array:
-    """The images at factor 1, `other` at 0, exaggerated above 1; within 0 to 1."""
+    """factor * images + (1 - factor) * other, clipped to [0, 1]."""
     return jnp.clip(factor * images + (1 - factor) * other, 0, 1)
 
 
 def _gray(images: jax.Array) -> jax.Array:
-    """Gray images (B, H, W, 1), of colour ones by their luma."""
+    """The images in gray, (B, H, W, 1)."""
     if images.shape[-1] != 3:
         return images
     return (images * _LUMA.astype(images.dtype)).sum(-1, keepdims=True)

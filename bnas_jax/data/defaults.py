@@ -1,6 +1,6 @@
-"""The defaults of each data set, by name: how it is read, normalised and augmented.
+"""The defaults of each data set: how it is read, normalised and augmented.
 
-Settings of `config.dataset` may say otherwise.
+Settings of `config.dataset` override them.
 """
 
 import dataclasses
@@ -29,21 +29,21 @@ _IMAGENET = Augmentation(
 )
 _IMAGENET_OPTIONS = {"image_size": 224, "in_memory_mib": 0, "channels": 3}
 _IMAGENET_ZOOM = 256 / 224
-# Sets whose statistics are known, and need not be measured.
+# Sets whose statistics are known, so that they need not be measured.
 _KNOWN = {"digits": _DIGITS, "cifar10": CIFAR10, "imagenet2012": _IMAGENET}
-# Sets with a usual augmentation. The others have none (`_PLAIN`): whether a crop or a
-# mirror image keeps its label is not known of them.
+# Sets with a usual augmentation. Other sets are not augmented (`_PLAIN`): their labels
+# may not be the same for a crop or a mirror image.
 _AUGMENTED = _KNOWN | {"cifar100": CIFAR10}
 _PLAIN = Augmentation(mean=(0.0,), std=(1.0,))
 
 
 def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
-    """The options with the defaults of a data set in place of None.
+    """The options, in which the defaults of a data set replace None.
 
-    Raises `UserError` for sizes that exclude each other.
+    Raises `UserError` where `resize` is smaller than `image_size`.
     """
     # ImageNet as in the release: the shorter side becomes 256 pixels, and the centre of
-    # 224 is taken; another size has the same proportion to its `resize`.
+    # 224 is taken. For another size, `resize` is larger by the same factor.
     if name == "imagenet2012":
         options = _with_defaults(options, _IMAGENET_OPTIONS)
         size = options.image_size or 1
@@ -57,7 +57,7 @@ def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
 
 
 def known_statistics(name: str) -> Statistics | None:
-    """(mean, std) of a data set for which they are written down here, else None."""
+    """The (mean, std) of a data set in `_KNOWN`, else None."""
     known = _KNOWN.get(name)
     if known is None:
         return None
@@ -65,7 +65,7 @@ def known_statistics(name: str) -> Statistics | None:
 
 
 def white(name: str) -> float:
-    """The number that is white in a data set's arrays: 16 in the digits, else 255."""
+    """The value of white in a data set's arrays: 16 for the digits, else 255."""
     if name in _KNOWN:
         return round(1 / _KNOWN[name].scale)
     return 255
@@ -79,10 +79,10 @@ def augmentation(
 ) -> Augmentation:
     """A set's default augmentation, with the statistics to normalise by.
 
-    given: statistics in place of the set's own, or None.
-    measure: makes the set's own statistics, where they are not known.
+    given: the statistics to use; None takes the set's own.
+    measure: () -> the set's own statistics; called where they are not known.
     """
-    # Known statistics are not those of images in colour that are read as gray ones.
+    # The known statistics do not hold for colour images that are read as gray ones.
     known = known_statistics(name)
     if given is None and known is not None and len(known[0]) == channels:
         given = known
@@ -91,7 +91,7 @@ def augmentation(
 
 
 def _with_defaults(options: ReadOptions, values: dict) -> ReadOptions:
-    """The options with these values in place of None."""
+    """The options, in which these values replace None."""
     missing = {}
     for name, value in values.items():
         if getattr(options, name) is None:

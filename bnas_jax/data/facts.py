@@ -1,6 +1,6 @@
-"""What a run notes about its data in its work directory.
+"""The facts about its data that a run writes into its work directory.
 
-With these facts, other data cannot take the place of a run's unnoticed.
+With them, a command notices that the data is not what the run was trained on.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Examples = Arrays | Encoded
 class Facts:
     """Facts about the data of a run; None where a fact is not known.
 
-    An imported network, for instance, does not say on which images it was trained.
+    For an imported network, for instance, the training images are not known.
     """
 
     num_classes: int
@@ -31,7 +31,7 @@ class Facts:
     # Statistics of each channel, on the scale 0 to 1.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    # In the order of the labels.
+    # The names of the classes, in the order of the labels.
     class_names: tuple[str, ...] | None = None
     # The number of training images.
     num_train: int | None = None
@@ -48,7 +48,7 @@ class Facts:
         return self.mean, self.std
 
     def known(self) -> dict[str, Any]:
-        """The facts that are known, by name, as values of JSON."""
+        """{name: value} of the facts that are known, as JSON can store them."""
         values = {}
         for name, value in dataclasses.asdict(self).items():
             if value is None:
@@ -67,7 +67,7 @@ def from_dict(values: Mapping) -> Facts:
     for name, value in values.items():
         if name not in names:
             continue
-        # Facts are compared with those of today's data, in which lists are tuples.
+        # JSON has made lists of tuples, with which they would not compare equal.
         if isinstance(value, list):
             value = tuple(value)
         found[name] = value
@@ -75,15 +75,15 @@ def from_dict(values: Mapping) -> Facts:
 
 
 def learn(data: Dataset, test: Examples | None) -> Facts:
-    """The facts of a new run.
+    """The facts of a new run's data.
 
     test: the examples that the run is evaluated on; None where they are a part of its
-      training set.
+        training set, as in a search.
     """
     test_digest = None
     if test is not None:
         test_digest = test.digest()
-    # The statistics that images are normalised by, which may be set by hand.
+    # Settings may give other statistics than those of the data: these are stored.
     return Facts(
         num_classes=data.train.num_classes,
         image_shape=data.train.image_shape,
@@ -97,10 +97,10 @@ def learn(data: Dataset, test: Examples | None) -> Facts:
 
 
 def difference(now: Facts, then: Facts) -> str | None:
-    """How data differs from that with which a run began, as part of a sentence.
+    """How a run's data now differs from its data at the start, as part of a sentence.
 
-    None where it does not differ, as far as is known. What says most is named first:
-    classes, shapes and sizes before hashes.
+    None where no difference is known. Of several differences, the most informative one
+    is named: classes, shapes and sizes come before hashes.
     """
     # Names of the classes.
     names, names_then = now.class_names, then.class_names
@@ -140,7 +140,7 @@ def difference(now: Facts, then: Facts) -> str | None:
 
 
 def with_statistics(data: Dataset, facts: Facts) -> Dataset:
-    """The data normalised with a run's values, as far as they are known."""
+    """The data, normalised by a run's mean and deviation if they are known."""
     if facts.statistics is None:
         return data
     mean, std = facts.statistics
@@ -149,15 +149,15 @@ def with_statistics(data: Dataset, facts: Facts) -> Dataset:
 
 
 def with_labels(examples: Examples, facts: Facts) -> Examples:
-    """The examples with the labels that a run's classes of the same names have.
+    """The examples, with the labels that classes of the same names have in a run.
 
-    The classes may be in another order than the run's, or only some of them. Raises
+    The examples may have only some of the run's classes, and in another order. Raises
     `UserError` for a class that the run does not have, and for another number of
-    classes where their names are not known.
+    classes if the names of the run's classes are not known.
     """
     names, classes = facts.class_names, examples.classes
 
-    # An imported network has no names of classes: the labels are taken to be its own.
+    # Without names, as for an imported network, labels are assumed to agree.
     if names is None:
         if examples.num_classes != facts.num_classes:
             raise UserError(
@@ -170,9 +170,9 @@ def with_labels(examples: Examples, facts: Facts) -> Examples:
     unknown = sorted(set(classes) - set(names))
     if unknown:
         raise UserError(
-            f"{examples.name} has the class {unknown[0]!r}, the run has not: its "
-            f"classes are {_listed(names)}; set config.dataset.path to data with "
-            "these, or some of these, names"
+            f"{examples.name} has the class {unknown[0]!r}, which the run does not "
+            f"have: its classes are {_listed(names)}; set config.dataset.path to data "
+            "with these, or some of these, names"
         )
 
     # The run's label of each class of the data.

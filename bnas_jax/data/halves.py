@@ -1,7 +1,7 @@
-"""Dividing a set in two parts.
+"""Divides a set into two parts.
 
-The parts are those of the two levels of a search, or a training and a test set where a
-set has no test images.
+They are the halves on which a search trains weights and alpha, or a training and a test
+set if a set has no test images.
 """
 
 import math
@@ -19,14 +19,14 @@ SPLITS = ("random", "stratified", "in_order")
 def split_half(
     examples: Arrays | Encoded, seed: int, split: str = "random", *, share: float = 0.5
 ) -> tuple[Arrays | Encoded, Arrays | Encoded]:
-    """A set in two parts: for the weights of a search, and for its alpha.
+    """The two parts of a training set: one for the weight steps, one for alpha steps.
 
-    Each example is in exactly one part; of an odd number the first part has one more.
-    Raises `UserError` for another split, and where a part would be empty.
+    Each example is in exactly one part. Raises `UserError` for an unknown split, and
+    where a part would be empty.
 
-    split: `random`, drawn by the seed; `stratified`, so that each class is divided
-      alike; or `in_order`, the first examples and the last.
-    share: of the examples, those of the first part.
+    split: `random`, drawn by the seed; `stratified`, drawn by the seed with the same
+        share of each class; or `in_order`, the first examples and the last ones.
+    share: the share of the examples that are in the first part, rounded up.
     """
     if split not in SPLITS:
         raise UserError(f"a split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -37,7 +37,6 @@ def split_half(
         )
 
     rows = _rows(examples, seed, split)  # (N,)
-    # Rounded up: of an odd number, the first part has one more.
     middle = math.ceil(share * len(rows))
     if not 0 < middle < len(rows):
         raise UserError(
@@ -49,7 +48,7 @@ def split_half(
 
 
 def _rows(examples: Arrays | Encoded, seed: int, split: str) -> np.ndarray:
-    """All rows in the order in which they are divided, int32 (N,); see `split_half`."""
+    """The order of the examples before the set is cut in two, int32 (N,)."""
     if split == "in_order":
         return np.arange(len(examples), dtype=np.int32)
     if split == "stratified":
@@ -60,9 +59,11 @@ def _rows(examples: Arrays | Encoded, seed: int, split: str) -> np.ndarray:
 def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Encoded]:
     """(training set, test set) of a set without test images.
 
-    Both are in the order of `examples`. Raises `UserError` where one would be empty.
+    Both are in the order of `examples`. Raises `UserError` where one would be empty,
+    and where a class would have no training image.
 
-    share: of each class, the examples of the test set; `seed` draws them.
+    share: the share of each class that is in the test set.
+    seed: the seed by which these examples are drawn.
     """
     count = round(share * len(examples))
     if not 0 < count < len(examples):
@@ -74,7 +75,7 @@ def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Enc
     rows = order.shuffled_by_class(examples.labels, seed=seed, use=order.TEST)  # (N,)
     test = np.sort(rows[:count])
     train = np.sort(rows[count:])
-    # Without a training image of it, no network learns a class.
+    # A network cannot learn a class without a training image.
     missing = np.setdiff1d(examples.labels, examples.labels[train])
     if len(missing):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Loads data sets by name, in memory or ready to be streamed."""
+"""Loads data sets by name. They are held in memory, or read from disk when used."""
 
 import pathlib
 import sys
@@ -25,7 +25,7 @@ NAMES = (
     "folder",
     "npz",
 )
-# Those that are arrays, and not files of images.
+# The names of sets that are arrays, and not files of images.
 ARRAYS = ("digits", "npz")
 _TFDS = "tfds:"
 
@@ -51,16 +51,17 @@ def load(
     options: ReadOptions | None = None,
     statistics: Statistics | None = None,
 ) -> Dataset:
-    """The data set of a name in `NAMES`.
+    """The data set with a name in `NAMES`.
 
-    It is held in memory up to `options.in_memory_mib`; a larger one is ready to be
-    streamed. Raises `UserError` when the name is unknown, or the files are missing or
-    unfit.
+    A set of at most `options.in_memory_mib` is decoded into memory (`Arrays`); a larger
+    one stays on disk (`Encoded`). Raises `UserError` where the name is unknown, or the
+    files are missing or cannot be used.
 
-    path: of a set on disk: the folder, the file of arrays, the TFDS data directory, or
-      the directory of one version in it; for TFDS by default ~/tensorflow_datasets.
-    statistics: (mean, std) of each channel, on the scale 0 to 1, to normalise by; by
-      default those of the set.
+    path: where a set on disk is: the folder, the file of arrays, the TFDS data
+      directory (by default ~/tensorflow_datasets), or the directory of one version in
+      it.
+    statistics: the (mean, std) of each channel, on the scale 0 to 1, to normalise by;
+      None takes those of the set.
     """
     options = options or ReadOptions()
     if name in ARRAYS:
@@ -75,14 +76,14 @@ def from_parts(
     options: ReadOptions,
     statistics: Statistics | None = None,
 ) -> Dataset:
-    """The data set of that name from its parts, as `open_encoded` gives them.
+    """The data set of that name, made of the parts that `open_encoded` gives.
 
-    options: those that `open_encoded` gives with the parts.
+    options: the options that `open_encoded` gives with the parts.
     statistics: see `load`.
     """
     encoded = divided(parts, options)
 
-    # In memory, decoded once, if both parts fit.
+    # Decoded into memory if both parts fit.
     train: Arrays | Encoded
     test: Arrays | Encoded
     train, test = encoded
@@ -105,10 +106,10 @@ def load_test(
     options: ReadOptions | None = None,
     statistics: Statistics | None = None,
 ) -> Dataset | TestSet:
-    """The test images of a data set, and its training images where they are needed.
+    """The test images of a data set, and its training images if they are needed.
 
-    statistics: those that a run was trained with, so that no training images are
-      needed. None measures those of the set's training images.
+    statistics: the statistics that a run was trained with. With None, they are measured
+      on the training images, which must then be there.
     """
     options = options or ReadOptions()
     if name in ARRAYS:
@@ -116,7 +117,7 @@ def load_test(
     parts, options = open_encoded(name, path, options)
     encoded = _test_part(parts, options)
 
-    # Statistics are measured on training images, if the set has some.
+    # Load the training images if statistics must be measured on them.
     has_training = "train" in parts or ("all" in parts and options.split is not None)
     if statistics is None and has_training:
         return load(name, path, options)
@@ -125,11 +126,11 @@ def load_test(
     if _fits((encoded,), options):
         test = hold(encoded)
 
-    # Never on test images: a network must not depend on them.
+    # Statistics are never measured on test images: a network must not depend on them.
     def measure() -> Statistics:
         raise UserError(
-            f"{test.name} has no training images beside it, by whose mean and "
-            "deviation its own are normalised"
+            f"{test.name} has no training images beside it, whose mean and standard "
+            "deviation are needed to normalise the test images"
         )
 
     augmentation = defaults.augmentation(
@@ -144,16 +145,16 @@ def load_test(
 def open_encoded(
     name: str, path: Any, options: ReadOptions
 ) -> tuple[dict[str, Encoded], ReadOptions]:
-    """(the parts of a data set on disk, its options); nothing is decoded.
+    """(the parts of a data set on disk, its options), without decoding an image.
 
-    The parts are "train" and "test" or one of them, or "all" of a folder without parts.
-    Options that were None have the defaults of the set.
+    The parts are "train" and "test", or one of them; a folder without parts has the
+    single part "all". In the options, the set's defaults have replaced None.
     """
     options = defaults.with_defaults(name, options)
     if name == "folder":
         return folder.read(path, options), options
 
-    # Three sets of TFDS go by their name alone, the others are written tfds:NAME.
+    # Three sets of TFDS need no prefix; the others are written tfds:NAME.
     tfds_name = name.removeprefix(_TFDS)
     by_prefix = name != tfds_name and tfds_name
     if name not in ("cifar10", "cifar100", "imagenet2012") and not by_prefix:
@@ -161,7 +162,7 @@ def open_encoded(
             f"there is no dataset {name!r}: set config.dataset.name to one of "
             f"{', '.join(NAMES)}"
         )
-    # Not at the top: it needs libraries that arrays alone do not.
+    # Imported here because it needs libraries that arrays do not need.
     from bnas_jax.data.readers import tfds_examples
 
     return tfds_examples.read(tfds_name, path, options), options
@@ -170,8 +171,9 @@ def open_encoded(
 def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, Encoded]:
     """(training set, test set) of a data set's parts.
 
-    `config.dataset.split` makes a test set where there is none, and only there. Raises
-    `UserError` where a part is missing, and where that setting is not needed.
+    If there are no test images, `config.dataset.split` takes a share of the training
+    images. Raises `UserError` where a part is missing, and where that setting is given
+    although there are test images.
     """
     train = parts.get("train", parts.get("all"))
     test = parts.get("test")
@@ -184,9 +186,8 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
     # Test images are never taken from the training images silently.
     if test is None and options.split is None:
         raise UserError(
-            f"{train.name} has no test images beside it (a folder train or a split of "
-            "theirs); set config.dataset.split to the share of the images that is for "
-            "tests, such as 0.1"
+            f"{train.name} has no test images beside it; set config.dataset.split to "
+            "the share of the images that is used for testing, such as 0.1"
         )
     if test is None:
         share = float(options.split or 0)
@@ -202,9 +203,10 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
 
 
 def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
-    """The part that an evaluation takes: the test set, where there is one.
+    """The part that an evaluation takes.
 
-    Else it is the test set that `config.dataset.split` makes, or all of a set without
+    It is the test set if there is one, otherwise the test set that
+    `config.dataset.split` makes, or without that setting all images of a folder without
     parts.
     """
     if "test" in parts:
@@ -223,27 +225,24 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
 
 
 def _fits(parts: tuple[Encoded, ...], options: ReadOptions) -> bool:
-    """Whether these parts, decoded, need at most `in_memory_mib`.
-
-    Sizes are the first image's where none is set.
-    """
+    """Whether the decoded images of these parts need at most `in_memory_mib`."""
     if not options.in_memory_mib:
         return False
 
-    # Where no size is set one image is decoded; the others should be of its size.
+    # If no size is set, decode one image: the others should have the same size.
     if options.image_size:
         shape = parts[0].image_shape
     else:
         shape = _first(parts[0]).shape  # (height, width, channels)
 
-    # A byte for each channel of a pixel.
+    # One byte for each channel of a pixel.
     images = sum(len(part) for part in parts)
     size = images * float(np.prod(shape))
     return size <= options.in_memory_mib * 2**20
 
 
 def _first(encoded: Encoded) -> np.ndarray:
-    """The first image that decodes."""
+    """The first image that can be decoded, uint8 (H, W, C)."""
     for number in range(len(encoded)):
         try:
             return encoded.example(number)[0]
@@ -254,7 +253,7 @@ def _first(encoded: Encoded) -> np.ndarray:
 
 
 def _of_arrays(name: str, path: Any, given: Statistics | None) -> Dataset:
-    """A set of arrays, normalised by the statistics that are given, else by its own."""
+    """A set of arrays. given: the statistics to normalise by; None takes the set's."""
     if name == "digits" and path:
         raise UserError(
             "the digits come with the package: leave config.dataset.path out, got "

@@ -1,19 +1,18 @@
-"""Random orders that stay the same on every machine.
+"""Random orders that are the same on every machine.
 
-They depend neither on the device, nor on versions, nor on 64-bit mode.
+They depend neither on the device, nor on versions of JAX and NumPy, nor on 64-bit mode.
 """
 
 import numpy as np
 
 from bnas_jax.core.errors import UserError
 
-# The uses of random numbers. No two of them share a stream, even where their seeds are
-# equal.
+# The uses of random numbers. Each use has a stream of its own, even for equal seeds.
 EPOCHS = 0  # the order of the examples in an epoch
 HALVES = 1  # the two parts of a search's training set
 TEST = 2  # the test set that `config.dataset.split` makes
 CROPS = 3  # random resized crops of streamed images
-SAMPLE = 4  # images by which statistics are measured, files whose sizes are hashed
+SAMPLE = 4  # images on which statistics are measured, files whose sizes are hashed
 FRESH = 5  # batches that are drawn from all examples
 
 
@@ -43,14 +42,14 @@ def shuffled(size: int, seed: int, use: int, number: int = 0) -> np.ndarray:
 
 
 def shuffled_by_class(labels: np.ndarray, seed: int, use: int) -> np.ndarray:
-    """A random order in which classes are evenly spread: int32 (N,).
+    """A random order in which the examples of each class are evenly spread: int32 (N,).
 
-    The first n examples have about each class's share for every n, and the first half
-    has each class's half to within one.
+    For every n, the classes have about the same shares in the first n examples as in
+    all. The first half has half of the examples of each class, to within one.
 
     labels: int (N,).
     """
-    # Class by class, in random order within each.
+    # The examples class by class, in random order within each class.
     rows = shuffled(len(labels), seed, use)  # (N,)
     by_class = rows[np.argsort(labels[rows], kind="stable")]  # (N,)
 
@@ -60,10 +59,10 @@ def shuffled_by_class(labels: np.ndarray, seed: int, use: int) -> np.ndarray:
     rank = np.arange(len(labels)) - np.repeat(first, counts)  # (N,)
 
     # Each class divides the interval from 0 to 1 into as many equal parts as it has
-    # examples, and an example stands in the middle of its part.
-    size = np.repeat(counts, counts)  # (N,), of the example's class
+    # examples, and places an example in the middle of each part.
+    size = np.repeat(counts, counts)  # (N,), the size of the example's class
     place = np.empty(len(labels))  # (N,)
     place[by_class] = (rank + 0.5) / size
 
-    # By place; equal places, of classes of equal size, stay in random order.
+    # Sort by place. Equal places (classes of equal size) stay in random order.
     return rows[np.argsort(place[rows], kind="stable")]

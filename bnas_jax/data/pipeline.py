@@ -1,16 +1,16 @@
 """Batch sources over arrays in memory.
 
-The examples of a batch are a function of the seed and the global step alone.
+The examples of a batch are a function of the seed and the global step alone, so that a
+run can resume at any step.
 
-A source has two methods. `feed(step)` runs on the host and hands out arrays on the
-device: the whole data set (always the same arrays), the order of the epoch, and the
-position of the step in it. `prepare(feed)` is pure and belongs inside the jitted step.
-Shapes and types of a feed never change, so nothing is traced twice. Resuming at a step
-needs nothing but its number.
+A source has two methods. `feed(step)` runs on the host and returns arrays on the
+device: the whole data set (the same arrays for each step), the order of the epoch, and
+the position of the step in it. `prepare(feed)` is pure; call it inside the jitted step.
+The shapes and types of a feed never change, so that the step is traced once.
 
-On several devices each one prepares its shard of the same global batch, by
-`prepare(feed, shard=lax.axis_index(...), shards=n)`. `place` then says how an array
-gets onto all of them.
+On several devices, each one prepares its shard of the same global batch, by
+`prepare(feed, shard=lax.axis_index(...), shards=n)`; `place` puts an array onto all of
+them.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ Place = Callable[[np.ndarray], jax.Array]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainSource:
-    """Endless shuffled, augmented batches of `batch_size`.
+    """An endless source of shuffled, augmented batches of `batch_size` examples.
 
-    Each epoch goes through the data in another random order, in whole batches. The
-    examples left over at its end are not in that epoch. Raises `UserError` where there
-    is less data than one batch.
+    Each epoch has another random order, and whole batches only: the examples left over
+    at its end are skipped. Raises `UserError` where there are fewer examples than in a
+    batch.
 
-    dtype: of the inputs.
+    dtype: the type of the images that `prepare` returns.
     place: puts an array onto all devices.
-    fresh: each batch is drawn from all the data instead, without replacement within
-      itself.
+    fresh: True draws each batch from all examples, without replacement within the
+        batch.
     """
 
     arrays: Arrays
@@ -74,12 +74,12 @@ class TrainSource:
     def feed(self, step: int) -> Feed:
         """The arguments of `prepare` for global step `step` (from 0), on the device.
 
-        - `images` (N, H * W * C) and `labels` int32 (N,): all the data;
-        - `order`: int32 (N,) of the epoch, or int32 (B,), the examples of the fresh
-          batch;
+        - `images` uint8 (N, H * W * C) and `labels` int32 (N,): the whole data set;
+        - `order`: the order of the epoch, int32 (N,), or with `fresh` the examples of
+          the batch, int32 (B,);
         - `position` int32 (2,): the epoch, and the step within it;
-        - `seed` uint32: an argument, so that runs of other seeds share what is
-          compiled.
+        - `seed` uint32: it is an argument so that runs with other seeds can use the
+          same compiled program.
         """
         epoch, index = divmod(int(step), self.steps_per_epoch)
         if self.fresh:
@@ -94,24 +94,24 @@ class TrainSource:
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """The batch of a feed, or its `shard`-th part of `shards`.
+        """The batch of a feed, or its part number `shard` of `shards`.
 
-        Returns `image` (B, H, W, C) and `label` int32 (B,), with B the examples of that
-        part.
+        Returns `image` (B, H, W, C) and `label` int32 (B,), where B is the number of
+        examples in that part.
         """
         size = shard_size(self.batch_size, shards)
         epoch, index = feed["position"]
         first = shard * size
         places = first + jnp.arange(size, dtype=jnp.int32)  # (B,), in the global batch
 
-        # The order of a fresh batch has its examples alone, that of an epoch those of
-        # all its batches.
+        # With `fresh`, the order has only the examples of this batch; otherwise it has
+        # those of all batches of the epoch.
         positions = places
         if not self.fresh:
             positions = index * self.batch_size + places
         rows = feed["order"][positions]  # (B,), in the data
 
-        # Random numbers depend on the step and the place in the global batch alone.
+        # Random numbers depend only on the step and the place in the global batch.
         key = step_key(feed["seed"], epoch=epoch, index=index)
         taken = _taken(feed, rows=rows, image_shape=self.arrays.image_shape)
         images = augmented(
@@ -127,7 +127,7 @@ class TrainSource:
 
     @cached_property
     def _data(self) -> Feed:
-        # Placed once: every feed has the same arrays.
+        # Put onto the devices once: every feed has the same arrays.
         data = _placed(self.arrays, self.place)
         return data | seed_of_feeds(self.seed, self.place)
 
@@ -144,10 +144,10 @@ class TrainSource:
     def _order(self, epoch: int) -> jax.Array:
         """The order of an epoch on the device, int32 (N,).
 
-        All steps of the epoch share that array.
+        All steps of the epoch use the same array.
         """
         if epoch not in self._orders:
-            # One is kept: a run does not come back to an earlier epoch.
+            # Only the latest order is kept: a run does not return to an earlier epoch.
             self._orders.clear()
             rows = order.shuffled(
                 len(self.arrays),
@@ -161,14 +161,13 @@ class TrainSource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalSource:
-    """The data once, in order, in `len(source)` batches of full size.
+    """A source of the examples, each once and in order, in `len(source)` batches.
 
-    Examples that pad the last batch have weight 0. `batch_size` may be larger than the
-    data.
+    All batches have `batch_size` examples: the last one is padded with examples of
+    weight 0. `batch_size` may exceed the number of examples.
 
-    augment_seed: images are augmented as in training, anew in each epoch, whatever the
-      size of the batches. Without one, `augmentation` is only read for its
-      normalisation.
+    augment_seed: the seed by which images are augmented as in training, differently in
+        each epoch, but independently of `batch_size`. None only normalises the images.
     """
 
     arrays: Arrays
@@ -187,9 +186,9 @@ class EvalSource:
     def feed(self, batch: int, epoch: int = 0) -> Feed:
         """The arguments of `prepare` for a batch.
 
-        They are all the data, as in `TrainSource.feed`, and `position` int32 (2,): the
-        epoch, and the number of the batch. Raises `IndexError` for a number that no
-        batch has.
+        They are the whole data set, as in `TrainSource.feed`, and `position` int32
+        (2,): the epoch, and the number of the batch. Raises `IndexError` for a number
+        that no batch has.
         """
         if not 0 <= batch < len(self):
             raise IndexError(
@@ -199,12 +198,12 @@ class EvalSource:
         return {**self._data, "position": self.place(position)}
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """The batch of a feed, or its `shard`-th part of `shards`.
+        """The batch of a feed, or its part number `shard` of `shards`.
 
         Returns `image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,),
         which is 1 for an example and 0 for padding.
         """
-        # Rows of the whole set, and beyond its end where the last batch is padded.
+        # Rows of the whole set; those of the padding are beyond its end.
         size = shard_size(self.batch_size, shards)
         epoch, batch = feed["position"]
         first = batch * self.batch_size + shard * size
@@ -242,17 +241,19 @@ def evaluated(
     source: Any,
     epoch: Any,
 ) -> jax.Array:
-    """The images at `rows` as inputs of an evaluation (B, H, W, C).
+    """The images at `rows` as inputs of an evaluation, (B, H, W, C).
 
-    They are normalised, and augmented where the source has an `augment_seed`.
+    They are normalised, and augmented if the source has an `augment_seed`.
 
     images, rows: as in `augment.augmented`.
-    size, places: as there, of the whole set.
+    size: the number of examples in the whole set.
+    places: the places of the images at `rows` in the whole set, int32 (B,).
     source: an `EvalSource` or a `StreamEvalSource`.
     """
     if source.augment_seed is None:
         return normalize(images[rows], source.augmentation, dtype=source.dtype)
-    # One key for all batches of an epoch: random numbers are drawn for the whole set.
+    # All batches of an epoch have the same key: random numbers are drawn for the whole
+    # set, so that they do not depend on the size of a batch.
     key = step_key(source.augment_seed, epoch=epoch, index=0)
     return augmented(
         key,
@@ -271,12 +272,12 @@ def seed_of_feeds(seed: int, place: Place) -> Feed:
 
 
 def step_key(seed: Any, epoch: Any, index: Any) -> jax.Array:
-    """The key of step `index` of an epoch.
+    """The random key of step `index` of an epoch.
 
-    The generator and the width of the seed are named, so that neither a JAX flag nor
-    64-bit mode changes the numbers.
+    The generator and the type of the seed are given explicitly, so that neither a JAX
+    flag nor 64-bit mode changes the random numbers.
 
-    seed: a number or a uint32 array.
+    seed: an integer or a uint32 array.
     """
     key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
     of_epoch = jax.random.fold_in(key, epoch)
@@ -288,8 +289,8 @@ def shard_size(batch_size: int, shards: int) -> int:
 
     Raises `UserError` unless the batch divides evenly.
     """
-    # The numbers of a run are checked before, see `Devices.check_batch`. A user of the
-    # library may give any.
+    # For the commands, `Devices.check_batch` has checked this. A user of the library
+    # may pass any numbers.
     if batch_size % shards:
         raise UserError(
             f"a batch of {batch_size} cannot be divided over {shards} devices: make "
@@ -299,22 +300,22 @@ def shard_size(batch_size: int, shards: int) -> int:
 
 
 def _placed(arrays: Arrays, place: Place) -> Feed:
-    """All the data on the device: images (N, H * W * C), labels (N,)."""
-    # An image is a row: with four axes, TPUs would copy all of the data to another
-    # layout in every step, before they take a batch.
+    """The data set on the devices: images uint8 (N, H * W * C), labels int32 (N,)."""
+    # An image is a row: if images had four axes, TPUs would copy the whole data set to
+    # another layout in every step, before they take a batch.
     rows = arrays.images.reshape(len(arrays), -1)
     return {"images": place(rows), "labels": place(arrays.labels)}
 
 
 def _taken(feed: Feed, rows: jax.Array, image_shape: tuple[int, int, int]) -> jax.Array:
-    """The images at these rows of the data, uint8 (B, H, W, C)."""
+    """The images at `rows` of the data set, uint8 (B, H, W, C)."""
     return feed["images"][rows].reshape(-1, *image_shape)
 
 
 def check_batches(
     examples: Arrays | Encoded, batch_size: int, *, augmentation: Augmentation
 ) -> None:
-    """Raises `UserError` for an empty batch, or statistics of other channels."""
+    """Raises `UserError` for an empty batch, and unless each channel has statistics."""
     augmentation.check(examples.image_shape[-1])
     if batch_size < 1:
         raise UserError(f"config.batch_size must be at least 1, got {batch_size}")
@@ -327,16 +328,16 @@ def check_training(
     augmentation: Augmentation,
     seed: int,
 ) -> None:
-    """Raises `UserError` for what a training cannot take.
+    """Raises `UserError` for arguments that no training can use.
 
-    That is what `check_batches` refuses, an augmentation that does not fit the images,
-    a bad seed, and less data than one batch.
+    These are what `check_batches` refuses, a crop or a cutout that can hide an image, a
+    seed that is not a 32-bit integer, and fewer examples than in a batch.
     """
     check_batches(examples, batch_size, augmentation=augmentation)
     augmentation.check_size(*examples.image_shape[:2])
     order.check_seed(seed)
     if batch_size > len(examples):
         raise UserError(
-            f"a batch larger than the data: {examples.name} has {len(examples)} "
-            f"examples here; lower config.batch_size from {batch_size}"
+            f"config.batch_size={batch_size} is larger than the data: "
+            f"{examples.name} has {len(examples)} examples here; lower it"
         )

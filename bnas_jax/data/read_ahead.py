@@ -1,6 +1,6 @@
 """Batches of a stream, read and decoded ahead by Grain.
 
-Threads read, or processes that end with this one.
+They are read by threads, or by processes that end with this one.
 """
 
 import atexit
@@ -21,25 +21,25 @@ from bnas_jax.data.readers.encoded import Encoded, Unreadable, cores
 from bnas_jax.data.readers.images import BadImage
 from bnas_jax.data.stream_items import Item
 
-# A number of items that no run reads.
+# More items than any run reads.
 FOREVER = 2**60
 # Seconds between two tries to read a batch. A run of days reads hundreds of millions of
-# images, and file systems across a network fail for moments.
+# images, and network file systems fail for moments.
 _PAUSES = (1, 5, 20)
 _AGAIN = "run the same command again: it continues from the last checkpoint"
 
 
 class ReadAhead:
-    """Batches of items by number, made ahead in the order of their numbers.
+    """Batches of items by number, read ahead in the order of their numbers.
 
-    To ask for the next number costs no more than waiting for its batch, and to ask for
-    the last one again costs nothing. Any other number starts the pipeline anew there.
+    Asking for the next number only waits for its batch, and asking for the last number
+    again returns the same batch. Any other number starts the pipeline again there.
 
     load: (number of an item) -> the item.
-    examples: those that `load` reads.
+    examples: the examples that `load` reads.
     size: the number of items in a batch.
-    period: the number of batches after which the numbers begin again with 0, as
-      evaluation follows evaluation.
+    period: the number of batches after which the numbers begin again with 0, as in
+        repeated evaluations.
     """
 
     def __init__(
@@ -54,13 +54,14 @@ class ReadAhead:
         self._size = size
         self._period = period
 
-        # The last batch, and the number that the pipeline is ready for.
+        # The last batch with its number, and the number of the pipeline's next batch;
+        # -1 where there is none.
         self._number = -1
         self._items: Item | None = None
         self._next = -1
 
-        # Grain's iterator, if there is one. It is in a list because `_end` drops it,
-        # and may run when this object is gone.
+        # Grain's iterator, if there is one. It is in a list so that `_end` can drop it
+        # after this object is gone.
         self._running: list[Any] = []
         self._close: Callable[[], Any] = lambda: None
         # Bad examples that have been reported.
@@ -68,7 +69,7 @@ class ReadAhead:
         _OPEN.add(self)
 
     def close(self) -> None:
-        """Ends the processes and threads that read; the next batch starts others."""
+        """Ends the processes and threads that read; the next batch starts new ones."""
         self._close()
         self._next = -1
 
@@ -80,7 +81,7 @@ class ReadAhead:
         return self._items
 
     def _read_patiently(self, number: int) -> Item:
-        """`_read`, tried again after each of `_PAUSES` where what failed may pass."""
+        """`_read`, repeated after each of `_PAUSES` if a later try may succeed."""
         for pause in _PAUSES:
             try:
                 return self._read(number)
@@ -93,15 +94,15 @@ class ReadAhead:
         if number != self._next:
             self._restart(number)
 
-        # After an error the pipeline starts anew: this batch would be missing in it.
+        # After an error, start the pipeline again: it would skip this batch.
         self._next = -1
         try:
             items = next(self._running[0])
         except (RuntimeError, OSError) as error:
             raise self._stopped(error) from error
 
-        # A copy: Grain frees its shared memory with the arrays in it, and would not
-        # free that of arrays which live until the program ends.
+        # Copy the arrays. Grain frees shared memory together with the arrays in it, but
+        # not that of arrays that still exist when the program ends.
         if self._examples.options.workers:
             items = {name: np.array(value) for name, value in items.items()}
 
@@ -112,20 +113,19 @@ class ReadAhead:
         return items
 
     def _restart(self, number: int) -> None:
-        """Starts the pipeline anew at a batch."""
+        """Starts the pipeline again at a batch."""
         self._close()
         self._running = [self._start(number)]
-        # When this object goes, or else at the end of the program and before
-        # multiprocessing's own clearing up, the workers end, and their shared memory is
-        # freed.
+        # End the workers and free their shared memory when this object is deleted, at
+        # the latest when the program ends, before multiprocessing cleans up.
         self._close = weakref.finalize(self, _end, self._running)
         atexit.register(self._close)
 
     def _stopped(self, error: Exception) -> UserError:
         """The error to raise where Grain has raised `error`."""
         reason = str(error).partition(".")[0]
-        # The kernel ends a process by SIGBUS where it writes to memory that it cannot
-        # have.
+        # The kernel ends a process by SIGBUS if there is no room for the shared memory
+        # that it writes to.
         if reason.endswith(f"exit code {-signal.SIGBUS}"):
             return UserError(
                 f"reading {self._examples.name} stopped: shared memory (/dev/shm) "
@@ -141,8 +141,7 @@ class ReadAhead:
         import grain
         from absl import flags
 
-        # Grain's workers read absl's global flags. Nothing else here uses or parses
-        # them.
+        # Grain's workers read absl's global flags, which this package does not parse.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
 
@@ -159,7 +158,7 @@ class ReadAhead:
         )
         batches = dataset.to_iter_dataset(reading)
 
-        # In processes, each of which makes batches in one thread.
+        # With worker processes, each makes batches in one thread.
         if workers:
             options = grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=2
@@ -170,7 +169,8 @@ class ReadAhead:
     def _report(self, example: int) -> None:
         """Reads an example again in this process, where errors keep their types.
 
-        Raises that error, or counts a bad image that is to be skipped.
+        Raises the error, unless it is a bad image and the options skip those: then the
+        image is counted and named on stderr.
         """
         try:
             self._examples.example(example)
@@ -192,13 +192,13 @@ class ReadAhead:
         )
 
 
-# All streams of this program, which closes them where it ends without Python's own
-# clearing up.
+# All streams of this program, for `close_all`: a program that ends without Python's
+# cleanup calls it.
 _OPEN: "weakref.WeakSet[ReadAhead]" = weakref.WeakSet()
 
 
 def close_all() -> None:
-    """Ends the threads and processes of all streams; frees their shared memory."""
+    """Ends the threads and processes of all streams, and frees their shared memory."""
     for batches in list(_OPEN):
         batches.close()
 
@@ -206,16 +206,16 @@ def close_all() -> None:
 def _end(running: list[Any]) -> None:
     """Ends an iterator of Grain's, and drops the last reference to it.
 
-    If it were dropped later, Grain would miss its own modules.
+    If it were dropped when Python ends, Grain's own modules would be gone already.
     """
     running.pop().close()
 
 
 def _follow_parent(worker: int, workers: int) -> None:
-    """Begins a worker process, which ends with its parent and leaves signals to it.
+    """Begins a worker process that ignores signals and ends when its parent ends.
 
-    It ends however its parent ends. A Ctrl-C reaches all processes of a terminal, and a
-    run that stops on it may need one more batch before it saves.
+    A Ctrl-C reaches all processes of a terminal, and a run that stops on it may need
+    one more batch before it saves.
     """
     # The parent decides when to stop.
     for number in (signal.SIGINT, signal.SIGTERM):

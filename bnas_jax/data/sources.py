@@ -1,4 +1,4 @@
-"""The batch source that fits a data set: in memory, or streamed."""
+"""Makes the batch source of a data set, for arrays in memory or for images on disk."""
 
 from typing import Any, NamedTuple
 
@@ -16,10 +16,10 @@ from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 class Placement(NamedTuple):
     """How arrays are put onto devices.
 
-    The parts of the hosts follow each other in the batch.
+    A global batch is the concatenation of the hosts' parts, in the order of the hosts.
 
     everywhere: puts the same array onto every device.
-    rows: puts this host's part of a batch onto its devices, divided over them.
+    rows: divides this host's part of a batch over its devices.
     host, hosts: the index of this process, and the number of processes.
     """
 
@@ -42,17 +42,17 @@ def train_source(
     *,
     fresh: bool = False,
 ) -> TrainSource | StreamTrainSource:
-    """Endless shuffled, augmented batches of the examples.
+    """An endless source of shuffled, augmented batches of the examples.
 
-    They come from arrays in memory, or are decoded from disk meanwhile. A batch is
-    `jax.jit(source.prepare)(source.feed(step))` with the step from 0 on: {"image": (B,
-    H, W, C), "label": (B,)}. Raises `UserError` for less data than a batch, and for
-    `min_area` of a set in memory.
+    The batch of a step is `jax.jit(source.prepare)(source.feed(step))`: {"image": (B,
+    H, W, C), "label": (B,)}. Raises `UserError` for fewer examples than a batch has,
+    and for `min_area` with a set in memory.
 
-    seed: of the order and of the augmentation.
-    dtype: of the images.
-    placement: how arrays get onto several devices.
-    fresh: each batch is drawn from all examples, instead of each example once an epoch.
+    seed: the seed of the order and of the augmentation.
+    dtype: the type of the images.
+    placement: how arrays are put onto several devices.
+    fresh: True draws each batch from all examples, without replacement within the
+        batch; False takes each example at most once in an epoch.
     """
     if isinstance(examples, Encoded):
         return StreamTrainSource(
@@ -94,16 +94,15 @@ def eval_source(
     *,
     augment_seed: int | None = None,
 ) -> EvalSource | StreamEvalSource:
-    """The examples once, in order, in `len(source)` batches of that size.
+    """A source of the examples, each once and in order, in `len(source)` batches.
 
-    They come from memory or from disk. A batch is
-    `jax.jit(source.prepare)(source.feed(number))`: {"image", "label", "weight"}, with
-    weight 0 for what fills up the last batch. Raises `UserError` for statistics of
-    another number of channels.
+    Batch `number` is `jax.jit(source.prepare)(source.feed(number))`: {"image": (B, H,
+    W, C), "label": (B,), "weight": (B,)}. The last batch is padded with examples of
+    weight 0. Raises `UserError` for statistics of another number of channels.
 
     dtype, placement: as in `train_source`.
-    augment_seed: of an augmentation as in training. None normalises the images, and no
-      more.
+    augment_seed: the seed of an augmentation as in training; None only normalises the
+        images.
     """
     if isinstance(examples, Encoded):
         return StreamEvalSource(

@@ -1,14 +1,13 @@
 """Batch sources over data sets too large for memory.
 
-As the sources of `pipeline` they have two methods: `feed(step)` hands out the images of
-one batch, `prepare(feed)` belongs into the jitted step.
+Like the sources of `pipeline`, they have two methods: `feed(step)` returns the images
+of one batch; call `prepare(feed)` inside the jitted step.
 
-Which examples a batch has and how they are cropped is a function of (seed, epoch,
-position in the epoch), computed for each example alone (`stream_items`). So nothing
-depends on the number of workers, hosts or devices, and a run that resumes at a step
-starts the pipeline there (`read_ahead`).
+The choice and the crop of each example are a function of (seed, epoch, position in the
+epoch), see `stream_items`. They do not depend on the number of workers, hosts or
+devices, and a run that resumes at a step starts the pipeline there, see `read_ahead`.
 
-Host `host` of `hosts` reads only its part of the rows of each global batch.
+Host number `host` of `hosts` reads only its part of the rows of each global batch.
 `place_rows` divides that part over the host's devices, and `place` puts the same array
 onto all of them.
 """
@@ -40,12 +39,12 @@ from bnas_jax.data.stream_items import EvalItem, TrainItem
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamTrainSource:
-    """Endless shuffled, augmented batches, read from disk.
+    """An endless source of shuffled, augmented batches, read from disk.
 
-    Raises `UserError` where there is less data than one batch. Parameters are those of
-    `pipeline.TrainSource`, and:
+    Raises `UserError` where there are fewer examples than in a batch. The fields are
+    those of `pipeline.TrainSource`, and:
 
-    place_rows: puts this host's part of a batch onto its devices.
+    place_rows: divides this host's part of a batch over its devices.
     host, hosts: the index of this process, and the number of processes.
     """
 
@@ -90,17 +89,17 @@ class StreamTrainSource:
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """The batch of a feed, or its `shard`-th part of `shards`.
+        """The batch of a feed, or its part number `shard` of `shards`.
 
-        Returns `image` (B, H, W, C) and `label` int32 (B,), with B the examples of that
-        part. The feed may contain the whole batch or, as hosts and devices are given
-        it, that part alone.
+        Returns `image` (B, H, W, C) and `label` int32 (B,), where B is the number of
+        examples in that part. The feed contains either the whole batch or, on several
+        devices, only that part.
         """
         size = shard_size(self.batch_size, shards)
         first = shard * size
         rows = _rows(feed["labels"], size=size, first=first)  # (B,), in the feed
 
-        # Random numbers depend on the step and the place in the global batch alone.
+        # Random numbers depend only on the step and the place in the global batch.
         key = step_key(feed["seed"], *feed["position"])
         places = first + jnp.arange(size, dtype=jnp.int32)  # (B,), in the global batch
         images = augmented(
@@ -118,7 +117,7 @@ class StreamTrainSource:
     def _seed(self) -> Feed:
         return seed_of_feeds(self.seed, self.place)
 
-    # Made at the first feed: only then are threads or processes started.
+    # Made at the first feed, so that threads or processes only start then.
     @cached_property
     def _batches(self) -> ReadAhead:
         # The number of this host's rows of each batch.
@@ -137,11 +136,11 @@ class StreamTrainSource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamEvalSource:
-    """The data once, in order, read from disk.
+    """A source of the examples, each once and in order, read from disk.
 
-    Padding of the last batch has weight 0, and so has an image that does not decode,
-    where the options skip such images. Parameters are those of `pipeline.EvalSource`,
-    and those of `StreamTrainSource` for several hosts.
+    The padding of the last batch has weight 0. So has an image that cannot be decoded,
+    if the options skip such images. The fields are those of `pipeline.EvalSource`, and
+    for several hosts those of `StreamTrainSource`.
     """
 
     examples: Encoded
@@ -161,19 +160,19 @@ class StreamEvalSource:
         return -(-len(self.examples) // self.batch_size)
 
     def feed(self, batch: int, epoch: int = 0) -> Feed:
-        """The arguments of `prepare` for a batch; waits for it.
+        """The arguments of `prepare` for a batch; waits until it is read.
 
-        `images`, `labels` and `weights` are this host's part of batch number `batch`;
-        `position` int32 (2,) is the epoch and that number. Raises `IndexError` for a
-        number that no batch has.
+        `images` uint8 (B / hosts, H, W, C), `labels` and `weights` are this host's part
+        of batch number `batch`; `position` int32 (2,) is the epoch and that number.
+        Raises `IndexError` for a number that no batch has.
         """
         if not 0 <= batch < len(self):
             raise IndexError(
                 f"there are {len(self)} batches, and none of number {batch}"
             )
 
-        # Without augmentation all epochs are the same, and each begins with number 0
-        # again (the period of `_batches`).
+        # Without augmentation all epochs are the same, and have the same numbers (the
+        # period of `_batches`).
         number = batch
         if self.augment_seed is not None:
             number = epoch * len(self) + batch
@@ -186,17 +185,17 @@ class StreamEvalSource:
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """The batch of a feed, or its `shard`-th part of `shards`.
+        """The batch of a feed, or its part number `shard` of `shards`.
 
         Returns `image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,),
-        which is 1 for an example and 0 for padding.
+        which is 1 for an example and 0 for padding and for a skipped image.
         """
         size = shard_size(self.batch_size, shards)
         rows = _rows(feed["labels"], size=size, first=shard * size)  # (B,), in the feed
         epoch, batch = feed["position"]
 
-        # Random numbers are drawn by the place in the whole set. Padding repeats the
-        # last example.
+        # Random numbers depend on the place in the whole set. Padding repeats the last
+        # example.
         total = len(self.examples)
         first = batch * self.batch_size + shard * size
         places = first + jnp.arange(size, dtype=jnp.int32)
@@ -237,10 +236,10 @@ class StreamEvalSource:
 
 
 def _rows(labels: jax.Array, size: int, first: Any) -> jax.Array:
-    """The rows of a part of the batch in a feed, int32 (size,).
+    """The rows of a feed that are one part of the batch, int32 (size,).
 
-    They begin at `first` in a feed of the whole batch, and at 0 in a feed of that part
-    alone.
+    They begin at `first` if the feed has the whole batch, and at 0 if it has only that
+    part.
     """
     begin = first
     if labels.shape[0] == size:

@@ -1,7 +1,7 @@
-"""The examples of a stream by number: which one is read, and which part is seen.
+"""The items of a stream: which example is read, and how its image is cropped.
 
-An item is a function of its number alone, so that any worker can make any item. Items
-are pickled for worker processes.
+An item is a function of its number alone, so that any worker can make any item. The
+functions, `TrainItem` and `EvalItem`, are pickled for worker processes.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from bnas_jax.data import order
 from bnas_jax.data.readers.encoded import ChooseBox, Encoded
 from bnas_jax.data.readers.images import Box
 
-# A worker keeps the random orders whose numbers are at most so far from the one in use.
-# Fresh batches have an order for each step, kept for more steps than are read ahead; of
-# epochs, those of the epoch before and of the one after are kept.
+# A worker keeps the random orders whose numbers differ by at most this from the number
+# in use. Fresh batches have an order for each step: it is kept for more steps than are
+# read ahead. Of the epochs, it keeps the order of the previous and of the next one.
 _FRESH_KEPT = 256
 _EPOCHS_KEPT = 1
 # The ratios of width to height of random crops, and the tries to draw one that fits, as
@@ -23,20 +23,22 @@ _EPOCHS_KEPT = 1
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
 
-# One example as Grain carries it: image uint8 (H, W, C), label, weight, and `bad`: the
-# number of the example where it did not decode, else -1.
+# One example: image uint8 (H, W, C), label, weight, and `bad`, which is the number of
+# the example if its image could not be read, else -1.
 Item = dict[str, Any]
 
 
 def random_box(
-    seed: int, epoch: int, row: int, height: int, width: int, min_area: float
+    seed: int, epoch: int, row: int, *, height: int, width: int, min_area: float
 ) -> Box:
-    """The random crop of image `row` in epoch `epoch`, as torchvision draws it.
+    """The random crop of image `row` in epoch `epoch`.
 
-    As of its RandomResizedCrop, the area is from `min_area` to all, and the ratio from
-    3:4 to 4:3. After ten that do not fit, it is the largest such part in the middle.
+    As in torchvision's RandomResizedCrop, its area is uniform between the share
+    `min_area` and all of the image, and the logarithm of its ratio of width to height
+    is uniform between 3:4 and 4:3. If ten such crops do not fit into the image, it is
+    the largest one in the middle whose ratio is in that range.
 
-    height, width: of the image, in pixels.
+    height, width: the size of the image, in pixels.
     min_area: the least share of the image's area.
     """
     # Four numbers in [0, 1) for each try, from the raw words of PCG64, whose stream
@@ -49,7 +51,7 @@ def random_box(
     lowest, highest = _RATIOS
     for area, ratio, top, left in uniform:
         pixels = height * width * (min_area + (1 - min_area) * area)
-        # Uniform in the logarithm, so that 3:4 is as likely as 4:3.
+        # In the logarithm, so that 3:4 is as likely as 4:3.
         ratio = lowest * (highest / lowest) ** ratio
         box_width = round((pixels * ratio) ** 0.5)
         box_height = round((pixels / ratio) ** 0.5)
@@ -61,7 +63,7 @@ def random_box(
                 width=box_width,
             )
 
-    # None fits into a very wide or very high image: the middle of it.
+    # None fitted, as in a very wide or very high image: take the middle of it.
     box_width = min(width, round(height * highest))
     box_height = min(height, round(width / lowest))
     return Box(
@@ -78,10 +80,11 @@ class TrainItem:
 
     Each worker process has a copy, which keeps the random orders that it has drawn.
 
-    min_area: of random crops, see `random_box`; 0 does not crop.
+    seed: the seed of the order and of the crops.
+    min_area: the least share of a random crop, see `random_box`; 0 does not crop.
     first: the row of the global batch at which the host's part begins.
     local: the number of rows in that part.
-    fresh: each batch is drawn from all examples.
+    fresh: see `pipeline.TrainSource`.
     """
 
     examples: Encoded
@@ -111,8 +114,8 @@ class TrainItem:
             example = self._order(order.EPOCHS, epoch)[position]
         example = int(example)
 
-        # Where bad images are skipped, the next one that decodes takes the place of one
-        # that does not.
+        # If bad images are skipped, the next image that can be read replaces one that
+        # cannot.
         tries = 1
         if self.examples.options.skip_bad:
             tries = len(self.examples)
@@ -128,19 +131,19 @@ class TrainItem:
             if item["bad"] < 0:
                 break
 
-        # The example that failed is reported, even where another took its place.
+        # Report the example that failed, even if another one replaced it.
         bad = -1
         if tried or item["bad"] >= 0:
             bad = example
         return item | {"bad": np.int64(bad)}
 
     def _order(self, use: int, number: int) -> np.ndarray:
-        """The random order of an epoch or of a fresh batch, int32 (N,) or (B,).
+        """The random order of an epoch, int32 (N,), or of a fresh batch, int32 (B,).
 
         It is drawn once, and kept while numbers near it are in use.
 
         use: `order.EPOCHS` or `order.FRESH`.
-        number: of the epoch, or of the step.
+        number: the number of the epoch, or of the step.
         """
         drawn = self._orders.get(number)
         if drawn is not None:
@@ -158,8 +161,8 @@ class TrainItem:
             drawn = drawn[: self.batch_size].copy()
             kept = _FRESH_KEPT
 
-        # Other threads may change the dict at the same time: hence the list, and `pop`
-        # with a default.
+        # Other threads may change the dict at the same time: iterate over a copy of its
+        # keys, and pop with a default.
         for old in list(self._orders):
             if abs(old - number) > kept:
                 self._orders.pop(old, None)
@@ -171,11 +174,11 @@ class TrainItem:
 class EvalItem:
     """`item(number)`: an example of the sequence that a host evaluates.
 
-    The sequence goes through evaluation after evaluation.
+    The sequence is endless: one evaluation follows another.
 
     batches: the number of batches in an evaluation.
     first, local, min_area: as in `TrainItem`.
-    seed: of the augmentation, None where there is none.
+    seed: the seed of the augmentation; None if there is none.
     """
 
     examples: Encoded
@@ -211,7 +214,7 @@ def _crop(
     """(height, width) -> the crop of an example in an epoch; None without crops."""
     if seed is None or not min_area:
         return None
-    # The row in the whole set, so that an example is cropped alike in every part of it.
+    # The row in the whole set: an example has the same crop in each part of the set.
     row = int(examples.rows[number])
 
     def choose(height: int, width: int) -> Box:
@@ -225,17 +228,17 @@ def _crop(
 def _item(
     examples: Encoded, number: int, *, seed: int | None, epoch: int, min_area: float
 ) -> Item:
-    """An example in an epoch, or zeros of weight 0 where it cannot be read.
+    """An example in an epoch, or zeros with weight 0 if it cannot be read.
 
-    seed: of random crops, None where there are none.
-    min_area: of random crops, see `random_box`; 0 does not crop.
+    seed: the seed of random crops; None does not crop.
+    min_area: the least share of a random crop, see `random_box`; 0 does not crop.
     """
     try:
         crop = _crop(examples, number, seed=seed, epoch=epoch, min_area=min_area)
         image, label = examples.example(number, crop)
         weight, bad = 1, -1
-    # An exception in a worker would reach the training process without its type. That
-    # process reads the example again, see `ReadAhead._report`.
+    # An exception in a worker would lose its type on the way to the training process.
+    # That process reads the example again, see `ReadAhead._report`.
     except Exception:
         image, label = np.zeros(examples.image_shape, np.uint8), 0
         weight, bad = 0, number

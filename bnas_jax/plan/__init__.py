@@ -1,8 +1,8 @@
-"""Plans of runs: compiled for machines that are not there.
+"""Plans of runs, made by compiling them for machines that are not there.
 
-A plan says what a run needs of their memory, what it moves, and how long it takes at
-least.
+A plan says how much memory a step needs, how many bytes it moves, and the least time
+that it takes.
 """
 
-# What can be planned.
+# A plan is for a step of the run, or for a batch of its evaluation.
 STEP, EVALUATE = "step", "evaluate"

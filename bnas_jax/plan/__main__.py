@@ -1,6 +1,6 @@
-"""The process that compiles: `python -m bnas_jax.plan REQUEST.json PLAN.json`.
+"""The process that makes a plan: `python -m bnas_jax.plan REQUEST.json PLAN.json`.
 
-`request` says why it is a process of its own, and starts it.
+`request` starts it, and says why it is a separate process.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from bnas_jax.plan.summary import summary
 from bnas_jax.settings import Settings
 from bnas_jax.workdir.files import write_whole
 
-# At most so many numbers of microbatches are compiled to find one that fits.
+# The number of values of config.microbatches that are tried.
 _TRIES = 3
 
 
@@ -36,10 +36,10 @@ def main() -> None:
     """Reads a request from the first file, and writes its plan to the second."""
     asked, answered = map(pathlib.Path, sys.argv[1:])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    # Programs for other machines cannot be loaded here: caching them is of no use.
+    # Do not cache programs for other machines: they cannot be loaded here.
     jax.config.update("jax_enable_compilation_cache", False)
 
-    # Errors that a user can mend are the answer, too.
+    # An error that a user can correct is also an answer.
     try:
         result = plan(json.loads(asked.read_text()))
     except UserError as error:
@@ -50,16 +50,16 @@ def main() -> None:
         result = {
             "error": f"the compiler does not work with this version of JAX: {reason}"
         }
-    # Whole or not at all: on a full disk there is no answer.
+    # The file is written completely or, on a full disk, not at all.
     write_whole(answered, result)
 
 
 def _end_with_stdin() -> None:
-    """Ends this process when the one that started it is gone, even by SIGKILL.
+    """Ends this process when the one that started it has ended, even by SIGKILL.
 
-    The one that started it holds the other end of stdin.
+    That one holds the other end of stdin, so that a read from stdin returns then.
     """
-    # Not by `sys.stdin`: its lock would be held while Python shuts down.
+    # `sys.stdin` would hold a lock while Python shuts down.
     os.read(0, 1)
     os._exit(1)
 
@@ -67,9 +67,9 @@ def _end_with_stdin() -> None:
 def plan(request: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of a plan, as plain values.
 
-    request: as `Request.to_dict` gives it.
+    request: the result of `Request.to_dict`.
     """
-    # Extensions first: the settings may name entries that they add.
+    # Load extensions first: the settings may name entries that they add.
     for file in request["extensions"]:
         extensions.load(file)
     run = settings.from_config(request["settings"])
@@ -80,7 +80,7 @@ def plan(request: Mapping[str, Any]) -> dict[str, Any]:
         compiled = compile_for(run, data, on, of=of, quick=request["quick"])
         return summary(run, compiled, on, of=of)
 
-    # Compile the run as it is; where a step is too large, also in microbatches.
+    # Compile the run as it is. If a step is too large, also try microbatches.
     result = planned(run)
     if not result["fits"] and of == STEP:
         result["microbatches_that_fit"] = _microbatches_that_fit(run, on, planned)
@@ -93,9 +93,10 @@ def _microbatches_that_fit(
 ) -> int | None:
     """A number of microbatches with which the step fits on the machine.
 
-    None where a few tries, each with at least twice the number, find none.
+    None if none is found in `_TRIES` tries, each with at least twice the number of the
+    one before.
 
-    planned: makes the summary of a run's plan.
+    planned: (settings of a run) -> the summary of its plan.
     """
     tries = 0
     number = 2 * run.microbatches
@@ -108,7 +109,7 @@ def _microbatches_that_fit(
             f"bnas_jax: does not fit; trying config.microbatches={number}",
             file=sys.stderr,
         )
-        # Where the compiler refuses it, it does not fit either.
+        # If the compiler refuses the program, it does not fit either.
         with contextlib.suppress(UserError):
             if planned(divided)["fits"]:
                 return number
@@ -118,10 +119,10 @@ def _microbatches_that_fit(
 
 
 def _in_microbatches(run: Settings, number: int, on: Machine) -> Settings | None:
-    """The run in so many microbatches, None where it cannot be divided so.
+    """The run with this number of microbatches, None if it cannot be divided so.
 
-    Their number must divide each device's part of the batch, and batch norm's groups
-    must divide what is left of that part.
+    The number must divide each device's part of the batch, and the groups of batch norm
+    must divide each microbatch.
     """
     try:
         divided = dataclasses.replace(run, microbatches=number)

@@ -1,4 +1,4 @@
-"""Devices that are not there: their arrays are shapes, their steps compile only."""
+"""Devices that are not there: arrays are shapes, and steps are only compiled."""
 
 import dataclasses
 import importlib.util
@@ -17,12 +17,12 @@ from bnas_jax.settings import RunSettings
 
 # The version of cuDNN that XLA compiles for.
 _CUDNN = (9, 8, 0)
-# Platform -> (packages with its compiler, the extra of jax that installs one).
+# Platform -> (packages that contain its compiler, the extra of jax that installs one).
 _COMPILERS = {
     "tpu": (("libtpu",), "tpu"),
     "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), "cuda12"),
 }
-# Chips of a TPU host -> how they are arranged, in x, y and z.
+# The number of chips of a TPU host -> their arrangement in x, y and z.
 _HOST_CHIPS = {1: [1, 1, 1], 4: [2, 2, 1], 8: [2, 4, 1]}
 
 
@@ -30,7 +30,7 @@ _HOST_CHIPS = {1: [1, 1, 1], 4: [2, 2, 1], 8: [2, 4, 1]}
 class AbsentDevices(Devices):
     """`Devices` whose arrays are `jax.ShapeDtypeStruct`s with a sharding.
 
-    hosts: how many hosts the devices belong to.
+    hosts: the number of hosts that the devices belong to.
     """
 
     hosts: int = 1
@@ -42,7 +42,7 @@ class AbsentDevices(Devices):
     def place_rows(self, rows) -> Any:
         """The rows of all hosts, sharded by row.
 
-        rows: those of one host; each host has as many.
+        rows: the rows of one host; all hosts have the same number.
         """
         shape = (len(rows) * self.hosts, *np.shape(rows)[1:])  # (all rows, ...)
         every = jax.ShapeDtypeStruct(shape, rows.dtype)
@@ -68,19 +68,19 @@ class AbsentDevices(Devices):
 def check(run: RunSettings, machine: Machine, *, of: str) -> None:
     """Raises `UserError` where a run cannot be planned for a machine.
 
-    The reasons: the machine lacks the run's type of numbers, no compiler for it is
-    installed, or its devices do not divide the batch.
+    The reasons: the machine does not compute in the run's precision, no compiler for it
+    is installed, or the batch cannot be divided over its devices.
 
-    of: `step`, or `evaluate`, which fills up a batch that does not divide.
+    of: `step`, or `evaluate`, whose batches are padded and need not be divisible.
     """
-    # The type of numbers.
+    # The precision.
     if not machine.chip.peak(run.precision):
         raise UserError(
             f"{machine.name} has no {run.precision}; write --config.precision=float32 "
             "or bfloat16"
         )
 
-    # The compiler: any of the packages has one.
+    # The compiler, which any of the packages contains.
     packages, extra = _COMPILERS[machine.platform]
     if all(importlib.util.find_spec(package) is None for package in packages):
         raise UserError(
@@ -88,7 +88,7 @@ def check(run: RunSettings, machine: Machine, *, of: str) -> None:
             f"'jax[{extra}]=={jax.__version__}'"
         )
 
-    # The batch. Only the number of devices counts, so numbers stand for them.
+    # The batch. Only the number of devices matters: numbers stand for them.
     if of == "step":
         count = 1 if _on_one(run.parallel, machine.chips) else machine.chips
         Devices(run.parallel, tuple(range(count))).check_batch(run)
@@ -102,20 +102,20 @@ def _on_one(parallel: str, chips: int) -> bool:
 def devices_of(machine: Machine, parallel: str) -> AbsentDevices:
     """The devices of a machine.
 
-    parallel: `config.parallel`. pmap makes the program of shard_map (a test compares
-    them), so that shard_map stands for both.
+    parallel: `config.parallel`. pmap is planned as shard_map, since both make the same
+        program (a test compares them).
     """
     devices = _topology(machine).devices
     if _on_one(parallel, len(devices)):
         return AbsentDevices("none", tuple(devices[:1]))
 
-    # Host by host, as rows of the batch are divided.
+    # In the order of the hosts, as a batch is divided.
     in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
     return AbsentDevices("shard_map", tuple(in_order), hosts=machine.hosts)
 
 
 def _topology(machine: Machine) -> Any:
-    """JAX's description of a machine's devices, which the compiler takes."""
+    """JAX's description of a machine's devices, for the compiler."""
     from jax.experimental import topologies
 
     if machine.platform == "gpu":
@@ -123,7 +123,7 @@ def _topology(machine: Machine) -> Any:
     bounds = _HOST_CHIPS[machine.chips_per_host]
     options: dict[str, Any] = {"chips_per_host_bounds": bounds}
     if machine.chip.name == "v4":
-        # Both cores of a chip as one device, as JAX has them on a slice.
+        # Both cores of a chip are one device, as in JAX on a slice.
         options["chip_config_name"] = "megacore"
     return topologies.get_topology_desc(
         platform="tpu",
@@ -133,9 +133,10 @@ def _topology(machine: Machine) -> Any:
 
 
 def _gpu_topology(machine: Machine) -> Any:
+    """`_topology` for GPUs."""
     from jax.experimental import topologies
 
-    # One slice of so many hosts, with so many GPUs each.
+    # slices x hosts x GPUs of a host
     shape = f"1x{machine.hosts}x{machine.chips_per_host}"
     return topologies.get_topology_desc(
         platform="cuda",
@@ -184,7 +185,7 @@ dnn_version_info {{ major: {major} minor: {minor} patch: {patch} }}
 def _shaped(array, sharding) -> jax.ShapeDtypeStruct:
     """The shape and type that an array would have on a device."""
     dtype = array.dtype
-    # Keys of random numbers have a dtype of their own, which stays.
+    # The dtype of random keys is not a number's, and stays.
     if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
         dtype = jax.dtypes.canonicalize_dtype(dtype)
     return jax.ShapeDtypeStruct(np.shape(array), dtype, sharding=sharding)

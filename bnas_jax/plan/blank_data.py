@@ -1,4 +1,4 @@
-"""Blank data sets: as many images as the real ones have, without their files."""
+"""Blank data sets, with the number and size of the real images, without files."""
 
 import dataclasses
 import io
@@ -15,17 +15,18 @@ from bnas_jax.training.run_data import data_of_parts, dataset_of, read_options
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How large a data set is."""
+    """The size of a data set."""
 
-    # Examples of the training set and of the test set.
+    # The numbers of examples in the training set and in the test set.
     train: int
     test: int
-    # Side of the images, in pixels.
+    # The side of the images, in pixels.
     side: int
+    # The number of classes.
     classes: int
 
 
-# ImageNet's images differ in size; any side does that its crops fit into.
+# ImageNet's images have many sizes; a side of 256 stands for them all.
 SIZES = {
     "cifar10": Size(train=50_000, test=10_000, side=32, classes=10),
     "cifar100": Size(train=50_000, test=10_000, side=32, classes=100),
@@ -36,13 +37,13 @@ SIZES = {
 def data_for_plan(dataset: DatasetSettings) -> Dataset:
     """The data set of these settings, for a plan.
 
-    It has blank images where its size is known by its name; else it is the one on disk.
+    It has blank images if its name is in `SIZES`; otherwise it is read from disk.
     """
     size = SIZES.get(dataset.name)
     if size is None:
         return dataset_of(dataset)
 
-    # Both parts are decoded and resized as the real images would be.
+    # Both parts, whose images are decoded and resized like the real ones.
     options = with_defaults(dataset.name, read_options(dataset))
     parts = {}
     for part, count in (("train", size.train), ("test", size.test)):
@@ -59,7 +60,7 @@ def data_for_plan(dataset: DatasetSettings) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class BlankReader:
-    """An `encoded.Reader` of black images, whose labels are 0, 1, ... in turn."""
+    """An `encoded.Reader` of black images; the label of image n is n modulo classes."""
 
     count: int
     side: int
@@ -82,7 +83,7 @@ class BlankReader:
 
     @cached_property
     def _image(self) -> bytes:
-        """The one image, as a PNG file."""
+        """The contents of a PNG file: every image is the same."""
         from PIL import Image
 
         written = io.BytesIO()

@@ -1,8 +1,8 @@
-"""What chips can do at most, as their makers publish it.
+"""The memory and the highest rates of chips, as their makers publish them.
 
 Sources, read in 2026: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e; the data
-sheets of NVIDIA's A100, H100 and H200 (SXM, dense figures). Rates are upper limits that
-no program reaches.
+sheets of NVIDIA's A100, H100 and H200 (SXM, dense figures). The rates are upper limits
+that no program reaches.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ _GPU_SHARE = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """What XLA's compiler must know of a GPU that is not there."""
+    """The properties of a GPU that XLA's compiler needs, if the GPU is not there."""
 
-    # The compute capability: 9.0 is (9, 0).
+    # The compute capability: (9, 0) is 9.0.
     capability: tuple[int, int]
-    # Multiprocessors.
+    # The number of multiprocessors.
     cores: int
-    # The shared memory that a block of threads can have, in bytes.
+    # The largest shared memory of a block of threads, in bytes.
     shared: int
-    # The L2 cache, in bytes.
+    # The size of the L2 cache, in bytes.
     cache: int
 
 
@@ -35,31 +35,33 @@ class Chip:
     """One chip, as its maker describes it."""
 
     name: str
-    # JAX's name of the kind of device: tpu or gpu.
+    # JAX's name of the platform: tpu or gpu.
     platform: str
-    # The bytes of its main memory that JAX takes, unless it is told otherwise.
+    # The bytes of its main memory that JAX uses by default.
     memory: float
-    # The bytes a second that it can read from its main memory, or write there.
+    # Bytes per second that it can read from and write to its main memory.
     bandwidth: float
-    # The bytes a second that it can send to the other chips of its slice (TPU), or of
-    # its host (GPU).
+    # Bytes per second that it can send to the other chips of its slice (TPU) or of its
+    # host (GPU).
     link: float
-    # The operations a second in products of numbers of this type; 0 where it has none.
+    # Operations per second in products of bfloat16 numbers.
     bfloat16: float
-    # The same, with factors shortened to bfloat16 (TPU) or float16 (GPU). Products of
-    # signs are exact that way. For others `config.matmul_precision` may ask for more
-    # exact products, which are slower.
+    # Operations per second in products of float32 numbers that are rounded to bfloat16
+    # (TPU) or float16 (GPU) first. This is exact for signs. For other products,
+    # `config.matmul_precision` may ask for more precise and slower ones.
     float32: float
+    # Operations per second in products of float64 numbers; 0 if it has none.
     float64: float = 0.0
-    # The most chips that one host has.
+    # The largest number of chips in a host.
     host_chips: int = 4
-    # Whether the switch between the chips of a host can add up what they send.
+    # Whether the switch between the chips of a host can add up the arrays that they
+    # send.
     switch_adds: bool = False
-    # What else XLA's compiler must know of a GPU.
+    # Further properties that XLA's compiler needs, for a GPU.
     gpu: Gpu | None = None
 
     def peak(self, precision: str) -> float:
-        """Operations a second, in products of that `config.precision`."""
+        """Operations per second, in products of that `config.precision`."""
         peaks = {
             "bfloat16": self.bfloat16,
             "float32": self.float32,
@@ -76,11 +78,12 @@ def _tpu(
     link_gigabits: float,
     teraflops: float,
 ) -> Chip:
-    """A TPU, which multiplies bfloat16.
+    """A TPU, whose products are of bfloat16 numbers.
 
-    gigabytes: a second, of its main memory.
-    link_gigabits: a second, to other chips.
-    teraflops: a second, in bfloat16.
+    memory_gib: the size of its main memory, in GiB.
+    gigabytes: the bandwidth of its main memory, in 1e9 bytes per second.
+    link_gigabits: the bandwidth to other chips, in 1e9 bits per second.
+    teraflops: 1e12 operations per second, in bfloat16.
     """
     peak = teraflops * TERA
     return Chip(
@@ -104,12 +107,13 @@ def _gpu(
     float64: float,
     compiler: Gpu,
 ) -> Chip:
-    """A GPU, eight to a host.
+    """A GPU, of which a host has eight.
 
-    gigabytes: a second, of its main memory.
-    link_gigabytes: a second, to other chips of its host.
-    bfloat16, float64: its rates in teraflops; that of bfloat16 is float16's, too.
-    compiler: what XLA must know of it.
+    memory_gib: the size of its main memory, in GiB.
+    gigabytes: the bandwidth of its main memory, in 1e9 bytes per second.
+    link_gigabytes: the bandwidth to other GPUs of its host, in 1e9 bytes per second.
+    bfloat16, float64: 1e12 operations per second; bfloat16 is also the rate of float16.
+    compiler: the properties that XLA's compiler needs.
     """
     return Chip(
         name=name,
@@ -126,7 +130,7 @@ def _gpu(
     )
 
 
-# What the H100 and the H200 have in common.
+# The properties that the H100 and the H200 share.
 _HOPPER: dict[str, Any] = {"link_gigabytes": 450, "bfloat16": 989, "float64": 67}
 _H100 = Gpu(capability=(9, 0), cores=132, shared=232448, cache=52428800)
 _H200 = dataclasses.replace(_H100, cache=62914560)
@@ -151,7 +155,7 @@ _ALL = (
 )
 CHIPS = {chip.name: chip for chip in _ALL}
 
-# JAX's names of TPUs. A device of a v2 or v3 is half a chip; no plan is made for them.
+# JAX's names of TPUs. There are no plans for v2 and v3, whose devices are half a chip.
 _TPU_KINDS = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
@@ -164,11 +168,11 @@ _GPU_KIND = re.compile(r"\b[AH]\d00\b(?!.*\b(?:NVL|MIG)\b)")
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that JAX calls by this name, None for one that is not in `CHIPS`.
+    """The chip with this name in JAX, None for one that is not in `CHIPS`.
 
-    `chip_of("NVIDIA H100 80GB HBM3")` is `CHIPS["h100"]`. Cards for PCIe have lower
-    rates than `CHIPS` says, as has a part of a card (MIG). The memory of the H100 NVL
-    has a higher rate.
+    `chip_of("NVIDIA H100 80GB HBM3")` is `CHIPS["h100"]`. So is a PCIe card, although
+    its rates are lower. It is None for a part of a GPU (MIG), and for the H100 NVL,
+    whose memory is faster.
     """
     name = _TPU_KINDS.get(device_kind)
     found = _GPU_KIND.search(device_kind)

@@ -1,6 +1,7 @@
-"""A run's own step or evaluation, compiled for a machine that is not there.
+"""Compiles a run's step or evaluation for a machine that is not there.
 
-`compile_for` gives a `Plan`: what XLA and the text of the compiled programs say.
+`compile_for` returns a `Plan`, read from XLA's figures and from the text of the
+compiled programs.
 """
 
 import dataclasses
@@ -43,71 +44,72 @@ _KERNELS = ("fusion", "transpose", "copy", "convolution")
 class Memory:
     """The bytes of one chip's main memory that a program needs."""
 
-    # What the program is called with: state, data and batch.
+    # The arguments of the program: state, data and batch.
     arguments: int
-    # What lies there meanwhile for the step's other programs alone: a search's held-out
-    # images, say.
+    # Arguments of the step's other programs that this one does not have, but that stay
+    # in memory: in a search, for instance, the images of the other half.
     others: int
-    # What it gives back, apart from results that take the place of arguments (donated
-    # buffers).
+    # The results, without those that reuse the memory of arguments (donated buffers).
     results: int
-    # What it stores on the way, such as activations for the gradient.
+    # Temporary arrays, such as activations that are stored for the gradient.
     temporaries: int
     # The program itself.
     code: int
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all kinds."""
         data = self.arguments + self.others + self.results + self.temporaries
         return data + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One program, compiled, as one chip of the machine runs it."""
+    """A compiled program, as one chip of the machine runs it."""
 
     memory: Memory
-    # What it computes, moves and sends: the least time follows from it.
+    # Its operations, and the bytes that it moves and sends; they give the least time.
     work: Work
-    # The bytes that it reads and writes by XLA's count, on-chip memory included.
+    # The bytes that it reads and writes by XLA's count, including memory on the chip.
     accessed: float
     # The bytes that it moves to and from the main memory, without padding.
     useful: float
-    # What chips send each other, by kinds.
+    # The collectives, by kind and size of their groups.
     messages: tuple[Message, ...]
-    # The largest results and arguments in main memory, the largest first.
+    # The largest results and arguments in the main memory, the largest first.
     buffers: tuple[Buffer, ...]
     # Module of the network -> bytes that are moved for it.
     layers: dict[str, int]
-    # Kind of instruction -> how often it runs.
+    # Kind of kernel -> how often it runs.
     kernels: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a step of a run, or a batch of its evaluation, takes on a machine."""
+    """The plan of a step of a run, or of a batch of its evaluation, on a machine."""
 
-    # One for each stage of a step, or the one of an evaluation.
+    # One program for each stage of a step, or the program of the evaluation.
     programs: tuple[Compiled, ...]
-    # The bytes that a program needs which the compiler refuses as too large; None where
-    # it made all of them.
+    # The bytes of memory that a program needs which the compiler refused as too large;
+    # None if it refused none.
     too_large: int | None
+    # The number of devices.
     devices: int
-    # The images that a program takes, on all devices.
+    # The number of images in a batch, over all devices.
     batch_size: int
-    # The images that a step reads: a batch for each part of a search's training set.
+    # The number of images that a step reads: a search reads a batch of each half of its
+    # training set.
     images: int
-    # The steps of an epoch, or the batches of the evaluation.
+    # The number of steps in an epoch, or of batches in the evaluation.
     steps: int
-    # Of tracing and compiling.
+    # The time of tracing and compiling.
     seconds: float
     # See `compile_for`.
     quick: bool = False
 
     @property
     def memory_bytes(self) -> int:
-        """The bytes of main memory of the program that needs most."""
+        """The bytes of main memory that the largest program needs."""
         if self.too_large is not None:
             return self.too_large
         return max(program.memory.total for program in self.programs)
@@ -116,7 +118,7 @@ class Plan:
 class _Calls(NamedTuple):
     """The calls that are planned."""
 
-    # Those of a step, or of a batch of the evaluation.
+    # The calls of a step, or of a batch of the evaluation.
     calls: Sequence[Call]
     # As in `Plan`.
     batch_size: int
@@ -125,9 +127,9 @@ class _Calls(NamedTuple):
 
 
 class _TooLarge(Exception):
-    """A program that does not fit, which the compiler refuses.
+    """The compiler refuses a program because it does not fit.
 
-    Its argument: the bytes that the program needs.
+    The argument is the number of bytes that the program needs.
     """
 
 
@@ -139,12 +141,12 @@ def compile_for(
     of: str = STEP,
     quick: bool = False,
 ) -> Plan:
-    """Compiles what `run` would run on the machine.
+    """Compiles the programs that `run` would run on the machine.
 
     of: `step` or `evaluate`.
     quick: compiles with XLA's least effort. Memory and messages are nearly those of the
-        program that would run. But it keeps little on the chip, so that the bytes that
-        it moves are of no use for a bound.
+        program that would run, but such a program keeps little on the chip: the bytes
+        that it moves give no bound for the real one.
 
     Raises `UserError` where the batch cannot be divided over the devices, the compiler
     is missing, or it refuses the program.
@@ -158,12 +160,12 @@ def compile_for(
     if quick:
         jax.config.update("jax_optimization_level", "O0")
 
-    # What would be called, with shapes in place of arrays.
+    # The calls of the step or the evaluation, with shapes in place of arrays.
     start = time.perf_counter()
     calls_of = _evaluation if of == EVALUATE else _step
     asked = calls_of(run, data, where)
 
-    # Compile program by program, up to the first that is too large.
+    # Compile one program after the other, up to the first that is too large.
     programs: list[Compiled] = []
     too_large = None
     try:
@@ -184,19 +186,21 @@ def compile_for(
 
 
 def _step(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
-    """What a step of a search or a training calls."""
+    """The calls of a step of a search or a training."""
     parts = 1
     if isinstance(run, SearchSettings):
         program = build.search(run, data, where)
-        # Each part of the training set that a stage reads gives a batch.
-        names = {name for stage in run.searcher.stages for name in stage.batches}
+        # A step reads a batch of each part of the training set that a stage names.
+        names: set[str] = set()
+        for stage in run.searcher.stages:
+            names |= set(stage.batches)
         parts = len(names)
     else:
         of_run = teacher.drawn(run, data, where)
         program = build.training(run, data, where, teacher=of_run)
 
-    # The state of seed 0 and the first epoch's data stand for all others: only their
-    # shapes matter.
+    # The state of seed 0 and the data of the first step stand for all others, since
+    # only shapes matter.
     state = where.create(program.create, 0)
     steps = where.compile_steps(*program.stages, tuned=False)
     return _Calls(
@@ -208,7 +212,7 @@ def _step(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
 
 
 def _evaluation(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
-    """What a batch of a training's evaluation calls."""
+    """The call of a batch of a training's evaluation."""
     if not isinstance(run, TrainSettings):
         raise UserError(
             "--of=evaluate is for a training; leave it out to plan a search"
@@ -216,8 +220,8 @@ def _evaluation(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
     model = build.network(run, data.train.num_classes, where.axis)
     evaluator = Evaluator(model, data.test, data.augmentation, run, where=where)
 
-    # The variables of a model without the axis of the devices, which is known only
-    # within a step.
+    # Make the variables with a model that does not name the axis of the devices, as
+    # this axis only exists within a step.
     shape = data.test.image_shape
     alone = build.network(run, data.train.num_classes)
     variables = where.create(lambda: initial_variables(alone, shape, 0))
@@ -234,9 +238,9 @@ def _evaluation(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
 def _compiled(
     call: Call, calls: Sequence[Call], where: AbsentDevices, machine: Machine
 ) -> Compiled:
-    """Compiles the program of a call, and reads what XLA made of it.
+    """Compiles the program of a call, and reads the result.
 
-    calls: all of the step, whose arguments lie in the main memory, too.
+    calls: all calls of the step, whose arguments are also in the main memory.
     """
     # Compile.
     program, arguments = call
@@ -275,7 +279,7 @@ def _compiled(
 
 def _memory(analysis: Any, *, others: int) -> Memory:
     """The memory of a program by XLA's analysis."""
-    # Aliased results take the place of arguments.
+    # Aliased results reuse the memory of arguments.
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return Memory(
         arguments=analysis.argument_size_in_bytes,
@@ -287,19 +291,19 @@ def _memory(analysis: Any, *, others: int) -> Memory:
 
 
 def _bytes_beside(arguments: tuple, every: Sequence[tuple]) -> int:
-    """The bytes on one device of arguments that other calls have alone.
+    """The bytes, on one device, of the arguments that only other calls have.
 
-    arguments: those of one call.
-    every: those of all calls.
+    arguments: the arguments of one call.
+    every: the arguments of all calls.
     """
-    # An array that several calls take lies there once: it is known by its identity.
+    # An array that several calls take is counted once, by its identity.
     taken = {id(leaf) for leaf in jax.tree.leaves(arguments)}
     others = {}
     for leaf in jax.tree.leaves(every):
         if id(leaf) not in taken:
             others[id(leaf)] = leaf
 
-    # Of a sharded array each device has a shard.
+    # A device has one shard of a sharded array.
     total = 0
     for leaf in others.values():
         shape = leaf.sharding.shard_shape(leaf.shape)
@@ -323,14 +327,15 @@ def bytes_needed(message: str) -> int | None:
 
 
 def _kernels(moves: Sequence[Move]) -> dict[str, int]:
-    """Kind of kernel -> how often a step runs it, the most frequent first.
+    """{kind of kernel: how often a step runs it}, the most frequent first.
 
-    A call into a library is named by its target and the type of its first result.
+    The kind of a call into a library is its target and the type of its first result.
     """
     found: Counter[str] = Counter()
     for move in moves:
         instruction = move.instruction
-        # What is part of a fusion is no kernel of its own, nor is a name for a place.
+        # An instruction within a fusion is not a kernel, nor is one that only names or
+        # allocates memory.
         if instruction.within or instruction.target in movement.FREE_CALLS:
             continue
         kind = instruction.opcode

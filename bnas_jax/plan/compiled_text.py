@@ -1,14 +1,14 @@
 """Reads the text of a compiled program (XLA's HLO).
 
-It gives the instructions, the layout of their arrays in memory, and the module of the
-network that asked for each. For instance:
+The text has the instructions, the layouts of their arrays in memory, and for each
+instruction the module of the network that it belongs to. For instance:
 
     %conv.8 = f32[16,32,32,36]{3,0,2,1:T(8,128)} convolution(%a, %b),
     dim_labels=b01f_01io->b01f, metadata={op_name="..."}
 
-An array's layout stands in braces. It names the dimensions from the minor to the major
-one. T(8,128) are tiles: the minor dimensions are padded to their size. S(1) is a memory
-on the chip, in place of its main memory.
+The layout of an array is in braces: first the dimensions from minor to major. T(8,128)
+are tiles, to whose size the minor dimensions are padded. S(1) is a memory on the chip,
+in place of the main memory.
 """
 
 import math
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from bnas_jax.plan.layer_names import layer_of
 
-# XLA's types of numbers -> bits of a number in memory.
+# XLA's name of a type -> the bits of a number in memory.
 _BITS = {
     "pred": 8,
     "s2": 2,
@@ -40,18 +40,18 @@ _BITS = {
     "c64": 64,
     "c128": 128,
 }
-# An array: type, shape, order of its dimensions, tiles and space.
+# An array: type, shape, order of its dimensions, tiles and memory.
 _ARRAY = re.compile(
     r"\b([a-z]+\d*(?:e\d+m\d+[a-z]*)?)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?"
 )
 _TILE = re.compile(r"T\(([\d,]+)\)")
 _SPACE = re.compile(r"S\(\d+\)")
-# The first line of a computation, and a line of it.
+# The first line of a computation, and one of its instructions.
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%([\w.\-]+) = (.*)")
 _OPERAND = re.compile(r"%([\w.\-]+)")
-# Attributes of an instruction: the name that JAX gave it, how often a loop runs, and
-# the computations that it calls.
+# Attributes of an instruction: JAX's name for it, the number of iterations of a loop,
+# and the computations that it calls.
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
 _BODY = re.compile(r"body=%([\w.\-]+)")
@@ -71,7 +71,7 @@ COLLECTIVES = (
     "ragged-all-to-all",
 )
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-# Instructions that compute nothing: they name or move arrays that others made.
+# Instructions that compute nothing: they only name or move existing arrays.
 _MOVES = {
     "bitcast",
     "concatenate",
@@ -101,12 +101,12 @@ class Array(NamedTuple):
     # Bytes with padding, and without.
     padded: int
     useful: int
-    # Whether it lies in a memory on the chip instead of the main one.
+    # Whether it is in a memory on the chip instead of the main memory.
     on_chip: bool = False
 
     @property
     def bytes(self) -> int:
-        """The bytes that it takes of the main memory."""
+        """The bytes of main memory that it takes."""
         return 0 if self.on_chip else self.padded
 
 
@@ -114,28 +114,28 @@ class Instruction(NamedTuple):
     """One instruction of a compiled program: a line of its text."""
 
     name: str
-    # XLA's name for what it does: "convolution", "fusion".
+    # XLA's name of the operation: "convolution", "fusion".
     opcode: str
-    # Its result: one array, or those of a tuple.
+    # Its result: one array, or the arrays of a tuple.
     arrays: tuple[Array, ...]
     # The text between its parentheses.
     arguments: str
-    # The names of the instructions that it takes as operands.
+    # The names of its operands, which are instructions.
     operands: tuple[str, ...]
-    # The module of the network that asked for it, "" where none did.
+    # The module of the network that it belongs to, "" if it belongs to none.
     layer: str
-    # Its attributes: the text behind the parentheses.
+    # Its attributes: the text after the parentheses.
     text: str
     # Whether its result is the result of its computation.
     root: bool = False
     # How often it runs in a step.
     trips: int = 1
-    # Whether it is part of a fusion, which moves data for it.
+    # Whether it is part of a fusion, to which the bytes that move are attributed.
     within: bool = False
 
     @property
     def bytes(self) -> int:
-        """The bytes that its result takes of the main memory."""
+        """The bytes of main memory that its result takes."""
         return sum(array.bytes for array in self.arrays)
 
     @property
@@ -160,19 +160,19 @@ class Instruction(NamedTuple):
 
     @property
     def noted_repeats(self) -> int | None:
-        """How often a loop runs its body, None where XLA does not note it."""
+        """The number of iterations of a loop, None where XLA does not write it down."""
         noted = _found(_TRIPS, self.text)
         return int(noted) if noted else None
 
     @property
     def tuple_index(self) -> int | None:
-        """The place of what it takes out of a tuple, None for other instructions."""
+        """The index of the tuple's entry that it takes, None for other instructions."""
         place = _found(_INDEX, self.text)
         return int(place) if place else None
 
     @property
     def branches(self) -> list[str]:
-        """The names of the computations that a condition chooses from."""
+        """The names of the computations among which a conditional chooses."""
         listed = _BRANCHES.search(self.text)
         if listed:
             return _OPERAND.findall(listed[1])
@@ -180,7 +180,7 @@ class Instruction(NamedTuple):
 
 
 def _found(pattern: re.Pattern[str], text: str) -> str:
-    """The first group of a pattern where the text has it, else ""."""
+    """The first group of the pattern's first match in the text, "" without a match."""
     match = pattern.search(text)
     return match[1] if match else ""
 
@@ -190,7 +190,7 @@ class Program(NamedTuple):
 
     # Name of a computation -> its instructions, in order.
     computations: Mapping[str, tuple[Instruction, ...]]
-    # The name of the computation that a call of the program runs.
+    # The name of the computation that runs when the program is called.
     entry: str
 
 
@@ -211,7 +211,7 @@ def read(text: str) -> Program:
         if made is not None:
             lines.append(made)
 
-    # Instructions without a name belong to the layer of what they move.
+    # Instructions without JAX's name belong to the layer of the array that they move.
     named = {}
     for name, lines in computations.items():
         named[name] = tuple(_with_layers(lines))
@@ -219,10 +219,10 @@ def read(text: str) -> Program:
 
 
 def _with_layers(computation: list[Instruction]) -> list[Instruction]:
-    """The instructions of a computation, all of them with their layers.
+    """The instructions of a computation, with a layer also for those that move arrays.
 
-    An instruction that only moves an array may have no name of its own. It belongs to
-    the layer that made the array.
+    An instruction that only moves an array may have no name from JAX: it belongs to the
+    layer that made the array.
     """
     layers: dict[str, str] = {}
     found = []
@@ -238,7 +238,7 @@ def _with_layers(computation: list[Instruction]) -> list[Instruction]:
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """The arrays that a type names: one, or those of a tuple."""
+    """The arrays in the text of a type: one, or those of a tuple."""
     return tuple(_arrays(text))
 
 
@@ -251,7 +251,7 @@ def _instruction(line: str) -> Instruction | None:
     kind, rest = _balanced(found[3], " ")
     opcode, _, rest = rest.lstrip().partition("(")
     operands, rest = _balanced(rest, ")")
-    # JAX's name says which module asked for it; without one there is no module.
+    # JAX's name contains the module; without a name, there is none.
     named = _found(_NAME, rest)
     return Instruction(
         name=found[2],
@@ -266,7 +266,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _balanced(text: str, end: str) -> tuple[str, str]:
-    """Splits a text at the first `end` outside of brackets: (before it, behind it)."""
+    """Splits a text at the first `end` outside of brackets: (before it, after it)."""
     depth = 0
     for position, character in enumerate(text):
         if character == end and depth == 0:
@@ -279,10 +279,10 @@ def _balanced(text: str, end: str) -> tuple[str, str]:
 
 
 def _arrays(text: str) -> Iterator[Array]:
-    """The arrays that a type names, one after the other."""
+    """The arrays in the text of a type, one after the other."""
     for dtype, sizes, order, layout in _ARRAY.findall(text):
-        # Short floats are named by their exponent: f8e4m3fn. Tokens and the like have
-        # no bytes.
+        # The names of 8-bit floats have the number of exponent bits: f8e4m3fn. Tokens
+        # and the like have no bytes.
         bits = 8 if dtype.startswith("f8") else _BITS.get(dtype)
         if bits is None:
             continue
@@ -301,7 +301,7 @@ def _arrays(text: str) -> Iterator[Array]:
 
 
 def _padded(shape: tuple[int, ...], order: str, layout: str) -> list[int]:
-    """The sizes of an array, padded to whole tiles, from the major to the minor one."""
+    """The sizes of an array's dimensions, major to minor, padded to whole tiles."""
     minor_to_major = [int(axis) for axis in order.split(",") if axis]
     sizes = [shape[axis] for axis in reversed(minor_to_major)] or list(shape)
     tile = _TILE.search(layout)
@@ -309,8 +309,8 @@ def _padded(shape: tuple[int, ...], order: str, layout: str) -> list[int]:
     if tile is None or not sizes:
         return sizes
 
-    # The first tile divides the last dimensions; an array may have fewer of them. Tiles
-    # within it (of packed types) add nothing.
+    # The first tile divides the last dimensions; an array may have fewer dimensions.
+    # Further tiles, within the first one, are for packed types and pad nothing.
     of_tile = [int(size) for size in tile[1].split(",")]
     sizes = [1] * (len(of_tile) - len(sizes)) + sizes
     first = len(sizes) - len(of_tile)

@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from bnas_jax.plan.compiled_text import COLLECTIVES, Instruction, Program
 from bnas_jax.plan.loops import repeats
 
-# The target of a call within a fusion that begins a collective. A TPU runs such a
-# collective beside other work.
+# The target of the call by which a fusion starts a collective, on a TPU. The collective
+# then runs while the TPU computes something else.
 _BEGINS = "AsyncCollectiveStart"
 
 
 def executed(program: Program) -> list[Instruction]:
-    """The instructions that a call of the program runs.
+    """The instructions that run when the program is called.
 
-    Instructions in loops have their number of trips, 1 where it is not known. A fusion
-    is listed as one instruction, as it makes one pass over memory; only a collective
-    inside it is listed, too. Of a condition, the branch with the smallest results is
-    listed.
+    Instructions in loops have their number of trips, 1 if it is not known. A fusion is
+    one instruction, as it makes one pass over memory; only the collectives inside it
+    are added. Of a conditional, the branch with the smallest results is taken.
     """
     found: list[Instruction] = []
     for instruction in program.computations.get(program.entry, ()):
@@ -32,7 +31,7 @@ def _runs(
     trips: how often the instruction runs.
     """
     found = [instruction._replace(trips=trips)]
-    # A loop runs its body so often in each trip of its own.
+    # In each of its trips, a loop runs its body several times.
     if instruction.opcode == "while":
         trips *= repeats(program, instruction)
         return found + _body(program, instruction.body, trips=trips)
@@ -40,7 +39,7 @@ def _runs(
     if instruction.opcode == "call":
         return found + _body(program, instruction.called, trips=trips)
 
-    # A condition runs one of its branches: at least the smallest.
+    # A conditional runs one of its branches: take the smallest one, for a lower bound.
     if instruction.opcode == "conditional":
         branches = []
         for name in instruction.branches:
@@ -53,14 +52,14 @@ def _runs(
 
 
 def _bytes_of_results(instructions: Sequence[Instruction]) -> int:
-    """The bytes of main memory of the results of these instructions."""
+    """The bytes of main memory that the results of these instructions take."""
     return sum(each.bytes for each in instructions)
 
 
 def _body(program: Program, name: str, *, trips: int) -> list[Instruction]:
     """The instructions that a loop, a call or a branch runs.
 
-    name: of its computation.
+    name: the name of the computation.
     trips: how often it runs.
     """
     found = []
@@ -73,7 +72,7 @@ def _body(program: Program, name: str, *, trips: int) -> list[Instruction]:
 
 
 def _begun(program: Program, fusion: Instruction, *, trips: int) -> list[Instruction]:
-    """The collectives that a fusion begins, [] for most fusions."""
+    """The collectives that a fusion starts, [] for most fusions."""
     inside = program.computations.get(fusion.called, ())
     if all(each.target != _BEGINS for each in inside):
         return []

@@ -1,7 +1,7 @@
 """How often a loop of a compiled program runs its body.
 
-XLA notes it beside a loop for GPUs, but not for TPUs. There it follows from the loop's
-counter, an entry of the tuple that the loop hands on. For seven trips:
+For GPUs, XLA writes this number beside the loop. For TPUs, it follows from the loop's
+counter, an entry of the tuple that the loop carries. For seven iterations:
 
     before it:     %start = tuple(%zero, ...), %zero = constant(0)
     its condition: compare(%i, %seven), direction=LT, %seven = constant(7)
@@ -19,7 +19,7 @@ _Named = Mapping[str, Instruction]
 
 
 def repeats(program: Program, loop: Instruction) -> int:
-    """How often a loop runs its body, 1 where it is not known."""
+    """How often a loop runs its body, 1 if it is not known."""
     noted = loop.noted_repeats
     if noted is not None:
         return noted
@@ -28,7 +28,7 @@ def repeats(program: Program, loop: Instruction) -> int:
 
 
 def _counted(program: Program, loop: Instruction) -> range | None:
-    """The numbers that a loop's counter has, None for a loop of another kind."""
+    """The values of a loop's counter, None for a loop of another form."""
     condition = _named(program.computations.get(loop.condition, ()))
     body = _named(program.computations.get(loop.body, ()))
     around = _around(program, loop)
@@ -42,7 +42,7 @@ def _counted(program: Program, loop: Instruction) -> range | None:
     if place is None:
         return None
 
-    # The entry's first number, and what the body adds to it.
+    # The first value of this entry, and the number that the body adds to it.
     start = _entry(around.get(loop.operands[0]), place)
     following = body.get(_entry(_root(body), place))
     if following is None or following.opcode != "add":
@@ -56,11 +56,12 @@ def _counted(program: Program, loop: Instruction) -> range | None:
 
 
 def _named(computation: Sequence[Instruction]) -> _Named:
+    """{name: instruction} of a computation."""
     return {each.name: each for each in computation}
 
 
 def _around(program: Program, loop: Instruction) -> _Named:
-    """The computation that a loop stands in."""
+    """The computation that contains a loop."""
     for computation in program.computations.values():
         if any(each.name == loop.name for each in computation):
             return _named(computation)
@@ -73,14 +74,14 @@ def _root(computation: _Named) -> Instruction | None:
 
 
 def _entry(made: Instruction | None, place: int) -> str:
-    """The name of an entry of a tuple, "" where it is no tuple."""
+    """The name of an entry of a tuple, "" if the instruction is not a tuple."""
     if made is None or made.opcode != "tuple":
         return ""
     return made.operands[place]
 
 
 def _integer(name: str, computation: _Named) -> int | None:
-    """The number that a constant has, or a copy of one; None for anything else."""
+    """The value of a constant, or of a copy of one; None for anything else."""
     made = computation.get(name)
     while made is not None and made.opcode == "copy":
         made = computation.get(made.operands[0])

@@ -1,4 +1,4 @@
-"""Machines by the names that people rent them by: `v4-32`, `v5litepod-16`, `h100x8`."""
+"""Machines by name, as one rents them: `v4-32`, `v5litepod-16`, `h100x8`."""
 
 import dataclasses
 import difflib
@@ -7,7 +7,7 @@ import re
 from bnas_jax.core.errors import UserError
 from bnas_jax.plan.chips import CHIPS, Chip
 
-# Chips -> the shape of a slice, part of a three-dimensional torus (v4, v5p).
+# Number of chips -> the shape of a slice in a three-dimensional torus (v4, v5p).
 _CUBES = {
     4: "2x2x1",
     8: "2x2x2",
@@ -31,8 +31,8 @@ _SQUARES = {
     128: "8x16",
     256: "16x16",
 }
-# Up to this many chips of v5e and v6e stand in one host; larger slices have hosts of
-# four.
+# Up to this number, the chips of a v5e or v6e slice are in one host; larger slices have
+# hosts of four chips.
 _ONE_HOST = 8
 
 
@@ -40,9 +40,9 @@ _ONE_HOST = 8
 class Generation:
     """How Google Cloud names the slices of a generation of TPUs."""
 
-    # Chips -> shape of the slice.
+    # Number of chips -> shape of the slice.
     shapes: dict[int, str]
-    # How many the number in a name counts for each chip.
+    # How much a chip adds to the number in a name.
     cores: int = 1
 
 
@@ -53,7 +53,7 @@ _GENERATIONS = {
     "v6e": Generation(_SQUARES),
 }
 _OTHER_NAMES = {"v5litepod": "v5e"}
-# The numbers of GPUs that messages suggest; any number of whole hosts is taken.
+# The numbers of GPUs that messages suggest; any number of complete hosts is accepted.
 _GPUS = (1, 2, 4, 8, 16, 32, 64)
 # [tpu:|gpu:] CHIP (-|x) NUMBER
 _PATTERN = re.compile(r"(?:(tpu|gpu):)?(v\d[a-z]*|[a-z]+\d+)([-x])([1-9][0-9]{0,5})")
@@ -63,12 +63,13 @@ _PATTERN = re.compile(r"(?:(tpu|gpu):)?(v\d[a-z]*|[a-z]+\d+)([-x])([1-9][0-9]{0,
 class Machine:
     """A slice of TPUs, or one or more hosts with GPUs."""
 
-    # As Google Cloud has it (v4-32), or CHIPxN for GPUs (h100x8).
+    # Google Cloud's name (v4-32), or CHIPxN for GPUs (h100x8).
     name: str
     chip: Chip
+    # The numbers of chips and hosts.
     chips: int
     hosts: int
-    # Of a slice of TPUs, such as 2x2x4; "" for GPUs.
+    # The shape of a slice of TPUs, such as 2x2x4; "" for GPUs.
     shape: str = ""
 
     @property
@@ -82,10 +83,10 @@ class Machine:
 
 
 def machine(name: str) -> Machine:
-    """The machine of a name, for instance `v4-32`, `tpu:v5e-16`, `h100x8`.
+    """The machine with a name such as `v4-32`, `tpu:v5e-16`, `h100x8`.
 
-    v4-N and v5p-N count the cores, two a chip; v5e-N and v6e-N count the chips. Raises
-    `UserError` for a name that is none, with the nearest names of machines.
+    v4-N and v5p-N count the cores, two per chip; v5e-N and v6e-N count the chips.
+    Raises `UserError` for an unknown name, with the nearest known names.
     """
     match = _PATTERN.fullmatch(name.strip().lower())
     if match is None:
@@ -93,7 +94,7 @@ def machine(name: str) -> Machine:
     platform, generation, separator = match[1], match[2], match[3]
     number = int(match[4])
 
-    # The chip, and whether the rest of the name suits it.
+    # The chip; check that prefix and separator are those of its platform.
     generation = _OTHER_NAMES.get(generation, generation)
     chip = CHIPS.get(generation)
     if chip is None:
@@ -129,16 +130,16 @@ def names_of(chip: Chip) -> list[str]:
 
 
 def _tpu_slice(chip: Chip, number: int) -> Machine | None:
-    """A slice of TPUs, None where there is none of that size.
+    """A slice of TPUs, None if there is none of that size.
 
-    number: the one in the name, of cores or of chips.
+    number: the number in the name, of cores or of chips.
     """
     generation = _GENERATIONS[chip.name]
     chips, rest = divmod(number, generation.cores)
     if rest or chips not in generation.shapes:
         return None
 
-    # A small slice of v5e or v6e stands in one host.
+    # A small slice of v5e or v6e has one host.
     in_one = generation.shapes is _SQUARES and chips <= _ONE_HOST
     hosts = 1 if in_one else chips // chip.host_chips
     return Machine(
@@ -151,7 +152,7 @@ def _tpu_slice(chip: Chip, number: int) -> Machine | None:
 
 
 def _gpus(chip: Chip, number: int) -> Machine | None:
-    """So many GPUs, None where several hosts would not be whole."""
+    """A machine of `number` GPUs, None if they are several hosts, but not complete."""
     if number > chip.host_chips and number % chip.host_chips:
         return None
     hosts = -(-number // chip.host_chips)
@@ -159,7 +160,7 @@ def _gpus(chip: Chip, number: int) -> Machine | None:
 
 
 def _nearest(name: str) -> str:
-    """The advice which names to write in place of an unknown one."""
+    """The advice which names to write instead of an unknown one."""
     known: list[str] = []
     for chip in CHIPS.values():
         known += names_of(chip)

@@ -1,4 +1,4 @@
-"""What a compiled program moves: bytes of main memory, and messages between chips."""
+"""The bytes that a compiled program moves in the main memory and between chips."""
 
 import re
 from collections import defaultdict
@@ -10,7 +10,7 @@ import numpy as np
 from bnas_jax.plan.compiled_text import COLLECTIVES, Array, Instruction, Program
 from bnas_jax.plan.control_flow import executed
 
-# Instructions that move nothing by themselves.
+# Instructions that themselves move nothing.
 _FREE = {
     "parameter",
     "inner-parameter",
@@ -26,13 +26,13 @@ _FREE = {
     "replica-id",
     "opt-barrier",
 }
-# Calls of TPU programs that move nothing: names for arrays which lie side by side, and
-# for a place that later instructions write into.
+# Calls of TPU programs that move nothing: they name adjacent arrays, or allocate memory
+# that later instructions write to.
 FREE_CALLS = {"AllocateBuffer", "ConcatBitcast"}
-# Instructions that take a part of their first operand, and read no more of it.
+# Instructions that read only a part of their first operand.
 _PARTS = ("slice", "dynamic-slice", "gather")
-# Asynchronous collectives whose results name their operands first, and then what they
-# make of them.
+# Asynchronous collectives whose results are a tuple of their operands and then of the
+# arrays that they make.
 _NAME_OPERANDS = {
     "all-gather-start",
     "all-to-all-start",
@@ -44,52 +44,53 @@ _NAME_OPERANDS = {
 # [2,2]<=[4] or [2,2]<=[2,2]T(1,0).
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-# The layer of instructions that no module of the network asked for.
+# The layer of instructions that belong to no module of the network.
 OUTSIDE = "optimizer, data and the rest of the step"
 
-# The bytes of an array in the main memory, 0 where it lies on the chip.
+# (array) -> its bytes in the main memory, 0 if it is on the chip.
 Size = Callable[[Array], int]
 
 
 class Buffer(NamedTuple):
     """An array in the main memory."""
 
-    # With padding, and without.
+    # Its bytes, with padding and without.
     bytes: int
     useful: int
     # Its type, shape and layout.
     array: str
+    # The layer of the instruction that makes it.
     layer: str
 
 
 class Message(NamedTuple):
-    """The collectives of a step that are of one kind, among groups of one size."""
+    """The collectives of a step that have the same kind and the same size of groups."""
 
     # XLA's name: "all-reduce".
     kind: str
-    # How often they run.
+    # The number of these collectives in a step.
     number: int
-    # What each chip sends at least, in all of them.
+    # The least number of bytes that each chip sends, in all of them.
     bytes: float
-    # The chips that take part in each.
+    # The number of chips in a group.
     group: int
-    # Whether any of their groups spans several hosts.
+    # Whether any of the groups spans several hosts.
     between_hosts: bool
 
 
 class Move(NamedTuple):
-    """What an instruction of a step moves in all of its trips."""
+    """The bytes that an instruction of a step moves, in all of its trips."""
 
     instruction: Instruction
-    # Of the main memory, with padding and without.
+    # Bytes of the main memory, with padding and without.
     bytes: int
     useful: int
 
 
 def moves(program: Program) -> list[Move]:
-    """What each instruction of a step reads and writes in the main memory.
+    """The bytes that each instruction of a step reads and writes in the main memory.
 
-    It reads each operand once, or a part where it takes only that part.
+    An instruction reads each operand once, or only the part of it that it needs.
     """
     run = executed(program)
     padded = _moved(program, run, _padded_bytes)
@@ -117,7 +118,7 @@ def _total(arrays: Iterable[Array], size: Size) -> int:
 
 
 def by_layer(found: Sequence[Move]) -> dict[str, int]:
-    """Layer -> bytes that a step moves for it, the most first."""
+    """{layer: bytes that a step moves for it}, the most first."""
     total: dict[str, int] = defaultdict(int)
     for move in found:
         total[move.instruction.layer or OUTSIDE] += move.bytes
@@ -138,11 +139,11 @@ def _moved_by(
 ) -> int:
     """The bytes that an instruction moves when it runs once.
 
-    made: name -> instruction, of all that run.
+    made: name -> instruction, of all instructions that run.
     """
     opcode = instruction.opcode
-    # A "-done" ends what its "-start" is counted for; a fusion moves data for what is
-    # within it.
+    # The bytes of a "-done" are counted at its "-start", and those of an instruction
+    # within a fusion at the fusion.
     free = opcode in _FREE or opcode.endswith("-done")
     free = free or instruction.target in FREE_CALLS
     if free or instruction.within:
@@ -155,19 +156,19 @@ def _moved_by(
     result = _total(instruction.arrays, size)
 
     if opcode in ("slice-start", "dynamic-slice-start"):
-        # Its result names (whole, part, ...): it reads the part, and writes it.
+        # Its result is a tuple (whole, part, ...): it reads the part, and writes it.
         part = instruction.arrays[1]
         return _bytes_read(part, size) + size(part)
     if opcode in ("copy-start", "collective-permute-start", *_NAME_OPERANDS):
-        # Its result names what is read, too.
+        # Its result is a tuple that includes the arrays that it reads.
         return result
     if opcode in _PARTS:
-        # Of its first operand it reads as much as it writes.
+        # It reads as many bytes of its first operand as it writes.
         taken = _part_of(operands[0].arrays, instruction.arrays, size)
         return taken + result + sum(read[1:])
     if opcode in ("dynamic-update-slice", "scatter"):
-        # In place: only the new values are read and written. They are the last operand
-        # of a scatter, and the second one of an update.
+        # These write in place: only the new values are read and written. They are the
+        # last operand of a scatter, and the second one of an update.
         new = operands[-1] if opcode == "scatter" else operands[1]
         written = _part_of(instruction.arrays, new.arrays, size)
         return _total(new.arrays, size) + written
@@ -177,17 +178,17 @@ def _moved_by(
 
 
 def _bytes_read(part: Array, size: Size) -> int:
-    """The bytes of main memory that are read for a part.
+    """The bytes of main memory that are read for a part of an array.
 
-    The part itself may lie on the chip.
+    The part itself may be on the chip.
     """
     return size(part._replace(on_chip=False))
 
 
 def _part_of(whole: Iterable[Array], part: Iterable[Array], size: Size) -> int:
-    """The bytes that move where only a part of an array is read or written.
+    """The bytes that move when only a part of an array is read or written.
 
-    0 where the array lies on the chip; the part, a result or an operand, may lie there.
+    0 if the whole array is on the chip; the part may be there in any case.
     """
     if all(array.on_chip for array in whole):
         return 0
@@ -198,15 +199,15 @@ def _moved_by_fusion(
     fusion: Instruction, made: Mapping[str, Instruction], program: Program, size: Size
 ) -> int:
     """The bytes that a fusion moves when it runs once."""
-    # What it writes.
+    # The bytes that it writes.
     total = _written(fusion, program, size)
 
-    # An operand may stand at several positions, and is read once.
+    # An operand may be at several positions, but is read once.
     positions: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(fusion.operands):
         positions[name].append(position)
 
-    # What it reads: an operand, or the parts that it takes of the operand.
+    # The bytes that it reads: of each operand, all of it or the parts that it needs.
     for name, where in positions.items():
         if name not in made:
             continue
@@ -220,13 +221,13 @@ def _moved_by_fusion(
 
 
 def _written(fusion: Instruction, program: Program, size: Size) -> int:
-    """The bytes of its results that a fusion writes.
+    """The bytes that a fusion writes.
 
-    Of an update in place, these are the new values only.
+    For an update in place, these are only the new values.
     """
     inside = program.computations.get(fusion.called, ())
     made = {each.name: each for each in inside}
-    # What makes each result: a fusion with several of them ends with a tuple.
+    # The instruction that makes each result: a fusion with several ends with a tuple.
     (root,) = [each for each in inside if each.root] or [fusion]
     results = [root] * len(fusion.arrays)
     if root.opcode == "tuple" and len(root.operands) == len(results):
@@ -236,7 +237,7 @@ def _written(fusion: Instruction, program: Program, size: Size) -> int:
     for array, result in zip(fusion.arrays, results, strict=True):
         written = size(array)
         if result.opcode == "dynamic-update-slice":
-            # The operands: what is updated, the new values, the place.
+            # The operands: the array to update, the new values, the place.
             new = made[result.operands[1]]
             written = min(written, sum(_bytes_read(part, size) for part in new.arrays))
         total += written
@@ -246,14 +247,14 @@ def _written(fusion: Instruction, program: Program, size: Size) -> int:
 def _read_of(
     program: Program, computation: str, position: int, size: Size
 ) -> int | None:
-    """The bytes that a fusion reads of one operand where it takes only parts of it.
+    """The bytes that a fusion reads of one operand, if it needs only parts of it.
 
-    None where it reads all of the operand.
+    None if it reads all of the operand.
 
-    computation: what the fusion runs.
-    position: of the operand among those of the fusion.
+    computation: the name of the computation that the fusion runs.
+    position: the position of the operand among those of the fusion.
     """
-    # The parameter that stands for the operand, and later its bitcasts.
+    # The names that the operand has inside: its parameter, and later its bitcasts.
     inside = program.computations.get(computation, ())
     names = set()
     for each in inside:
@@ -262,7 +263,7 @@ def _read_of(
     if not names:
         return None
 
-    # What each instruction inside takes of it.
+    # Add the bytes that each instruction inside reads of it.
     total = 0
     for each in inside:
         taken = [place for place, name in enumerate(each.operands) if name in names]
@@ -273,7 +274,7 @@ def _read_of(
         elif each.opcode in _PARTS and taken == [0]:
             total += sum(_bytes_read(array, size) for array in each.arrays)
         elif each.opcode == "dynamic-update-slice" and taken == [0]:
-            # In place: what is not updated is not read.
+            # In place: the values that are not updated are not read.
             continue
         elif each.opcode == "fusion":
             for place in taken:
@@ -309,7 +310,8 @@ def largest_buffers(found: Sequence[Move], count: int = 10) -> list[Buffer]:
 def _results(instruction: Instruction) -> tuple[Array, ...]:
     """The arrays that an instruction makes.
 
-    The tuple of an asynchronous one also names what it reads, which is left out.
+    The result of an asynchronous instruction also contains the arrays that it reads;
+    these are left out.
     """
     found = instruction.arrays
     kind = instruction.opcode
@@ -330,7 +332,7 @@ def messages(
 ) -> list[Message]:
     """The collectives of a step, by kind and size of their groups.
 
-    chips: how many run the program.
+    chips: the number of chips that run the program.
     switch_adds: see `_sent`.
     """
     total: dict[tuple[str, int], Message] = {}
@@ -340,12 +342,12 @@ def messages(
         if kind not in COLLECTIVES:
             continue
 
-        # Who takes part.
+        # The chips that take part.
         groups = _groups(instruction.text, chips)
         group = max(map(len, groups))
         apart = any(_spans_hosts(each, chips_per_host) for each in groups)
 
-        # Add it to the others of its kind and size.
+        # Add it to the others of its kind and size of groups.
         sent = _sent(kind, instruction, group, switch_adds=switch_adds)
         none_yet = Message(kind, number=0, bytes=0, group=group, between_hosts=False)
         before = total.get((kind, group), none_yet)
@@ -358,7 +360,7 @@ def messages(
 
 
 def _spans_hosts(group: Sequence[int], chips_per_host: int) -> bool:
-    """Whether the chips of a group stand in several hosts."""
+    """Whether the chips of a group are in several hosts."""
     hosts = {chip // chips_per_host for chip in group}
     return len(hosts) > 1
 
@@ -366,13 +368,13 @@ def _spans_hosts(group: Sequence[int], chips_per_host: int) -> bool:
 def _sent(
     kind: str, instruction: Instruction, group: int, *, switch_adds: bool
 ) -> float:
-    """The bytes that each chip of a group sends at least in one run of a collective.
+    """The least number of bytes that each chip of a group sends in one collective.
 
-    With n the bytes of the result and g the chips of the group:
+    With n the bytes of the result and g the number of chips in the group:
 
-    - all-reduce: 2 n (g - 1) / g, or n (g - 1) / g where the switch between the chips
-      adds (`switch_adds`);
-    - reduce-scatter: n (g - 1), with such a switch as well: the parts of the others;
+    - all-reduce: 2 n (g - 1) / g, or n (g - 1) / g if the switch between the chips adds
+      up (`switch_adds`);
+    - reduce-scatter: n (g - 1), the parts of the other chips, also with such a switch;
     - collective-permute, collective-broadcast: n;
     - all-gather, all-to-all: n (g - 1) / g.
     """
@@ -388,7 +390,7 @@ def _sent(
 
 
 def _groups(text: str, chips: int) -> list[list[int]]:
-    """The chips of each group of a collective, or the two of each pair.
+    """The chips of each group of a collective, or of each (source, target) pair.
 
     text: the instruction's attributes.
     """

@@ -1,10 +1,10 @@
-"""Counts the operations of a program's products in what JAX traced.
+"""Counts the operations of convolutions and matrix products in a traced program.
 
-A product and its sum are two operations. XLA counts each loop once, and its compiler
-for GPUs gives no count. Here a `scan` counts as often as it runs, a `while` loop once,
-and of the branches of a `cond` the one with the most operations. Products with padding
-or with the zeros of a dilated operand do not count. The count is a lower bound where
-those branches are taken.
+A multiplication and an addition are two operations. XLA counts each loop once, and its
+compiler for GPUs gives no count. Here, each iteration of a `scan` counts, a `while`
+loop counts once, and of the branches of a `cond` the one with the most operations
+counts. Products with padding or with the zeros of a dilated operand do not count. The
+count is a lower bound, provided that those branches are taken.
 """
 
 import math
@@ -18,7 +18,7 @@ from jax.extend import core
 def products(jaxpr: core.Jaxpr) -> float:
     """The operations of a traced program's convolutions and matrix products.
 
-    They are those of one device.
+    For a sharded program, they are the operations of one device.
 
     >>> traced = jax.jit(lambda a, b: a @ b).trace(np.ones((2, 3)), np.ones((3, 4)))
     >>> products(traced.jaxpr.jaxpr)
@@ -35,8 +35,8 @@ def _of_equation(equation: Any) -> float:
     if name == "conv_general_dilated":
         return _convolution(equation)
 
-    # What the equation calls: the body of a loop, branches, a function that is jitted
-    # or has a gradient of its own.
+    # The programs that the equation calls: the body of a loop, branches, a function
+    # that is jitted or has a custom gradient.
     inner = [products(jaxpr) for jaxpr in _inner(equation.params)]
     if name == "scan":
         return equation.params["length"] * sum(inner)
@@ -103,9 +103,9 @@ def _pairs(
     input_dilation: int,
     tap_dilation: int,
 ) -> int:
-    """The pairs (output, tap) that meet an input, along one axis.
+    """The number of pairs (output, tap of the kernel) that meet an input, on one axis.
 
-    low: padding before the first input.
+    low: the padding before the first input.
     """
     # The place of each pair among the dilated inputs.
     starts = np.arange(outputs)[:, None] * stride - low  # (outputs, 1)

@@ -1,8 +1,8 @@
-"""Makes a plan in a process of its own, or takes one that was made before.
+"""Makes a plan in a separate process, or takes one that was made before.
 
-The process is its own because JAX takes one platform. Where it has loaded the compiler
-for TPUs, which are not here, it can use the devices of this machine no more. Where it
-uses those devices, it cannot load the compiler.
+The process is separate because JAX uses one platform per process: once it has loaded
+the compiler for TPUs that are not there, it cannot use the devices of this machine, and
+once it uses these devices, it cannot load the compiler.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.workdir.files import write_whole
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
-# Packages whose version has a say in a compiled program.
+# Packages whose versions affect a compiled program.
 _COMPILERS = (
     "jax",
     "jaxlib",
@@ -40,31 +40,31 @@ _COMPILERS = (
 
 # The environment of the process that compiles.
 _ENVIRONMENT = {
-    # Where JAX computes something itself, such as shapes.
+    # The platform on which JAX computes, for instance constants.
     "JAX_PLATFORMS": "cpu",
-    # libtpu would ask Google's metadata server what machine this is, for minutes where
-    # there is none.
+    # Otherwise libtpu would ask Google's metadata server for the type of this machine,
+    # for minutes if there is no such server.
     "TPU_SKIP_MDS_QUERY": "1",
-    # libtpu warns unless it is told of some machine. That machine has no influence on
-    # the one that is compiled for.
+    # libtpu warns unless some machine is named, which has no influence on the machine
+    # that is compiled for.
     "TPU_ACCELERATOR_TYPE": "v4-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     # Several processes may compile at the same time.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# Variables beside JAX's that change what is compiled.
+# Variables other than JAX's that change a compiled program.
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-# Otherwise XLA would try algorithms of its libraries on a GPU, which is not there.
+# Without this flag, XLA would time algorithms of its libraries on a GPU.
 _WITHOUT_A_GPU = "--xla_gpu_autotune_level=0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be compiled, and for which machine."""
+    """The run to compile, and the machine to compile it for."""
 
     run: SearchSettings | TrainSettings
-    # Its name, see `machines.machine`.
+    # The name of the machine, see `machines.machine`.
     machine: str
     # `step` or `evaluate`.
     of: str
@@ -74,7 +74,7 @@ class Request:
     extensions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for the process that compiles."""
+        """The request as plain values, for the process that compiles."""
         return {
             "settings": settings.to_dict(self.run),
             "machine": machine(self.machine).name,
@@ -87,20 +87,20 @@ class Request:
 def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
     """The summary of a plan, see `summary`.
 
-    It is made anew where settings, source or versions differ from those of all plans
-    that are kept.
+    It is read from disk if a plan with the same settings, source and versions was made
+    before.
 
-    again: makes it anew in any case.
+    again: True makes it again in any case.
 
-    Raises `UserError` as the process that compiles says.
+    Raises the `UserError` of the process that compiles.
     """
-    # Take a plan that is kept; one that cannot be read is made again.
+    # Take the plan that was stored. If it cannot be read, make it again.
     kept = _kept(request)
     if kept is not None and not again:
         with contextlib.suppress(OSError, ValueError):
             return json.loads(kept.read_text())
 
-    # Make it and keep it. Where it cannot be kept, the plan is still good.
+    # Make the plan and store it. An error in storing it does not affect the plan.
     result = _made(request.to_dict())
     if kept is not None:
         try:
@@ -114,7 +114,7 @@ def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, of the compilers and libraries that are installed."""
+    """{package: version} of the compilers and libraries that are installed."""
     found = {}
     for name in _COMPILERS:
         try:
@@ -125,9 +125,9 @@ def versions() -> dict[str, str]:
 
 
 def _made(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of a plan, made by a process of its own.
+    """The summary of a plan, made in a separate process.
 
-    request: as `Request.to_dict` gives it.
+    request: the result of `Request.to_dict`.
     """
     environment = _environment(request["machine"])
     with tempfile.TemporaryDirectory() as folder:
@@ -135,8 +135,8 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
         answered = pathlib.Path(folder, "plan.json")
         asked.write_text(json.dumps(request))
 
-        # The process ends when its stdin is closed: whoever stops this one stops it,
-        # too. In a group of its own, it does not answer Ctrl-C with a traceback.
+        # The process ends when its stdin is closed, so that it always ends with this
+        # one. In a group of its own, it does not get Ctrl-C, and prints no traceback.
         command = [sys.executable, "-m", "bnas_jax.plan", str(asked), str(answered)]
         with subprocess.Popen(
             command,
@@ -150,7 +150,7 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
             finally:
                 process.kill()
 
-        # A process that was killed leaves no answer; other errors are its answer.
+        # A process that was killed leaves no answer; other errors are in its answer.
         if not answered.is_file():
             raise UserError(
                 f"the process that compiles for {request['machine']} ended with {code} "
@@ -170,19 +170,19 @@ def _environment(machine_name: str) -> dict[str, str]:
         flags = environment.get("XLA_FLAGS", "")
         environment["XLA_FLAGS"] = f"{flags} {_WITHOUT_A_GPU}".strip()
 
-    # It imports this package from where it is.
+    # The process imports this package from the same place.
     paths = (str(_PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     return environment
 
 
 def _kept(request: Request) -> pathlib.Path | None:
-    """The file in which the plan is kept.
+    """The file in which the plan is stored.
 
-    None without a directory for plans, and for data or a teacher on disk, which may
-    change.
+    It is None if there is no directory for it, and for a plan that depends on data or
+    on a teacher on disk, which may change.
     """
-    # A plan is kept only where its settings say all of it.
+    # Store only plans that follow from the settings alone.
     run = request.run
     if run.dataset.name not in SIZES and run.dataset.name != "digits":
         return None
@@ -193,7 +193,7 @@ def _kept(request: Request) -> pathlib.Path | None:
     except (OSError, RuntimeError):
         return None
 
-    # Its name is a hash of all that has a say in the plan.
+    # The name is a hash of everything that affects the plan.
     names = [name for name in os.environ if name.startswith("JAX_") or name in _FLAGS]
     asked = {
         **request.to_dict(),

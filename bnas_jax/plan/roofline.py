@@ -1,8 +1,9 @@
 """The least time that a program can take on a chip: the roofline model.
 
-The program computes, moves and sends, each at the chip's highest rate. It is a bound,
-no prediction: nothing is waited for, all three overlap perfectly, and every instruction
-runs at the peak of the matrix units. (Williams, Waterman, Patterson, 2009.)
+The program computes, moves bytes in memory and sends bytes to other chips, each at the
+chip's highest rate. The time is a bound and not a prediction: it has no latencies, all
+three overlap perfectly, and every operation runs at the peak rate of the matrix units.
+(Williams, Waterman, Patterson, 2009.)
 """
 
 from typing import NamedTuple
@@ -13,34 +14,34 @@ COMPUTING, MOVING, SENDING = "operations", "memory bandwidth", "links between ch
 
 
 class Work(NamedTuple):
-    """What one chip does when it runs a program."""
+    """The work of one chip that runs a program."""
 
-    # Two for a product and its sum.
+    # Operations: a multiplication and an addition are two.
     operations: float
-    # Bytes to and from its main memory.
+    # Bytes read from and written to its main memory.
     moved: float
-    # Bytes to other chips.
+    # Bytes sent to other chips.
     sent: float
 
 
 class Bound(NamedTuple):
     """The least time of a program."""
 
-    # The seconds that computing, moving and sending take at least, each by itself.
+    # The least seconds for each kind of work: COMPUTING, MOVING, SENDING.
     times: dict[str, float]
 
     @property
     def by(self) -> str:
-        """What takes longest."""
+        """The kind of work that takes longest."""
         return max(self.times, key=lambda name: self.times[name])
 
     @property
     def seconds(self) -> float:
-        """The least time: that of what takes longest."""
+        """The least time of the program: the longest of the times."""
         return self.times[self.by]
 
     def without(self, name: str) -> "Bound":
-        """The bound by the other times alone."""
+        """The bound without this kind of work."""
         times = {other: time for other, time in self.times.items() if other != name}
         return Bound(times)
 
@@ -48,7 +49,7 @@ class Bound(NamedTuple):
 def bound(work: Work, chip: Chip, *, precision: str) -> Bound:
     """The least time for the work on a chip.
 
-    precision: that of the products, see `Chip.peak`.
+    precision: the precision of the products, see `Chip.peak`.
     """
     times = {
         COMPUTING: work.operations / chip.peak(precision),

@@ -1,4 +1,4 @@
-"""A plan as plain values for JSON, and as a table for people."""
+"""A plan as plain values for JSON, and as a table to read."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ def summary(
         "memory_bytes": plan.memory_bytes,
         "memory_available_bytes": round(machine.chip.memory),
     }
-    # The memory by kind, of the program that needs most.
+    # The memory by kind, for the program that needs most.
     if plan.too_large is None:
         largest = max(plan.programs, key=lambda program: program.memory.total)
         result["memory"] = dataclasses.asdict(largest.memory)
@@ -54,8 +54,8 @@ def summary(
 
 
 def _work(plan: Plan) -> dict[str, Any]:
-    """What one chip does in a step, over all programs of the step."""
-    # What is moved for each layer, and which kernels run.
+    """The work of one chip in a step, over all programs of the step."""
+    # The bytes moved for each layer, and the number of kernels of each kind.
     layers: Counter[str] = Counter()
     kernels: Counter[str] = Counter()
     for program in plan.programs:
@@ -95,7 +95,7 @@ def _times(
     bounds = []
     for program in plan.programs:
         of_program = bound(program.work, machine.chip, precision=run.precision)
-        # The program that would run moves less than one made with little effort.
+        # A quick plan's program moves more than the one that would run.
         if plan.quick:
             of_program = of_program.without(MOVING)
         bounds.append(of_program)
@@ -107,7 +107,7 @@ def _times(
         parts[name] = sum(each.times[name] for each in bounds)
     longest = max(bounds, key=lambda each: each.seconds)
 
-    # The run, and the images that its hosts must read meanwhile.
+    # The times of the run, and the rate at which its hosts must read images.
     epoch = seconds * plan.steps
     epochs = 1 if of == EVALUATE else run.num_epochs
     hours = epoch * epochs / 3600
@@ -153,9 +153,9 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of many plans in Markdown, one a row.
+    """A table of plans in Markdown, with a row for each.
 
-    results: name -> `summary` with its date and versions, or the error of the plan.
+    results: name -> `summary` with its date and versions, or {"error": ...}.
     """
     lines = [table_row(_COLUMNS), "|---" * len(_COLUMNS) + "|"]
     for name, result in results.items():
@@ -185,7 +185,7 @@ def _markdown_cells(name: str, result: Mapping[str, Any]) -> list[str]:
     memory = f"{_gib(needed)} of {_gib(available)}"
     cells = [name, str(result["batch_per_device"]), memory]
 
-    # What a step does; nothing is known of one that does not fit.
+    # The work of a step; it is not known for a step that does not fit.
     if result["fits"]:
         cells += [
             _operations(result),
@@ -203,7 +203,7 @@ def _markdown_cells(name: str, result: Mapping[str, Any]) -> list[str]:
 
 
 def _memory_text(result: Mapping[str, Any]) -> str:
-    """What a chip needs of its memory, and whether that is there."""
+    """The memory that is needed on a chip, and whether it is available."""
     needed, available = result["memory_bytes"], result["memory_available_bytes"]
     verdict = "fits" if result["fits"] else "DOES NOT FIT"
     share = 100 * needed / available
@@ -211,7 +211,7 @@ def _memory_text(result: Mapping[str, Any]) -> str:
 
 
 def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The rows (name, text) of what a step does and how long it takes at least."""
+    """The rows (name, text) of the work of a step and of its least time."""
     what = "batch" if result["of"] == EVALUATE else "step"
     rows = [
         (f"operations a chip and {what}", _operations(result)),
@@ -224,7 +224,7 @@ def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _rows_of_bytes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The rows of what is moved to and from the main memory."""
+    """The rows of the bytes that are moved to and from the main memory."""
     if result["quick"]:
         return [("bytes moved", "not known with --quick")]
     moved, useful = result["bytes_moved"], result["bytes_moved_without_padding"]
@@ -236,7 +236,7 @@ def _rows_of_bytes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _rows_of_messages(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The rows of what chips send each other."""
+    """The rows of the bytes that chips send each other."""
     sent = _gb(result["bytes_sent"])
     rows = [("collectives", f"{result['collectives']}, {sent} sent")]
     for message in result["messages"]:
@@ -248,13 +248,13 @@ def _rows_of_messages(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _rows_of_times(result: Mapping[str, Any], what: str) -> list[tuple[str, str]]:
     """The rows of the least times. what: "step" or "batch"."""
-    # A step, and what it does by itself.
+    # The least time of a step, and of each kind of work by itself.
     seconds = _milliseconds(result["step_seconds_at_least"])
     rows = [(f"a {what} takes at least", f"{seconds}, by {result['bound_by']}")]
     for name, least in result["seconds_of_each_at_least"].items():
         rows.append((f"  {name}", _milliseconds(least)))
 
-    # The run, and how fast its data must come.
+    # The times of the run, and the rate at which images must be read.
     epoch = result["epoch_seconds_at_least"]
     hours, chip_hours = result["hours_at_least"], result["chip_hours_at_least"]
     images = result["images_per_second_and_host_needed"]
@@ -297,7 +297,7 @@ def _collectives(result: Mapping[str, Any]) -> str:
 
 
 def _accessed(result: Mapping[str, Any]) -> str:
-    # XLA's compiler for GPUs does not count.
+    # XLA's compiler for GPUs gives no count.
     if not result["bytes_accessed"]:
         return "not given"
     return _gb(result["bytes_accessed"])

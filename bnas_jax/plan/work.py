@@ -1,6 +1,6 @@
-"""What a compiled program computes, moves and sends.
+"""The operations of a compiled program, and the bytes that it moves and sends.
 
-It is read from the program's text: whether its devices are there does not matter.
+They are read from the program's text, so that its devices need not be there.
 """
 
 from typing import NamedTuple
@@ -15,9 +15,9 @@ from bnas_jax.plan.roofline import Work
 
 
 class Read(NamedTuple):
-    """What a compiled program does."""
+    """The work of a compiled program, in total and by instruction."""
 
-    # Of one chip.
+    # The work of one chip.
     work: Work
     moves: list[Move]
     messages: list[Message]
@@ -33,14 +33,14 @@ def read(
 ) -> Read:
     """Reads a compiled program, as one of the chips runs it.
 
-    Its operations are XLA's count or those of products alone, whichever is more: XLA
-    counts a loop once, and its compiler for GPUs counts nothing.
+    Operations are the larger of XLA's count and that of `products`: XLA counts a loop
+    once, and its compiler for GPUs counts nothing.
 
-    traced: the program before it was compiled; None counts no products.
-    chips: how many run the program together.
+    traced: the program before it was compiled; None leaves only XLA's count.
+    chips: the number of chips that run the program together.
     switch_adds: see `chips.Chip`.
     """
-    # Bytes of the main memory, and between chips.
+    # The bytes that are moved in the main memory, and sent between chips.
     moves = movement.moves(compiled_text.read(compiled.as_text() or ""))
     messages = movement.messages(
         moves,

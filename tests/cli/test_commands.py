@@ -96,7 +96,8 @@ def test_a_mistake_ends_with_exit_code_2_and_one_line_on_stderr(tmp_path):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(
-        "bnas_jax: error: a batch larger than the data: digits has 1437 examples here;"
+        "bnas_jax: error: config.batch_size=5000 is larger than the data: "
+        "digits has 1437 examples here;"
     )
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
 
@@ -369,11 +370,11 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
     [
         (
             ["train", TRAIN, "--config.batch_size=1438"],
-            "digits has 1437 examples here; lower config.batch_size from 1438",
+            "config.batch_size=1438 is larger than the data: digits has 1437 examples",
         ),
         (
             ["search", SEARCH, "--config.batch_size=719"],
-            "digits has 718 examples here; lower config.batch_size from 719",
+            "config.batch_size=719 is larger than the data: digits has 718 examples",
         ),
         (
             ["search", SEARCH, "--config.searcher.gamma=0.0"],

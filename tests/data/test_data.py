@@ -350,7 +350,7 @@ def test_the_batches_are_the_same_with_64_bit_mode():
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(
         UserError,
-        match=r"a batch larger than the data.*numbered has 4.*config\.batch_size",
+        match=r"config\.batch_size=5 is larger than the data: numbered has 4 ",
     ):
         TrainSource(numbered(4), 5, 0, PLAIN)
     assert TrainSource(numbered(4), 4, 0, PLAIN).steps_per_epoch == 1

@@ -163,7 +163,7 @@ def test_missing_records_and_shards_are_noticed(old, tmp_path, capsys):
 
 
 def test_what_cannot_be_converted(old, tmp_path, capsys):
-    assert "is where the source stands" in mistake(
+    assert "is where the source is" in mistake(
         capsys, "convert", f"--source={old}", f"--out={tmp_path}/old"
     )
     assert "holds no dataset_info.json" in mistake(

@@ -368,7 +368,7 @@ def test_layouts_that_do_not_fit_are_named(tmp_path, folder):
 
 
 def test_one_class_is_refused(tmp_path):
-    assert "has one class alone, 'cat'" in error(
+    assert "has only one class, 'cat'" in error(
         write_folder(tmp_path, {"train/cat": 2, "test/cat": 1})
     )
 

@@ -345,8 +345,8 @@ def test_other_classes_are_refused_by_name():
     Where the names are not known, another number is refused.
     """
     message = (
-        "some has the class 'bird', the run has not: its classes are a, b, c; "
-        "set config"
+        "some has the class 'bird', which the run does not have: "
+        "its classes are a, b, c; set config"
     )
     with pytest.raises(UserError, match=message):
         facts_lib.with_labels(arrays(("a", "b", "bird"), [0, 1, 2]), RUN)
@@ -401,7 +401,10 @@ def test_a_subset_of_the_classes_is_evaluated(trained, tmp_path, capfd):
     for tree in ("train", "test"):
         (part / tree / "b").rename(part / tree / "z")
     message = error(capfd, *evaluate, f"--config.dataset.path={part}")
-    assert "has the class 'z', the run has not: its classes are a, b, c" in message
+    assert (
+        "has the class 'z', which the run does not have: its classes are a, b, c"
+        in message
+    )
 
 
 # The training set's identity is part of the run

@@ -213,7 +213,7 @@ def test_images_that_do_not_decode_are_left_out_where_the_run_left_them_out(
         "4.png",
     ) and found.logits.shape == (4, 10)
     left_out = capfd.readouterr().err
-    assert f"{tmp_path}: left out 1 files that are no images (1 .heic)" in left_out
+    assert f"{tmp_path}: left out 1 files that are not images (1 .heic)" in left_out
     for name in ("2.png", "6.png"):
         assert re.search(f"^left out: .*{name}", left_out, re.MULTILINE)
     whole = predict(lenient, read_images(str(tmp_path / "3.png"), lenient))

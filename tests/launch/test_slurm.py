@@ -20,7 +20,7 @@ def test_what_fits_is_submitted(options, machine, tmp_path):
     lines = [answer("python plan", "it fits"), answer("sbatch")]
     played = fake_clouds.play(tmp_path, lines, "slurm.sh", *options, *TRAIN)
     assert played.code == 0
-    assert ("as hosts of 8; between 2 nodes of 4" in played.stderr) == (
+    assert ("in hosts of 8; between 2 nodes of 4" in played.stderr) == (
         "--nodes=2" in options
     )
     assert played.calls[0][1:] == [

@@ -1,4 +1,4 @@
-"""Data sets on disk: their encoded images, and how these become pixels.
+"""Data sets on disk, and how their encoded images become pixels.
 
-A data set is a folder of images or a TFDS directory.
+A data set is a folder of images, a TFDS directory, or a file of arrays.
 """

@@ -1,4 +1,4 @@
-"""A data set of arrays in one file of NumPy, such as the digits of the package."""
+"""A data set of arrays in one .npz file of NumPy, such as the package's digits."""
 
 import pathlib
 import zipfile
@@ -11,7 +11,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data.arrays import Arrays
 
 _SETTING = "config.dataset.path"
-# What a file has to have.
+# The arrays that a file must have.
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 _LAYOUT = (
     "a file of numpy.savez with train_images and test_images, uint8 (N, H, W, C), and "
@@ -20,20 +20,20 @@ _LAYOUT = (
 
 
 def read(path: Any) -> tuple[Arrays, Arrays]:
-    """(training set, test set) of a file .npz.
+    """(training set, test set) of an .npz file.
 
-    It has the arrays train_images and test_images, uint8 (N, H, W, C), train_labels and
-    test_labels, whole numbers (N,) from 0 on, and perhaps class_names, strings in the
-    order of the labels.
+    It has the arrays train_images and test_images, uint8 (N, H, W, C); train_labels and
+    test_labels, integers (N,) from 0; and optionally class_names, strings in the order
+    of the labels.
 
-    Raises `UserError` for what is no such file.
+    Raises `UserError` for any other file.
     """
     if not path:
         raise UserError(f"set {_SETTING} to {_LAYOUT}")
     file = paths.local(path, _SETTING)
     arrays = _arrays(file)
 
-    # Without names, there are as many classes as labels are counted up to.
+    # Without names, the largest label gives the number of classes.
     names = tuple(str(name) for name in arrays.get("class_names", ()))
     num_classes = len(names)
     if not names:
@@ -54,12 +54,13 @@ def read(path: Any) -> tuple[Arrays, Arrays]:
 
 
 def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a file, by their names.
+    """{name: array} of a file.
 
-    Raises `UserError` where it cannot be read, and where one is missing.
+    Raises `UserError` where it cannot be read, and where an array is missing.
     """
     arrays: dict[str, np.ndarray] = {}
-    # A single array has no names. One of objects would be unpickled, which is refused.
+    # A file of a single array (.npy) has no names, and fails here. So does an array of
+    # objects, which would have to be unpickled.
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays |= stored

@@ -1,6 +1,6 @@
 """A data set of encoded images on disk.
 
-A small one is decoded into `Arrays`, a large one is streamed.
+`hold` decodes a small one into `Arrays`; a large one is streamed (`data.stream`).
 """
 
 import concurrent.futures
@@ -20,16 +20,16 @@ from bnas_jax.data.digest import digest_of
 from bnas_jax.data.readers import images
 from bnas_jax.data.readers.images import BadImage, Box, UnknownScale
 
-# (height, width) of an image -> the part to take.
+# (height, width) of an image -> its crop.
 ChooseBox = Callable[[int, int], Box]
 Result = TypeVar("Result")
-# The number of examples that are handed to the threads at once. With all at once, all
-# results would be in memory twice.
+# The number of examples that are given to the threads at a time. If all were given to
+# them, all results would be in memory twice.
 _CHUNK = 1024
 
 
 class Unreadable(UserError):
-    """The files cannot be read, perhaps for a moment: no image is to blame."""
+    """The file system failed, perhaps for a moment; no image is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,10 @@ class ReadOptions:
 
     # The side of an image in pixels; None keeps the size of the images.
     image_size: int | None = None
-    # To how many pixels the shorter side is resized, before the centre of `image_size`
-    # is taken; None is image_size.
+    # The length in pixels to which the shorter side is resized, before the centre of
+    # `image_size` is cropped; None is image_size.
     resize: int | None = None
-    # 1, 3, or None for those of the data.
+    # The channels of an image: 1, 3, or None for those of the data.
     channels: int | None = None
     # The number that is white in images of more than 8 bits, see `images`.
     white_level: float | None = None
@@ -49,29 +49,29 @@ class ReadOptions:
     # which it is drawn.
     split: float | None = None
     split_seed: int = 0
-    # Sets that are larger when decoded are streamed.
+    # A set whose decoded images take more MiB is streamed.
     in_memory_mib: int | None = None
-    # Whether images that cannot be read are left out, with their number on stderr; else
-    # they are an error.
+    # True leaves out images that cannot be read, and prints their number on stderr;
+    # False makes them an error.
     skip_bad: bool = False
-    # The number of processes that read a streamed set; 0: threads do.
+    # The number of processes that read a streamed set; with 0, threads read it.
     workers: int = 0
 
 
 class Reader(Protocol):
-    """Random access to encoded examples; pickled for worker processes."""
+    """Random access to encoded examples. It is pickled for worker processes."""
 
     def __len__(self) -> int: ...
 
     def read(self, row: int) -> tuple[bytes, int]:
         """(encoded image, label).
 
-        Raises `BadImage` where this image alone cannot be opened, `Unreadable` where
-        the file system fails.
+        Raises `BadImage` where only this image cannot be opened, `Unreadable` where the
+        file system fails.
         """
 
     def where(self, row: int) -> str:
-        """The name of the example in a message."""
+        """The name of the example, for messages."""
 
     def labels(self) -> np.ndarray:
         """The labels of all examples, int (N,), without decoding an image."""
@@ -79,13 +79,13 @@ class Reader(Protocol):
     def digest(self) -> str:
         """A hash by which a run notices that the examples have changed.
 
-        It is made without reading them.
+        It is computed without reading the images.
         """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Renumbered:
-    """A reader with other labels: label n becomes `numbers[n]`, or -1 without one."""
+    """A reader with other labels: n becomes `numbers[n]`, or -1 out of range."""
 
     reader: Any
     numbers: np.ndarray
@@ -109,21 +109,21 @@ class Renumbered:
 
     def _renumbered(self, labels: np.ndarray) -> np.ndarray:
         known = (labels >= 0) & (labels < len(self.numbers))  # (N,)
-        # An index out of range would be an error, or be counted from the end.
+        # An index out of range would be an error, or count from the end.
         numbers = self.numbers[np.where(known, labels, 0)]  # (N,)
         return np.where(known, numbers, -1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """The examples `rows` of a reader, whose images become arrays.
+    """Some examples of a reader, whose images are decoded when they are read.
 
     With an `image_size`, an image becomes uint8 (image_size, image_size, channels).
 
     reader: a `Reader`.
-    rows: int (N,).
-    classes: the names of the classes, by label.
-    name: for messages.
+    rows: the numbers of the examples in the reader, int (N,).
+    classes: the names of the classes, in the order of the labels.
+    name: the name of the data set, for messages.
     """
 
     reader: Any
@@ -165,7 +165,7 @@ class Encoded:
     def digest(self) -> str:
         """A hash by which a run notices that the examples have changed.
 
-        It is made without reading them.
+        It is computed without reading the images.
         """
         of_reader = self.reader.digest()
         return digest_of(of_reader, self.rows.astype(np.int64))
@@ -175,11 +175,10 @@ class Encoded:
     ) -> tuple[np.ndarray, int]:
         """(pixels uint8 (H, W, C), label) of an example.
 
-        Raises `BadImage` with the name of the image where it does not decode,
+        Raises `BadImage`, which names the image, where it cannot be decoded, and
         `UserError` for a label out of range.
 
-        choose: (height, width) -> the part of the image to take; None takes
-          `images.centre`.
+        choose: (height, width) -> the crop of the image; None takes `images.centre`.
         """
         side = self.options.image_size
         if side is None:
@@ -189,29 +188,29 @@ class Encoded:
             data, label = self._read(number)
             picture = images.read_header(data, self.options.white_level)
 
-            # The centre, where no crop is drawn.
+            # The centre.
             if choose is None:
                 whole = images.decode(picture, self.channels)
                 resize = self.options.resize or side
                 return images.centre(whole, side=side, resize=resize), label
 
-            # A random crop, for which only as much is decoded as it needs.
+            # A random crop, decoded at no higher a scale than it needs.
             box = choose(picture.height, picture.width)
             part = images.take(picture, box=box, side=side, channels=self.channels)
             return part, label
 
     def whole(self, number: int) -> tuple[np.ndarray, int]:
-        """As `example`, with the image in its original size."""
+        """Like `example`, but with the whole image in its original size."""
         with self._naming(number):
             data, label = self._read(number)
             picture = images.read_header(data, self.options.white_level)
             return images.decode(picture, self.channels), label
 
     def _read(self, number: int) -> tuple[bytes, int]:
-        """(encoded image, label), the label checked."""
+        """(encoded image, label). Raises `UserError` for a label out of range."""
         row = int(self.rows[number])
         data, label = self.reader.read(row)
-        # Out of range, or -1: from `Renumbered`, or from a split without labels.
+        # A label is -1 in `Renumbered`, and in a split without labels.
         if not 0 <= label < self.num_classes:
             classes = f"0 to {self.num_classes - 1} for {self.num_classes} classes"
             raise UserError(
@@ -222,11 +221,11 @@ class Encoded:
 
     @contextlib.contextmanager
     def _naming(self, number: int):
-        """Adds the name of the image to the error of one that does not decode."""
+        """Adds the name of the image to the error if it cannot be decoded."""
         where = lambda: self.reader.where(int(self.rows[number]))
         try:
             yield
-        # This error has its own advice: another setting.
+        # This error already says which setting to change.
         except UnknownScale as error:
             raise UnknownScale(f"{where()} {error}") from None
         except BadImage as error:
@@ -237,10 +236,10 @@ class Encoded:
 
 
 def hold(encoded: Encoded) -> Arrays:
-    """All examples in memory, decoded once.
+    """All examples, decoded into memory.
 
-    Where the options say so, images that do not decode are left out, with a message.
-    Raises `UserError` for images of several shapes, and where there are none.
+    With `skip_bad`, images that cannot be decoded are left out, with a message. Raises
+    `UserError` for images of several shapes, and where there are none.
     """
     pixels: np.ndarray | None = None
     labels = np.empty(len(encoded), np.int32)  # (N,)
@@ -249,7 +248,7 @@ def hold(encoded: Encoded) -> Arrays:
         if isinstance(image, BadImage):
             bad.append(image)
             continue
-        # The first image says how large all are.
+        # All images must have the shape of the first one.
         if pixels is None:
             shape = (len(encoded), *image.shape)
             pixels = np.empty(shape, np.uint8)  # (N, H, W, C)
@@ -259,7 +258,7 @@ def hold(encoded: Encoded) -> Arrays:
         labels[kept] = label
         kept += 1
 
-    # What was left out, and whether anything is there.
+    # Report the images that were left out, and check that any are left.
     if bad:
         print(
             f"{encoded.name}: left out {len(bad)} images that do not decode; the "
@@ -299,7 +298,7 @@ def _size(pixels: np.ndarray) -> str:
 
 
 def _decoded(encoded: Encoded):
-    """(pixels, label) of each example in order, or (BadImage, -1).
+    """(pixels, label) of each example in order; (BadImage, -1) for one to be skipped.
 
     Images are decoded in threads.
     """
@@ -324,9 +323,9 @@ def in_threads(read: Callable[[int], Result], count: int) -> Iterator[Result]:
 
 
 def cores() -> int:
-    """The cores that this process may run on.
+    """The number of cores that this process may use.
 
-    A task of a Slurm job has a few of its machine's.
+    A task of a Slurm job, for instance, may use only some of its machine's cores.
     """
     # Not every system has the function.
     if hasattr(os, "sched_getaffinity"):

@@ -1,7 +1,7 @@
 """Folders of images.
 
-They are ROOT/train/CLASS/* with ROOT/test or ROOT/val, or one tree ROOT/CLASS/* without
-parts.
+They have two parts, ROOT/train/CLASS/* and ROOT/test/CLASS/* (or ROOT/val), or no
+parts, ROOT/CLASS/*.
 """
 
 import collections
@@ -21,14 +21,14 @@ from bnas_jax.data.digest import digest_of
 from bnas_jax.data.readers import images, roots, walk
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions, Unreadable
 
-# The names that the folder of a part may have, in lower or upper case. The first that
-# is there is taken.
+# The names that the folder of a part may have, in lower or upper case. The first one
+# that exists is taken.
 _PARTS = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation", "dev", "eval"),
 }
-# The most files whose sizes are part of a set's digest, and the threads that ask for
-# them: on a file system across the network each takes a while.
+# The largest number of files whose sizes are part of a set's digest, and the number of
+# threads that ask for these sizes, since a network file system answers slowly.
 _SIZES = 100_000
 _THREADS = 32
 _LAYOUT = (
@@ -39,11 +39,11 @@ _LAYOUT = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-    """A reader of image files by class, see `encoded.Reader`.
+    """A reader of image files in folders of classes, see `encoded.Reader`.
 
-    files: paths below `root`, sorted.
+    files: the paths of the files relative to `root`, sorted.
     classes: the label of each file, int32 (N,).
-    left_out: the number of other files there, by suffix.
+    left_out: suffix -> the number of other files with it.
     """
 
     root: str
@@ -66,10 +66,7 @@ class Files:
             return data, int(self.classes[row])
 
     def digest(self) -> str:
-        """A hash of the names below `root`, and of the files' sizes.
-
-        Of a large set, it is one of all names and of the sizes of some files.
-        """
+        """A hash of the files' names, and of the sizes of at most `_SIZES` files."""
         drawn = order.shuffled(len(self), seed=0, use=order.SAMPLE)
         rows = np.sort(drawn[:_SIZES])
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
@@ -80,7 +77,7 @@ class Files:
     def _size(self, row: int) -> int:
         """The size of a file in bytes, -1 where it cannot be opened.
 
-        What is done about such a file is decided when it is read.
+        Reading such a file later raises the error.
         """
         try:
             with self._reading(row):
@@ -90,10 +87,10 @@ class Files:
 
     @contextlib.contextmanager
     def _reading(self, row: int):
-        """Turns an error into `BadImage` if it is of this file, else `Unreadable`."""
+        """Turns an error of this file into `BadImage`, any other into `Unreadable`."""
         try:
             yield
-        # Of this file alone, such as a link to nowhere.
+        # An error of this file alone, such as a link to nowhere.
         except (PermissionError, IsADirectoryError, FileNotFoundError) as error:
             reason = error.strerror or error
             raise images.BadImage(f"cannot be opened ({reason})") from error
@@ -102,29 +99,29 @@ class Files:
             # A link to itself.
             if error.errno == errno.ELOOP:
                 raise images.BadImage(f"cannot be opened ({why})") from error
-            # Of the whole file system.
+            # An error of the whole file system.
             raise Unreadable(f"cannot read {self.where(row)} ({why})") from error
 
 
 def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
-    """The parts of the folder `path`: "train" and "test", or one of them; or "all".
+    """The parts of the folder `path`: "train" and "test", or one of them, or "all".
 
-    The part "all" is of a folder whose folders are classes. The names of the classes,
-    sorted, are their numbers. Images may be in folders below that of their class. What
-    is left out is named on stderr. Raises `UserError` for folders that are missing,
-    empty, of one class, or that could be read in two ways.
+    A folder whose folders are classes is one part, "all". The label of a class is its
+    place among the sorted names. Images may be in folders below that of their class.
+    Files that are left out are named on stderr. Raises `UserError` for folders that are
+    missing, empty, or of one class, and where a folder may be a part or a class.
     """
     if not path:
         raise UserError(f"set config.dataset.path to a folder of images: {_LAYOUT}")
     root = roots.root(path, "config.dataset.path")
-    # The path is missing, or is that of a file.
+    # The path does not exist, or is a file.
     if not root.is_dir():
         raise UserError(
             f"there is no directory {root}; set config.dataset.path to a folder of "
             f"images: {_LAYOUT}"
         )
 
-    # The classes are those of the training images, where there are some.
+    # The classes are those of the training images, if there are any.
     directories = part_folders(root) or {"all": root}
     first, *_ = directories.values()
     classes = _classes(directories.get("train", first))
@@ -132,7 +129,7 @@ def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
     for part, directory in directories.items():
         files[part] = _part_files(directory, classes)
 
-    # All parts have the same channels, as a network takes images of one kind.
+    # All parts have the same number of channels, since one network reads them.
     channels = options.channels or _channels(*files.values())
     encoded = {}
     for part, of_part in files.items():
@@ -148,17 +145,18 @@ def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
 
 
 def part_folders(root: Any) -> dict[str, Any]:
-    """The folders of `root` that are its parts, by "train" and "test".
+    """{"train" or "test": the folder of `root` that is this part}.
 
-    {} where its folders are classes. A part has folders of images, a class has images:
-    so a class may be named train, too. Raises `UserError` where a folder may be either.
+    It is {} where the folders are classes. A part contains folders of images, a class
+    contains images, so that a class may be named train. Raises `UserError` where a
+    folder may be a part or a class.
     """
     directories = walk.folders(root)
     named = _named_like_parts(directories)
     if not named:
         return {}
 
-    # Whether these are parts or classes is said by what they contain, and by the other
+    # Whether these are parts or classes depends on what they contain, and on the other
     # folders of images beside them.
     like_class = [d for d in named if walk.holds_images(d)]
     like_part = [d for d in named if walk.holds_folders_of_images(d)]
@@ -169,8 +167,8 @@ def part_folders(root: Any) -> dict[str, Any]:
         if walk.holds_images(directory) or walk.holds_folders_of_images(directory):
             others.append(directory)
 
-    # The other folders are left out where both parts are there, and at least one of
-    # them cannot be a class.
+    # The other folders are left out if both parts exist, and at least one of these
+    # cannot be a class.
     parts = _preferred(like_part)
     certain = any(directory not in like_class for directory in parts.values())
     both = len(parts) == 2 and certain
@@ -188,15 +186,15 @@ def part_folders(root: Any) -> dict[str, Any]:
 
 
 def _named_like_parts(directories: Sequence[Any]) -> list:
-    """The directories that have the names of parts, the preferred names first."""
-    names = [name for part in _PARTS.values() for name in part]
+    """The directories with the names of parts, the preferred names first."""
+    names = [*_PARTS["train"], *_PARTS["test"]]
     position = lambda directory: names.index(directory.name.lower())
     named = [d for d in directories if d.name.lower() in names]
     return sorted(named, key=position)
 
 
 def _preferred(like_part: Sequence[Any]) -> dict[str, Any]:
-    """The first folder of each part, by "train" and "test"."""
+    """{"train" or "test": the first folder with a name of this part}."""
     parts: dict[str, Any] = {}
     for directory in like_part:
         for part, of_part in _PARTS.items():
@@ -206,28 +204,28 @@ def _preferred(like_part: Sequence[Any]) -> dict[str, Any]:
 
 
 def _doubt(root: Any, like_class: list, like_part: list, others: list) -> str:
-    """The error for folders named like parts that may be parts or classes.
+    """The message for folders named like parts that may be parts or classes.
 
-    like_class: those of them that hold images.
-    like_part: those of them that hold folders of images.
-    others: the folders of images beside them.
+    like_class: the folders named like parts that contain images.
+    like_part: the folders named like parts that contain folders of images.
+    others: the other folders with images.
     """
     if like_part:
         part, other = like_part[0].name, others[0].name
         return (
-            f"{root}/{part} holds folders of images, as training or test data do, but "
-            f"beside it is neither test nor val (or train), but {other}, as if both "
-            f"were classes: if they are, move the images in the folders of {part} up "
-            f"into {part} itself; if not, move {other} elsewhere"
+            f"{root}/{part} holds folders of images, like training or test data, but "
+            f"beside it is neither test nor val (or train), only {other}: if both "
+            f"are classes, move the images in the folders of {part} up into {part} "
+            f"itself; if not, move {other} elsewhere"
         )
     if like_class:
         name = like_class[0].name
         return (
-            f"{root}/{name} holds images that are in no folder of a class, and beside "
-            f"it are no other classes; write {_LAYOUT}; if {name} is a class, give it "
-            "another name"
+            f"{root}/{name} holds images that are in no folder of a class, and there "
+            f"are no other classes beside it; write {_LAYOUT}; if {name} is a class, "
+            "give it another name"
         )
-    return f"{root} is without images; write {_LAYOUT}"
+    return f"{root} has no images; write {_LAYOUT}"
 
 
 def _say_left_out(root: Any, what: Sequence[str]) -> None:
@@ -241,13 +239,13 @@ def _classes(directory: Any) -> list[str]:
     if not classes:
         state = "is empty"
         if walk.entries(directory):
-            state = "is without folders of classes"
+            state = "has no folders of classes"
         raise UserError(f"{directory} {state}; write {_LAYOUT}")
 
-    # Often there is a folder too much: ROOT/images/CLASS.
+    # Often there is a folder in between: ROOT/images/CLASS.
     if len(classes) == 1:
         raise UserError(
-            f"{directory} has one class alone, {classes[0]!r}; a classifier needs two; "
+            f"{directory} has only one class, {classes[0]!r}; a classifier needs two; "
             f"write {_LAYOUT}"
         )
     return classes
@@ -258,13 +256,13 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
 
     Labels are positions in `classes`; a part need not have all classes.
     """
-    # Every folder is a class that the training images have, too.
+    # Every folder must be a class of the training images.
     folders = [folder.name for folder in walk.folders(directory)]
     unknown = sorted(set(folders) - set(classes))
     if unknown:
         raise UserError(
-            f"{directory} has the class {unknown[0]!r}, the training images have not; "
-            "both need the same folders"
+            f"{directory} has the class {unknown[0]!r}, which the training images do "
+            "not have; both need the same folders"
         )
 
     # The files of each class.
@@ -281,7 +279,7 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
         raise UserError(f"{directory} holds no folder of a class; write {_LAYOUT}")
     _check_inverted(directory, names)
 
-    # What is left out is named on stderr.
+    # Name the files that are left out.
     entries = walk.entries(directory)
     outside = sum(walk.is_image(entry.name) for entry in entries)
     if outside:
@@ -297,7 +295,7 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
 
 
 def _without_images(directory: Any, others: Mapping[str, int]) -> str:
-    """The error for a folder of a class without images. others: see `walk.images`."""
+    """The message for a class without images. others: see `walk.images`."""
     known = ", ".join(suffix[1:] for suffix in walk.SUFFIXES)
     instead = ""
     if others:
@@ -334,7 +332,7 @@ def _check_inverted(directory: Any, names: Sequence[str]) -> None:
 
 
 def _channels(*parts: Files) -> int:
-    """1 where every image is gray, else 3."""
+    """The number of channels: 1 if every image is gray, else 3."""
     for files in parts:
         for row in range(len(files)):
             if not _is_gray(files, row):
@@ -349,5 +347,6 @@ def _is_gray(files: Files, row: int) -> bool:
         data, _ = files.read(row)
         return images.read_header(data).gray
     except images.BadImage:
-        # A bad image does not decide; reading it later says what is wrong.
+        # A bad image does not decide the number of channels; reading it later raises
+        # the error.
         return True

@@ -1,15 +1,16 @@
 """From encoded images to pixels.
 
-For a random crop only as much is decoded as it needs, for the centre all of it. Of
-several frames or pages the first is read. Images are not turned, see `is_turned`.
+For a random crop, a JPEG may be decoded at a reduced scale; for the centre, an image is
+decoded in full. Of several frames or pages, the first is read. The orientation in the
+file is not applied, see `is_turned`.
 
-Images of more than 8 bits become 8: the number `white_level` becomes 255, 0 stays 0,
-and what lies beyond is cut off. Without a `white_level` that number is 65535 for 16
-bits and 1 for floating point. Where that would be a guess, the image is refused:
+Images of more than 8 bits are converted to 8: the value `white_level` becomes 255, 0
+stays 0, and values outside are clipped. Without a `white_level`, white is 65535 for 16
+bits and 1 for floating point. Where this would be a guess, the image is refused:
 
-- 16 bits of which no number reaches 4096, as of cameras and scanners of 10 or 12 bits;
+- 16 bits with all values below 4096, as from cameras and scanners of 10 or 12 bits;
 - 32-bit integers;
-- floating-point numbers that are not from 0 to 1.
+- floating-point values outside 0 to 1.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from bnas_jax.core.errors import UserError, first_line
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # Pillow's modes of gray images.
 _GRAY = ("1", "L", "LA", "La", "I", "F")
-# A 16-bit image whose numbers all stay below has fewer bits than 16, or is all but
+# A 16-bit image whose values are all below this has fewer bits than 16, or is nearly
 # black.
 _FEWEST = 4096
 _ADVICE = (
@@ -34,15 +35,15 @@ _ADVICE = (
 
 
 class BadImage(UserError):
-    """The bytes are no image that can be decoded."""
+    """The bytes are not an image that can be decoded."""
 
 
 class UnknownScale(UserError):
-    """The numbers of an image do not say which of them is white."""
+    """The values of an image do not tell which value is white."""
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels."""
+    """A rectangular part of an image, in pixels."""
 
     top: int
     left: int
@@ -53,14 +54,15 @@ class Box(NamedTuple):
 class Picture(NamedTuple):
     """An encoded image whose header was read.
 
-    OpenCV decodes reducible images, faster than Pillow. But it fills up a file that is
-    cut short without a word, and takes CMYK differently: so Pillow decodes all others.
+    OpenCV decodes the reducible images, as it is faster than Pillow. Pillow decodes all
+    others: OpenCV fills up a truncated file without an error, and converts CMYK
+    differently.
 
-    data: the file.
-    mode: Pillow's name of the kind of pixels.
-    reducible: whether it is a whole JPEG, gray or in colours.
-    deep: whether it has more than 8 bits a channel.
-    white_level: see above; None where it is not set.
+    data: the contents of the file.
+    mode: Pillow's name for the type of pixels.
+    reducible: whether the file is a complete JPEG, gray or RGB.
+    deep: whether a channel has more than 8 bits.
+    white_level: see above; None if it is not set.
     """
 
     data: bytes
@@ -73,23 +75,23 @@ class Picture(NamedTuple):
 
     @property
     def gray(self) -> bool:
-        """Whether the image has no colours."""
+        """Whether the image is gray."""
         return self.mode in _GRAY or self.mode.startswith("I;16")
 
 
 def read_header(data: bytes, white_level: float | None = None) -> Picture:
-    """The size and the kind of an image.
+    """The size and the type of an image.
 
-    Raises `BadImage` where the bytes do not start like one.
+    Raises `BadImage` where the bytes do not begin like an image.
     """
     from PIL import Image
 
     with _decoding(), Image.open(io.BytesIO(data)) as image:
-        # A JPEG that is cut short lacks its end marker; some programs write a little
-        # behind the marker.
+        # A truncated JPEG lacks its end marker; some programs write a few bytes after
+        # the marker.
         whole = data.startswith(_JPEG_START) and _JPEG_END in data[-64:]
-        # The mode says how Pillow holds the numbers; how the file holds them is among
-        # the decoder's arguments, as RGB;16B, for instance.
+        # The mode is the type of Pillow's values. The type in the file is one of the
+        # decoder's arguments, for instance RGB;16B.
         raw_modes = str([tile[3] for tile in image.tile])
         deep = image.mode in ("I", "F") or ";16" in image.mode + raw_modes
         return Picture(
@@ -104,27 +106,28 @@ def read_header(data: bytes, white_level: float | None = None) -> Picture:
 
 
 def is_turned(data: bytes) -> bool:
-    """Whether viewers turn or mirror an image before they show it.
+    """Whether viewers rotate or mirror an image before they show it.
 
-    Cameras do not turn the pixels of a photograph, but note in it how they were held.
-    As in torchvision, images are read as they are stored. Pillow itself turns TIFF.
+    Cameras do not rotate the pixels of a photograph, but write their orientation into
+    the file. As in torchvision, images are read as they are stored, except for TIFF,
+    which Pillow itself rotates.
     """
     from PIL import ExifTags, Image
 
     with _decoding(), Image.open(io.BytesIO(data)) as image:
         try:
             orientation = image.getexif().get(ExifTags.Base.Orientation)
-        # What is noted there may be damaged, which does not matter for the pixels.
+        # The entry may be damaged, which does not affect the pixels.
         except Exception:
             return False
         return image.format != "TIFF" and orientation in range(2, 9)
 
 
 def decode(picture: Picture, channels: int, scale: int = 1) -> np.ndarray:
-    """The whole image: uint8 (H, W, channels), 1 channel of gray or 3 of RGB.
+    """The whole image, uint8 (H, W, channels), with 1 channel of gray or 3 of RGB.
 
-    Palettes become colours, transparency is dropped, CMYK is converted, more bits
-    become 8. Raises `BadImage`, and `UnknownScale` where it is not clear which number
+    Palettes become colours, transparency is dropped, CMYK and more than 8 bits are
+    converted. Raises `BadImage`, and `UnknownScale` where it is not clear which value
     is white.
 
     scale: 2, 4 or 8 decodes a reducible image at that fraction of its size.
@@ -137,8 +140,8 @@ def decode(picture: Picture, channels: int, scale: int = 1) -> np.ndarray:
 def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
     """The part `box` of an image, resized to uint8 (side, side, channels).
 
-    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 at which the box
-    still has `side` pixels each way.
+    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 at which both
+    sides of the box still have `side` pixels.
     """
     scale = scale_for(picture, box, side)
     pixels = decode(picture, channels=channels, scale=scale)  # (H, W, channels)
@@ -152,14 +155,14 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
 
 
 def scale_for(picture: Picture, box: Box, side: int) -> int:
-    """1, 2, 4 or 8: the fraction of its size at which an image may be decoded.
+    """n = 1, 2, 4 or 8, such that an image may be decoded at 1/n of its size.
 
     box: the part of the image that is used.
-    side: of the part after resizing, in pixels.
+    side: the side of that part after resizing, in pixels.
     """
     if not picture.reducible:
         return 1
-    # The largest fraction at which the shorter side of the box still has `side` pixels.
+    # The largest n with which the shorter side of the box still has `side` pixels.
     shorter = min(box.height, box.width)
     scale = 1
     while scale < 8 and shorter >= 2 * scale * side:
@@ -168,14 +171,14 @@ def scale_for(picture: Picture, box: Box, side: int) -> int:
 
 
 def resize(pixels: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (H, W, C) -> (side, side, C)."""
+    """The image uint8 (H, W, C) resized to (side, side, C)."""
     import cv2
 
     height, width, channels = pixels.shape
     if height == width == side:
         return np.ascontiguousarray(pixels)
-    # Linear interpolation reads 2x2 pixels, which is enough down to half the size.
-    # Below that, the mean over the area is taken.
+    # Linear interpolation reads 2x2 pixels, which is enough down to half the size. For
+    # smaller sizes, take the mean over the area.
     method = cv2.INTER_LINEAR
     if min(height, width) > 2 * side:
         method = cv2.INTER_AREA
@@ -185,12 +188,12 @@ def resize(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
-    """The middle of a resized image: uint8 (H, W, C) -> (side, side, C).
+    """The centre of a resized image: uint8 (H, W, C) -> (side, side, C).
 
-    The shorter side of the image is brought to `resize` pixels, at least `side`, by
-    Pillow's bilinear filter, which averages over all pixels that it leaves out.
-    Published networks are evaluated on what torchvision's Resize(resize) and
-    CenterCrop(side) give: this is the same, up to 1 of 255 by rounding.
+    The shorter side of the image is resized to `resize` pixels, at least `side`, by
+    Pillow's antialiased bilinear filter. The result equals that of torchvision's
+    Resize(resize) and CenterCrop(side), on which published networks are evaluated, up
+    to rounding by at most 1 of 255.
     """
     from PIL import Image
 
@@ -203,7 +206,7 @@ def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
     if channels == 1:
         pixels = pixels[..., 0]
     image = Image.fromarray(pixels)
-    # By `box`, and not by cropping first: the filter still reads the pixels around it.
+    # Pass a `box` instead of cropping first: the filter reads the pixels around it.
     resized = image.resize(
         (side, side),
         resample=Image.Resampling.BILINEAR,
@@ -213,14 +216,13 @@ def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
 
 
 def _middle(length: int, shorter: int, side: int, resize: int) -> tuple[float, float]:
-    """Where the middle `side` pixels of a resized line lie in the line before.
+    """(begin, end) in an axis of the image, in pixels, of the centre after resizing.
 
-    Returns where they begin and end, in pixels of the line before.
-
-    length: of the line before, in pixels.
-    shorter: the length of the image's shorter side, which becomes `resize`.
+    length: the length of the axis before resizing, in pixels.
+    shorter: the length of the image's shorter side, which is resized to `resize`.
+    side: the length of the centre after resizing, in pixels.
     """
-    # Rounded as torchvision does.
+    # Rounded as in torchvision.
     resized = int(resize * length / shorter)
     first = round((resized - side) / 2)
     begin = first * length / resized
@@ -232,7 +234,7 @@ def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
     """`decode` of a reducible image by OpenCV."""
     import cv2
 
-    # The pipeline has threads and processes; those of OpenCV would get in their way.
+    # The pipeline has its own threads or processes; OpenCV's would compete with them.
     cv2.setNumThreads(1)
 
     reduced = {
@@ -242,8 +244,8 @@ def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
         8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
     }
     flags = reduced[scale] | cv2.IMREAD_IGNORE_ORIENTATION
-    # Red, green and blue from the start: turning the order round afterwards took a
-    # third as long as decoding.
+    # Decode as RGB: reversing the channels of BGR afterwards took a third of the time
+    # of decoding.
     if channels == 3:
         flags |= cv2.IMREAD_COLOR_RGB
 
@@ -266,7 +268,7 @@ def _pillow(picture: Picture, channels: int) -> np.ndarray:
         mode = "RGB"
     with _decoding(), Image.open(io.BytesIO(picture.data)) as image:
         eight_bits: Image.Image = image
-        # Pillow itself would cut off all numbers at 255.
+        # Pillow itself would clip all values at 255.
         if picture.deep:
             values = _shortened(
                 _deep_values(picture, image),
@@ -280,16 +282,13 @@ def _pillow(picture: Picture, channels: int) -> np.ndarray:
 
 
 def _deep_values(picture: Picture, image: Any) -> np.ndarray:
-    """The numbers of an image of more than 8 bits.
-
-    They are (H, W) of gray, or (H, W, 3) of red, green and blue.
-    """
+    """The values of an image of more than 8 bits: gray (H, W), or RGB (H, W, 3)."""
     if picture.gray and picture.mode != "LA":
         return np.asarray(image)
     import cv2
 
-    # Of several channels Pillow keeps only 8 bits, and OpenCV reads all. But Pillow
-    # notices a file that is cut short: it loads the image first.
+    # For several channels, Pillow keeps only 8 bits, while OpenCV reads all. But only
+    # Pillow detects a truncated file: load the image with it first.
     image.load()
     data = np.frombuffer(picture.data, np.uint8)
     values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -299,24 +298,24 @@ def _deep_values(picture: Picture, image: Any) -> np.ndarray:
             f"is of more than 8 bits in a form that is not read here ({image.format}, "
             f"{picture.mode})"
         )
-    return values[..., 2::-1]  # from blue, green, red and transparency
+    return values[..., 2::-1]  # from BGR or BGRA to RGB
 
 
 def _shortened(
     values: np.ndarray, white_level: float | None, file_format: str | None
 ) -> np.ndarray:
-    """Numbers of more than 8 bits as uint8 of the same shape, `white_level` at 255."""
+    """Values of more than 8 bits as uint8 of the same shape, `white_level` as 255."""
     if not np.isfinite(values).all():
-        raise BadImage("holds numbers that are none (NaN or infinity)")
+        raise BadImage("holds NaN or infinite values")
     white = white_level or _white(values, file_format)
     shares = np.clip(values / white, 0, 1)
     return np.rint(shares * 255).astype(np.uint8)
 
 
 def _white(values: np.ndarray, file_format: str | None) -> float:
-    """The number that is white, as far as an image says so.
+    """The value of white in an image.
 
-    Raises `UnknownScale` where it does not.
+    Raises `UnknownScale` where the image does not tell.
     """
     lowest, highest = values.min(), values.max()
 
@@ -329,13 +328,13 @@ def _white(values: np.ndarray, file_format: str | None) -> float:
             )
         return 1.0
 
-    # Pillow brings the maximum in the header of a PPM to 65535. An image of zeros is
+    # Pillow scales the maximum in the header of a PPM to 65535. An image of zeros is
     # black on any scale.
     all_zero = not (lowest or highest)
     if file_format == "PPM" or all_zero:
         return 65535.0
 
-    # Integers. Those of 16 bits may be in either byte order, see ImageJ.
+    # Integers. Those of 16 bits may be in either byte order, as in files of ImageJ.
     if values.dtype.newbyteorder("=") != np.uint16:
         raise UnknownScale(
             f"holds whole numbers of 32 bits, from {lowest} to {highest}; {_ADVICE}"
@@ -349,17 +348,17 @@ def _white(values: np.ndarray, file_format: str | None) -> float:
 def _decoding():
     """Turns whatever decoders raise into `BadImage`.
 
-    Their exceptions have no class in common.
+    Their exceptions have no common base class.
     """
     try:
         yield
-    # These say already what is wrong, or are no fault of the image.
+    # These already say what is wrong, or are not caused by the image.
     except (UserError, ImportError, MemoryError):
         raise
     except Exception as error:
         text = first_line(error)
         if "cannot identify" in text:
             text = "of an unknown format"
-        # Pillow suspects an attack where an image is only large.
+        # Pillow adds its suspicion of an attack to the error of a large image.
         text = text.partition(", could be decompression bomb")[0]
         raise BadImage(f"does not decode ({text})") from error

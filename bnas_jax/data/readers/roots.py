@@ -1,7 +1,4 @@
-"""The folder of a data set: on this machine, or at an address.
-
-Addresses are those that `etils.epath` can open.
-"""
+"""Paths of data sets: on this machine, or at an address that `etils.epath` can open."""
 
 import os
 import pathlib
@@ -14,7 +11,7 @@ from bnas_jax.core.errors import UserError
 
 
 def place(path: str) -> Any:
-    """The path of a file or folder, as `root` gives that of a data set."""
+    """The path of a file or folder, of the type that `root` returns."""
     if paths.is_address(path):
         return epath.Path(path)
     return pathlib.Path(path)
@@ -28,20 +25,21 @@ def size(path: str) -> int:
 
 
 def root(path: Any, option: str) -> Any:
-    """The path of the folder that was given as `option`.
+    """The path of a data set's folder.
 
-    It is a `pathlib.Path`, or at an address an `epath.Path`, which has the same
-    methods. That one takes longer to make: 110,000 files were found in 1.4 s with it,
-    in 0.4 s without.
+    It is a `pathlib.Path`, or for an address an `epath.Path`, which has the same
+    methods but is slower: listing 110,000 files took 1.4 s instead of 0.4 s.
 
     Raises `UserError` for an address that cannot be opened here.
+
+    option: the option or setting that gave the path, for messages.
     """
     if not paths.is_address(path):
         return paths.local(path, option)
     try:
         found = epath.Path(path)
         found.exists()
-    # Each kind of address, such as gs://, has another library behind it, with other
+    # Each kind of address, such as gs://, is opened by another library, with other
     # exceptions.
     except Exception as error:
         one_line = " ".join(str(error).split())

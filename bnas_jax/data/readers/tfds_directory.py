@@ -1,7 +1,4 @@
-"""The directory of a TFDS data set on disk.
-
-From a name and a path to the directory of one version.
-"""
+"""Finds the directory of one version of a TFDS data set on disk."""
 
 import re
 from typing import Any
@@ -9,17 +6,16 @@ from typing import Any
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.readers import roots
 
-# The data directory that TFDS takes where none is given, and the file that the
-# directory of each version has.
+# TFDS's default data directory, and the file that the directory of each version has.
 DEFAULT = "~/tensorflow_datasets"
 INFO = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def find(name: str, path: Any) -> Any:
-    """The directory of the newest version of `name`, with its dataset_info.json.
+    """The directory of the newest version of `name` that has a dataset_info.json.
 
-    Raises `UserError` when nothing is there.
+    Raises `UserError` where there is none.
 
     name: NAME, or NAME/CONFIG.
     path: the data directory that holds NAME/VERSION, the directory NAME, or the
@@ -46,7 +42,7 @@ def find(name: str, path: Any) -> Any:
 
 
 def _newest_first(directory: Any) -> list:
-    """The directories of versions in a directory; none where it is missing."""
+    """The versions' directories in a directory, [] if the latter does not exist."""
     if not directory.is_dir():
         return []
     versions = [d for d in directory.iterdir() if _VERSION.fullmatch(d.name)]
@@ -56,6 +52,7 @@ def _newest_first(directory: Any) -> list:
 
 
 def _missing(name: str, path, what: str) -> str:
+    """The message for a missing set. what: what was found instead, as a clause."""
     command = f"python -m bnas_jax data prepare {name} --out={path or DEFAULT}"
     return (
         f"{name}: {what}; set config.dataset.path to the TFDS data directory that "

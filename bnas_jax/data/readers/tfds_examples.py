@@ -1,6 +1,6 @@
-"""The examples of a TFDS data set in ArrayRecord format, without TensorFlow.
+"""Reads the encoded examples of a TFDS data set in ArrayRecord format.
 
-Their images are still encoded.
+TensorFlow is not needed.
 """
 
 import contextlib
@@ -17,12 +17,14 @@ from bnas_jax.data.readers.encoded import Encoded, ReadOptions, Unreadable
 
 # The number of examples whose labels are read at once.
 _CHUNK = 1024
-# Files that a process may open: each shard that it has read from stays open, of which
-# ImageNet has 1,088. Many systems allow 1,024 unless a process asks for more.
+# The number of files that a process should be able to open. Each shard that it has read
+# from stays open, and ImageNet has 1,088; many systems allow 1,024 unless a process
+# asks for more.
 _OPEN_FILES = 65_536
-# Splits that can be the test set; the first that is there is taken.
+# Splits that can be the test set; the first one that exists is taken.
 _TEST_SPLITS = ("test", "validation")
-# Sets whose results are always measured on their test set: without it they are refused.
+# Sets whose results are always measured on their own test set: they are refused without
+# it.
 _WITH_TEST = ("cifar10", "cifar100", "imagenet2012")
 # Sets whose test images have no labels, which TFDS marks as -1.
 _UNLABELLED_TEST = ("imagenet2012",)
@@ -37,7 +39,7 @@ class Records:
     def __init__(self, directory: Any, split: str):
         self.directory, self.split = directory, split
 
-    # Pickled without its open files.
+    # Pickle only the arguments: open files cannot be pickled.
     def __reduce__(self):
         return Records, (self.directory, self.split)
 
@@ -50,8 +52,7 @@ class Records:
     def read(self, row: int) -> tuple[bytes, int]:
         with _reading(self.directory):
             example = self._source[row]
-        # TFDS reads a shard that is cut short as an example without an image or a
-        # label.
+        # From a truncated shard, TFDS reads an example without an image or a label.
         if not example["image"] or example["label"] is None:
             raise UserError(
                 f"cannot read {self.where(row)} (a shard is damaged); copy or prepare "
@@ -64,7 +65,7 @@ class Records:
         labels = np.empty(size, np.int64)  # (N,)
         for start in range(0, size, _CHUNK):
             stop = min(start + _CHUNK, size)
-            # Several at once, as ArrayRecord reads those in parallel.
+            # ArrayRecord reads several examples in parallel.
             with _reading(self.directory):
                 rows = list(range(start, stop))
                 examples = self._source.__getitems__(rows)
@@ -90,9 +91,9 @@ class Records:
 def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
     """The parts of the data set `name`: "train" and "test", or one of them.
 
-    The set needs the features `image` and `label`. The part "test" is its split test,
-    or validation. Training images whose files are not there are left out, as in a copy
-    for evaluations. Raises `UserError` for a set that cannot be used.
+    The set needs the features `image` and `label`. The part "test" is the split test,
+    or validation. There is no part "train" if its files do not exist, as in a copy for
+    evaluations. Raises `UserError` for a set that cannot be used.
 
     name: NAME, or NAME/CONFIG.
     path: as in `tfds_directory.find`.
@@ -106,14 +107,14 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
     if "train" in builder.info.splits:
         splits["train"] = "train"
 
-    # Of several test splits, the first that has labels.
+    # The test set: the first of these splits that has labels.
     tests = [split for split in _TEST_SPLITS if split in builder.info.splits]
     if name in _UNLABELLED_TEST and "test" in tests:
         tests.remove("test")
     if tests:
         splits["test"] = tests[0]
 
-    # A set needs a part, and some sets their test set.
+    # A set needs at least one part, and some sets need their test set.
     if not splits or (name in _WITH_TEST and not tests):
         found = ", ".join(builder.info.splits)
         raise UserError(
@@ -136,7 +137,7 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
 def has_files(directory: Any, split: str) -> bool:
     """Whether a directory holds files of that split, in any format.
 
-    directory: of one version; it may be at an address.
+    directory: the directory of one version; it may be at an address.
     """
     return any(directory.glob(f"*-{split}.*"))
 
@@ -144,7 +145,7 @@ def has_files(directory: Any, split: str) -> bool:
 def open_builder(directory: Any) -> Any:
     """The TFDS builder of the version in `directory`.
 
-    It is made without the code that prepared the set.
+    It does not need the code that prepared the set.
     """
     with _reading(directory):
         import tensorflow_datasets as tfds
@@ -153,9 +154,9 @@ def open_builder(directory: Any) -> Any:
 
 
 def check_builder(builder: Any, name: str, directory: Any) -> None:
-    """Raises `UserError` unless the directory holds `name`, and can be read here.
+    """Raises `UserError` unless the directory holds a readable set of that name.
 
-    It needs to be in ArrayRecord format, with images and labels.
+    It must be in ArrayRecord format, with images of 8 bits and labels.
     """
     if builder.name != name.split("/")[0]:
         raise UserError(
@@ -171,8 +172,7 @@ def check_builder(builder: Any, name: str, directory: Any) -> None:
             f"--source={directory} --out=DATA_DIR`"
         )
 
-    # The feature of a class has a number of values; boxes, captions and sequences have
-    # not.
+    # Only a class feature has `num_classes`; boxes, captions and sequences do not.
     features = builder.info.features
     has_both = {"image", "label"} <= set(features)
     if not has_both or not hasattr(features["label"], "num_classes"):
@@ -190,14 +190,15 @@ def check_builder(builder: Any, name: str, directory: Any) -> None:
 def _encoded(
     builder: Any, name: str, split: str, directory: Any, options: ReadOptions
 ) -> Encoded:
-    # Opened once here, so that missing files are noticed before the run begins.
+    """The examples of one split."""
+    # Open the split once here, so that missing files are noticed before a run begins.
     _source(builder, split, directory)
     size = builder.info.splits[split].num_examples
     if not size:
         raise UserError(f"{name}: a split without examples; prepare the dataset again")
 
-    # One channel, or one beside transparency, is gray. Where the number is unknown,
-    # images are read in colour, which can show gray ones, too.
+    # Images of one channel, or of one channel and transparency, are gray. If the number
+    # of channels is not known, read images as RGB, which includes gray ones.
     features = builder.info.features
     channels = options.channels
     if channels is None:
@@ -224,7 +225,7 @@ def _source(builder: Any, split: str, directory: Any) -> Any:
         decoders = {"image": tfds.decode.SkipDecoding()}
         source = builder.as_data_source(split=split, decoders=decoders)
 
-    # Only now are the files known: where the directory holds several formats, the line
+    # The files are known only now: if the directory holds several formats, the line
     # above has chosen one.
     files = builder.info.splits[split].filepaths
     missing = [file for file in files if not file.exists()]
@@ -237,7 +238,7 @@ def _source(builder: Any, split: str, directory: Any) -> Any:
 
 
 def _allow_open_files() -> None:
-    """Lets this process open `_OPEN_FILES` files, or as many as it may ask for."""
+    """Allows this process `_OPEN_FILES` open files, or as many as is permitted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES
     if hard != resource.RLIM_INFINITY:
@@ -248,13 +249,13 @@ def _allow_open_files() -> None:
 
 @contextlib.contextmanager
 def _reading(directory: Any):
-    """Turns what the reading libraries raise into a `UserError`.
+    """Turns whatever the libraries raise while reading into a `UserError`.
 
-    Their exceptions share no base class, hence `Exception`.
+    Their exceptions have no common base class.
     """
     try:
         yield
-    # An error of ours has its advice already.
+    # Our own errors already say what to do.
     except (UserError, MemoryError):
         raise
     except ImportError as error:
@@ -267,7 +268,7 @@ def _reading(directory: Any):
         if "Too many open files" in str(error):
             advice = "let a process open one more for each shard: `ulimit -n 4096`"
         message = f"cannot read {directory} ({first_line(error)}); {advice}"
-        # A shard that is damaged stays so.
+        # A damaged shard stays damaged; other errors may pass.
         if "Corrupted" in message:
             raise UserError(message) from error
         raise Unreadable(message) from error

@@ -1,6 +1,6 @@
 """The contents of folders of images: image files at any depth.
 
-What operating systems and other programs add there is left out.
+Files that operating systems and other programs add are left out.
 """
 
 import collections
@@ -37,8 +37,8 @@ SUFFIXES = (
     ".sgi",
     ".qoi",
 )
-# Entries of folders that are no one's data, in lower case. All names that begin with a
-# dot are left out, too.
+# Names, in lower case, of files and folders that systems and programs leave behind.
+# Names that begin with a dot are left out, too.
 _LEFT_BEHIND = (
     "__macosx",
     "@eadir",
@@ -61,7 +61,7 @@ def is_image(name: str) -> bool:
 
 
 def entries(directory: Any) -> list:
-    """What is in a directory, sorted by name.
+    """The files and folders in a directory, sorted by name.
 
     Raises `UserError` where it cannot be listed.
     """
@@ -73,13 +73,13 @@ def entries(directory: Any) -> list:
             "or move it away"
         ) from error
 
-    # Without what systems and other programs leave behind.
+    # Leave out what systems and other programs leave behind.
     kept = []
     for entry in found:
         name = entry.name.lower()
         if not name.startswith(".") and name not in _LEFT_BEHIND:
             kept.append(entry)
-    # File systems list in any order, and labels come from this one.
+    # Sort, because file systems list in any order, and the labels depend on the order.
     return sorted(kept, key=lambda entry: entry.name)
 
 
@@ -95,15 +95,17 @@ def holds_images(directory: Any) -> bool:
 
 def holds_folders_of_images(directory: Any) -> bool:
     """Whether there are images anywhere below the folders of a directory."""
-    # The directory itself has an empty path.
-    below = (found for path, found in _tree(directory) if path)
-    return any(is_image(entry.name) for found in below for entry in found)
+    for path, found in _tree(directory):
+        # The directory itself has an empty path.
+        if path and any(is_image(entry.name) for entry in found):
+            return True
+    return False
 
 
 def images(directory: Any) -> tuple[list[str], collections.Counter]:
-    """(paths of the images in a directory, numbers of other files by suffix).
+    """(sorted paths of the images in a directory, {suffix: number of other files}).
 
-    Both are of files in the directory and in the folders below it; paths are sorted.
+    Files in the folders below it are included; paths are relative to it.
     """
     paths: list[str] = []
     others: collections.Counter = collections.Counter()
@@ -126,23 +128,24 @@ def by_suffix(files: Mapping[str, int]) -> str:
 
 
 def no_images(others: Mapping[str, int]) -> str:
-    """What `images` found beside images, as part of a sentence."""
-    return f"{sum(others.values())} files that are no images ({by_suffix(others)})"
+    """The other files that `images` found, as part of a sentence."""
+    return f"{sum(others.values())} files that are not images ({by_suffix(others)})"
 
 
 def _tree(
     directory: Any, prefix: str = "", above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, list]]:
-    """(path below the first directory, entries) of each folder in a tree.
+    """(path relative to the root of a tree, entries) of each folder in the tree.
 
-    The first one is the directory itself.
+    The first folder is the root itself, with an empty path.
 
-    prefix: the path of `directory` below the first one.
-    above: the folders from the first one down to it.
+    prefix: the path of `directory` relative to the root.
+    above: the real paths of the folders from the root down to `directory`.
     """
     place = os.path.realpath(directory)
-    # A link back up would not end. One to a folder around the first one, such as from a
-    # class to the folder of all classes, would bring in what is beside it.
+    # Do not follow a link to a folder that contains this one, as it would not end, or
+    # that contains the root: a link from a class to the folder of all classes would add
+    # the images of the other classes.
     around = place.rstrip("/") + "/"
     if any(f"{folder}/".startswith(around) for folder in above):
         return
@@ -156,9 +159,8 @@ def _tree(
 def _is_folder(entry: Any) -> bool:
     """Whether an entry is a folder.
 
-    One with the name of an image is taken for an image, which cannot be opened then. So
-    entries need not be opened where their names say enough: it would take long in large
-    sets.
+    An entry with the name of an image is taken for an image without asking the file
+    system, which would take long in large sets. If it is a folder, reading it fails.
     """
     try:
         return not is_image(entry.name) and entry.is_dir()

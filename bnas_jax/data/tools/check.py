@@ -1,6 +1,6 @@
-"""Reading all of a data set (`data check`).
+"""Reads all images of a data set, and counts them (`data check`).
 
-It counts the examples of each class, their sizes, and what cannot be read.
+It counts the examples of each class, the sizes of images, and unreadable files.
 """
 
 import collections
@@ -15,44 +15,45 @@ from bnas_jax.data import load
 from bnas_jax.data.readers import images
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions, in_threads
 
-# The number of unreadable images that the summary names.
+# The largest number of unreadable images that the summary names.
 _NAMED = 100
 
 
 class _Example(NamedTuple):
-    """What is said about an example."""
+    """The result of reading an example."""
 
-    # What is wrong with an image that cannot be read, and has none of the rest.
+    # The error of an image that cannot be read; the other fields then have no meaning.
     problem: str = ""
     label: int = -1
     # (height, width).
     shape: tuple[int, int] = (0, 0)
-    # Alike for images of the same pixels.
+    # A hash, equal for images with the same pixels.
     pixels: Hashable = None
     # See `images.is_turned`.
     turned: bool = False
 
 
 def check(name: str, path: Any, options: ReadOptions) -> dict:
-    """Reads every image of a data set, and counts.
+    """Reads every image of a data set; returns a summary.
 
-    The summary has the examples by class and part, the range of sizes, the number of
-    unreadable images (each is named on stderr, the first 100 are returned), that of
-    images which are read as they are stored but shown turned, and the files left out as
-    they are no images, by suffix. Test images that are training images, too, are
-    counted and named on stderr. A folder without parts is one part, "all", unless
-    `options.split` divides it.
+    For each part, the summary has the number of examples by class, the range of sizes,
+    the number of unreadable images (all are named on stderr, the first 100 in the
+    summary), the number of images that viewers rotate (`images.is_turned`), and the
+    number of files that are not images, by suffix. Test images that are also training
+    images are counted and named on stderr. A folder without parts is one part, "all",
+    unless `options.split` divides it.
 
     Raises `UserError` for arrays, for an unknown name and for missing files. An
-    image that cannot be read is counted, and no error.
+    unreadable image is counted, and is not an error.
 
     name: as in `config.dataset.name`.
-    path: where its files are, see `load.load`.
-    options: how images are read; of them the split and the channels have a part in it.
+    path: where the files are, see `load.load`.
+    options: how images are read; only the split, the channels and the value of white
+        matter here.
     """
     if name == "digits":
         raise UserError(
-            "the digits come with the package and are whole; name a dataset on disk"
+            "the digits come with the package and are complete; name a dataset on disk"
         )
     if name == "npz":
         raise UserError(
@@ -66,7 +67,7 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
         train, test = load.divided(encoded, options)
         encoded = {"train": train, "test": test}
 
-    # All parts have the same classes and channels: the first one says them.
+    # All parts have the same classes and channels: take those of the first one.
     parts: dict[str, dict] = {}
     rows: dict[str, dict] = {}
     for part, examples in encoded.items():
@@ -84,14 +85,14 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
 
 
 def _check_part(examples: Encoded) -> tuple[dict, dict[Hashable, int]]:
-    """(the summary of one part, the reader's row of each image by its pixels)."""
+    """(the summary of one part, {hash of the pixels: row of the image})."""
     counts: collections.Counter = collections.Counter()
     shapes: list[tuple[int, int]] = []
     unreadable: list[str] = []
     rows: dict[Hashable, int] = {}
     turned = 0
 
-    # Every image is read.
+    # Read every image.
     read = lambda number: _check_example(examples, number)
     for number, example in enumerate(in_threads(read, len(examples))):
         if example.problem:
@@ -110,7 +111,7 @@ def _check_part(examples: Encoded) -> tuple[dict, dict[Hashable, int]]:
             file=sys.stderr,
         )
 
-    # Heights and widths; 0 where no image can be read.
+    # The heights and widths; 0 if no image can be read.
     sizes = np.zeros((1, 2), int)
     if shapes:
         sizes = np.array(shapes)  # (images, 2)
@@ -130,9 +131,11 @@ def _check_part(examples: Encoded) -> tuple[dict, dict[Hashable, int]]:
 
 
 def _in_both(encoded: dict[str, Encoded], rows: dict[str, dict[Hashable, int]]) -> int:
-    """The number of test images that are training images, too; each is named.
+    """The number of test images that are also training images; each is named.
 
-    A network knows them. rows: see `_check_part`, by part.
+    Accuracies on such images are too high.
+
+    rows: part -> the rows that `_check_part` returns.
     """
     found = 0
     for pixels, row in rows.get("test", {}).items():
@@ -151,7 +154,7 @@ def _check_example(examples: Encoded, number: int) -> _Example:
         pixels, label = examples.whole(number)
         data, _ = examples.reader.read(int(examples.rows[number]))
     except images.BadImage as error:
-        # Without the advice behind the semicolon, which is for a training.
+        # Leave out the advice after the semicolon, which is for a training.
         return _Example(problem=str(error).partition(";")[0])
     except UserError as error:
         return _Example(problem=str(error))

@@ -1,6 +1,6 @@
-"""From TFRecord to ArrayRecord without TensorFlow.
+"""Converts a prepared TFDS data set from TFRecord to ArrayRecord, without TensorFlow.
 
-The records of a prepared TFDS data set are copied, and each is checked.
+Records are copied, and the checksum of each is verified.
 """
 
 import contextlib
@@ -16,17 +16,18 @@ from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.readers import tfds_directory, tfds_examples
 
-# In the names of files, and as TFDS names the formats.
+# TFDS's names for the formats, which are also in the names of files.
 _SUFFIX, _NEW_SUFFIX = "tfrecord", "array_record"
 
 
 def convert(source: str, out: str) -> dict:
     """Writes the TFDS set at `source` in ArrayRecord format into `out`.
 
-    Shards are written beside their place and renamed when whole, in VERSION.incomplete,
-    which becomes VERSION at the end: after a crash the same command goes on with the
-    shards that are missing. The source is only read. Raises `UserError` for a shard
-    that is missing, cut short or damaged, and leaves nothing of that shard.
+    Shards are written into VERSION.incomplete, each under another name until it is
+    complete; at the end this directory is renamed to VERSION. After a crash, the same
+    command continues with the missing shards. The source is only read. Raises
+    `UserError` for a shard that is missing, truncated or damaged, and removes what was
+    written of it.
 
     source: the directory of one version, with dataset_info.json.
     out: a TFDS data directory.
@@ -45,7 +46,7 @@ def convert(source: str, out: str) -> dict:
     target = data_directory / info["name"] / configuration / info["version"]
     if target.resolve() == directory.resolve():
         raise UserError(
-            f"--out={out} is where the source stands; write into another data directory"
+            f"--out={out} is where the source is; write into another data directory"
         )
     if target.exists():
         raise UserError(
@@ -69,7 +70,10 @@ def _convert(
     shards: list[tuple[pathlib.Path, int]],
     target: pathlib.Path,
 ) -> dict:
-    """`convert` of checked directories. shards: (file, number of its records) each."""
+    """`convert` for directories that were checked.
+
+    shards: (file, number of its records) of each shard.
+    """
     part = target.with_name(target.name + ".incomplete")
     part.mkdir(parents=True, exist_ok=True)
 
@@ -87,7 +91,7 @@ def _convert(
                 data = file.read_bytes()
             (part / file.name).write_bytes(data)
 
-    # The description of the set; then the directory is whole, and gets its name.
+    # Write the description of the set; the directory is then complete, and is renamed.
     converted = json.dumps(_converted(info), indent=2)
     (part / tfds_directory.INFO).write_text(converted)
     os.replace(part, target)
@@ -101,13 +105,13 @@ def _convert(
 def read_records(path: pathlib.Path) -> Iterator[bytes]:
     """The records of a TFRecord file.
 
-    Raises `UserError` where it cannot be read, is cut short, or a checksum does not
-    fit.
+    Raises `UserError` where the file cannot be read or is truncated, or a checksum does
+    not match.
     """
     with _reading(path), path.open("rb") as file:
         number = 0
-        # A record is its length in 8 bytes, their checksum in 4, the data, and their
-        # checksum in 4.
+        # A record is: the length of the data (8 bytes), the checksum of the length (4),
+        # the data, and the checksum of the data (4).
         while header := file.read(12):
             where = f"{path}, record {number}"
             length, checksum = header[:8], header[8:]
@@ -123,14 +127,14 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
 def _reading(path: pathlib.Path):
     """Turns an error of reading a file of the source into a `UserError`.
 
-    An error of writing gets another advice.
+    `convert` handles errors of writing.
     """
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot read {path} ({error.strerror or error}); mend that or copy the "
-            "file again, the same command goes on"
+            f"cannot read {path} ({error.strerror or error}); correct that or copy the "
+            "file again, then the same command continues"
         ) from error
 
 
@@ -143,18 +147,19 @@ def masked_crc(data: bytes) -> int:
 
 
 def _checked(data: bytes, checksum: bytes, what: str) -> bytes:
-    """The data, if its checksum fits; else raises `UserError`."""
-    # The checksum is an unsigned integer of 4 bytes; at the end of a file that is cut
-    # short it has fewer.
+    """The data itself. Raises `UserError` if its checksum does not match."""
+    # The checksum is an unsigned integer of 4 bytes; at the end of a truncated file it
+    # has fewer.
     expected = struct.pack("<I", masked_crc(data))
     if checksum != expected:
         raise UserError(
-            f"{what} is damaged (its checksum does not fit); copy the file again"
+            f"{what} is damaged (its checksum does not match); copy the file again"
         )
     return data
 
 
 def _exactly(file: BinaryIO, size: int, what: str) -> bytes:
+    """The next `size` bytes of a file. Raises `UserError` if there are fewer."""
     data = file.read(size)
     if len(data) < size:
         raise UserError(f"{what} is cut short; copy the file again")
@@ -165,13 +170,12 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
     """Writes one shard. length: the number of records that it should have."""
     from array_record.python import array_record_module
 
-    # An earlier run has renamed it, so it is whole.
+    # An earlier run has renamed it, so it is complete.
     if target.exists():
         return
 
     part = target.with_name(target.name + ".part")
-    # Groups of one record, as TFDS writes them: any record is read without its
-    # neighbours.
+    # Groups of one record, as in TFDS, so that a record is read without its neighbours.
     writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")
     count = 0
     try:
@@ -196,12 +200,12 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
 def _read_info(directory: pathlib.Path) -> dict:
     """The dataset_info.json of a set in TFRecord format.
 
-    Raises `UserError` where it is not that of such a set.
+    Raises `UserError` where it cannot be read, and for another format.
     """
     path = directory / tfds_directory.INFO
     try:
         info = json.loads(path.read_text())
-        # Both are needed for the target's path.
+        # Both are needed for the path of the target.
         _ = info["name"], info["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -230,13 +234,13 @@ def _shards(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
 
 
 def _converted(info: dict) -> dict[str, Any]:
-    """dataset_info.json for the new format.
+    """The contents of dataset_info.json for the new format.
 
-    The format stands in an entry of its own and in the names of the files.
+    The format is an entry of its own, and part of the names of files.
     """
     splits = []
     for split in info.get("splits", []):
-        # The template of the files' names may have the format in it.
+        # The template of the files' names may contain the format.
         if "filepathTemplate" in split:
             template = split["filepathTemplate"].replace(_SUFFIX, _NEW_SUFFIX)
             split = {**split, "filepathTemplate": template}

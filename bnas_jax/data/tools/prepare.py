@@ -1,6 +1,6 @@
-"""Downloading and preparing a data set with TFDS, which needs TensorFlow.
+"""Downloads and prepares a data set with TFDS, which needs TensorFlow.
 
-Reading what was prepared does not.
+Reading a prepared set does not need it.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ _READY = ("digits", "folder", "npz")
 
 
 def prepare(name: str, out: str | None) -> dict:
-    """Prepares a data set in ArrayRecord format, and says what was made.
+    """Prepares a data set in ArrayRecord format; returns its size and directory.
 
-    Raises `UserError` for what needs no preparation, without TensorFlow, and where
-    files cannot be downloaded: it names them, and where to put them.
+    Raises `UserError` for a set that needs no preparation, without TensorFlow, and
+    where files cannot be downloaded: the message names them, and where to put them.
 
     name: NAME, or NAME/CONFIG.
-    out: the data directory; None is that of TFDS.
+    out: the data directory; None is TFDS's default.
     """
     if name in _READY:
         raise UserError(
@@ -34,17 +34,17 @@ def prepare(name: str, out: str | None) -> dict:
     _check_tensorflow(name)
     import tensorflow_datasets as tfds
 
-    # Files that the user has put into `manual` are used.
+    # TFDS uses the files that a user has put into `manual`.
     downloads = root / "downloads"
     manual = downloads / "manual"
     _check_network(name, downloads=downloads, manual=manual)
     config = tfds.download.DownloadConfig(manual_dir=str(manual))
     try:
-        # Its tables and bars go to stdout, where only the summary belongs.
+        # TFDS prints tables and progress bars to stdout, which is for the summary.
         with contextlib.redirect_stdout(sys.stderr):
             builder = tfds.builder(name, data_dir=str(root), file_format="array_record")
             builder.download_and_prepare(download_config=config)
-    # TFDS raises whatever its builders and downloaders do.
+    # TFDS raises whatever its builders and downloaders raise.
     except Exception as error:
         raise UserError(_explained(name, error=error, manual=manual)) from error
 
@@ -61,7 +61,7 @@ def _check_tensorflow(name: str) -> None:
     """Raises `UserError` where TensorFlow cannot be imported."""
     try:
         importlib.import_module("tensorflow")
-        # TFDS needs this one, too, and does not say so.
+        # TFDS needs this package, too, but does not require it.
         importlib.import_module("importlib_resources")
     except ImportError as error:
         raise UserError(
@@ -72,13 +72,13 @@ def _check_tensorflow(name: str) -> None:
 
 
 def _check_network(name: str, downloads: Any, manual: Any) -> None:
-    """Raises `UserError` at once where no server can be found.
+    """Raises `UserError` at once if there is no network, but it is needed.
 
-    TFDS would try for minutes. It is not needed where files are there already.
+    TFDS would try for minutes.
     """
-    # Files that are there already need no network.
+    # No network is needed if files were downloaded already.
     for file in downloads.glob("*/*"):
-        # A download that is not finished has .tmp. in its name.
+        # An unfinished download has .tmp. in its name.
         if ".tmp." not in file.name and file.is_file():
             return
 
@@ -92,7 +92,7 @@ def _check_network(name: str, downloads: Any, manual: Any) -> None:
 
 
 def _explained(name: str, error: Exception, manual: Any) -> str:
-    """The error of a set that could not be prepared, with what to do about it."""
+    """The message for a set that could not be prepared, with what to do about it."""
     import tensorflow_datasets as tfds
 
     one_line = " ".join(str(error).split())
@@ -100,7 +100,7 @@ def _explained(name: str, error: Exception, manual: Any) -> str:
     if isinstance(error, tfds.core.registered.DatasetNotFoundError):
         return f"TFDS knows no dataset {name!r}; see its catalog"
 
-    # Most failures can be mended by hand: TFDS finds files that the user puts there.
+    # Most failures can be solved by hand: TFDS finds files that the user puts there.
     files = _files(name)
     return (
         f"cannot prepare {name} ({reason}); without a network, put {files} into "
@@ -109,11 +109,11 @@ def _explained(name: str, error: Exception, manual: Any) -> str:
 
 
 def _files(name: str) -> str:
-    """The names and addresses of the files that a set is made from.
+    """The names and addresses of the files from which a set is prepared, as a phrase.
 
-    They are those that TFDS would download, or that have to be downloaded by hand.
+    TFDS downloads them, or the user has to.
     """
-    # TFDS does not download ImageNet: its images have a licence to agree to.
+    # TFDS does not download ImageNet, since one must agree to its licence.
     if name == "imagenet2012":
         return "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
     known = [f"{file} (from {url})" for url, file in _urls(name).items()]
@@ -126,13 +126,13 @@ def _files(name: str) -> str:
 
 
 def _urls(name: str) -> dict[str, str]:
-    """The addresses from which TFDS loads a set, and the names of the files.
+    """{address: name of the file} of the files that TFDS downloads for a set.
 
-    {} where TFDS does not say them beforehand.
+    {} where TFDS does not list them.
     """
     import tensorflow_datasets as tfds
 
-    # Errors are of an unknown name, or of a builder without a list of its files.
+    # Ignore the errors of an unknown name, and of a builder without a list of files.
     with contextlib.suppress(Exception):
         infos = tfds.builder_cls(name.split("/")[0]).url_infos or {}
         return {url: info.filename for url, info in infos.items() if info.filename}
