@@ -64,8 +64,8 @@ def _explain_os(error: OSError) -> str:
     where = " and ".join(names) or "a file"
     reason = error.strerror or _first_line(error)
     return (
-        f"cannot use {where} ({reason}); mend that or choose another place, the same "
-        f"command goes on ({_HINT})"
+        f"cannot use {where} ({reason}); repair that or choose another place, the same "
+        f"command continues ({_HINT})"
     )
 
 

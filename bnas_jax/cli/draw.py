@@ -114,7 +114,7 @@ def _search(given: str) -> RunDirectory:
     run_directory = RunDirectory(given)
     if run_directory.config().get("task") != "search":
         raise UserError(
-            f"{given} holds no search; --strip takes the work directory of a search"
+            f"{given} contains no search; --strip takes the work directory of a search"
         )
     return run_directory
 

@@ -60,7 +60,7 @@ def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
         )
     if f"{function}() missing 1 required positional argument" in message:
         return (
-            f"{function}() of {file} takes a variant; write it behind a colon, "
+            f"{function}() of {file} takes a variant; write it after a colon, "
             f"{file}:VARIANT"
         )
     return message

@@ -111,7 +111,7 @@ def _network(file: pathlib.Path, content: PackedFile) -> PackedNetwork:
         run = settings.from_config(dict(content.settings))
     except UserError as error:
         names = ", ".join(str(entry.get("file")) for entry in content.extensions)
-        advice = "export it anew"
+        advice = "export it again"
         if names:
             advice = f"import the extension {names} first"
         raise UserError(
@@ -144,7 +144,7 @@ def _check(
         if found.get(path) != expected.get(path):
             raise UserError(
                 f"{file} is damaged: {'/'.join(path)} has the shape {found.get(path)}, "
-                f"in the network of its settings {expected.get(path)}; export it anew"
+                f"in the network of its settings {expected.get(path)}; export it again"
             )
 
 

@@ -199,6 +199,6 @@ def _check_signs(signs: np.ndarray, name: str) -> None:
     # Only a user's scheme can give others.
     if not np.all(np.abs(signs) == 1):
         raise UserError(
-            f"the scheme's signs of {name} are not all -1 or 1, and one bit holds no "
+            f"the scheme's signs of {name} are not all -1 or 1, and one bit stores no "
             "others; return signs from `weights`, and factors as its operands"
         )

@@ -112,7 +112,7 @@ def read(path: pathlib.Path) -> PackedFile:
         raise UserError(
             f"{path} has the format {header.get('format')} of bnas-jax "
             f"{header.get('bnas_jax')}; this is {__version__}, which reads format "
-            f"{FORMAT}: use that version, or export it anew"
+            f"{FORMAT}: use that version, or export it again"
         )
 
     # Any other surprise in a header or an array means that the file is damaged.
@@ -127,7 +127,7 @@ def read(path: pathlib.Path) -> PackedFile:
         )
     except _DAMAGE as error:
         message = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged ({message}); export it anew") from None
+        raise UserError(f"{path} is damaged ({message}); export it again") from None
 
 
 def _check_hashes(header: Mapping, arrays: Mapping[str, np.ndarray]) -> None:
@@ -198,7 +198,7 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is not a complete file of a packed network ({error}); export it "
-            "anew with --format=packed"
+            "again with --format=packed"
         ) from None
 
     # It must be one of this package: its metadata has the header.
@@ -210,7 +210,7 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
     try:
         return json.loads(metadata[_HEADER]), arrays
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); export it anew") from None
+        raise UserError(f"{path} is damaged ({error}); export it again") from None
 
 
 def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:

@@ -104,7 +104,7 @@ def read_images(given: str, network: PackedNetwork) -> Images:
     given: an array in a .npy file, an image file, or a folder with images at any depth.
 
     Images of files get the size that the network was trained on, as in an evaluation;
-    an array must have that size. Raises `UserError` for what is not there, holds no
+    an array must have that size. Raises `UserError` for what is not there, contains no
     images, or has another size.
     """
     path = paths.local(given, "--input")
@@ -115,7 +115,7 @@ def read_images(given: str, network: PackedNetwork) -> Images:
         if not names:
             known = ", ".join(suffix[1:] for suffix in walk.SUFFIXES)
             raise UserError(
-                f"{path} holds no image ({known}) and {others.total()} other files; "
+                f"{path} contains no image ({known}) and {others.total()} other files; "
                 "name a folder of images"
             )
         if others:
@@ -167,7 +167,8 @@ def _pixels_of_array(
         pixels = None
     if not isinstance(pixels, np.ndarray):
         raise UserError(
-            f"{path} is not a complete .npy file of numbers; save it anew by numpy.save"
+            f"{path} is not a complete .npy file of numbers; save it again with "
+            "numpy.save"
         )
 
     # Gray images may lack the axis of channels, a single image the axis of images.

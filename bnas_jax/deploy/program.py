@@ -77,7 +77,7 @@ def program(
 def _refusal(error: Exception, target: Target) -> str:
     """Why a network cannot be written, and what to do."""
     reason, *_ = str(error).splitlines()
-    images, advice = f"{target.batch_size} images", "mend its modules"
+    images, advice = f"{target.batch_size} images", "change its modules"
     if target.batch_size is None:
         images = "any number of images"
         advice += (

@@ -52,7 +52,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     # Leave out everything but numbers, for instance lists of names.
     arrays = {name: array for name, array in arrays.items() if _has_numbers(array)}
     if not arrays:
-        raise UserError(f"{path} holds no arrays of numbers")
+        raise UserError(f"{path} contains no arrays of numbers")
     return arrays
 
 
@@ -81,7 +81,7 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
             reason = "it is of another kind"
         raise UserError(
             f"{file} is not a complete .npz file of plain arrays ({reason}); save them "
-            "anew by numpy.savez"
+            "again with numpy.savez"
         ) from None
 
 
@@ -98,7 +98,7 @@ def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
     except (SafetensorError, *damaged) as error:
         raise UserError(
             f"{file} is not a complete .safetensors file of numbers that NumPy has "
-            f"({error}); save it anew"
+            f"({error}); save it again"
         ) from None
 
 
@@ -146,5 +146,5 @@ def _state_dict(file: pathlib.Path, state: Any) -> dict[str, Any]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
-        raise UserError(f"{file} holds no state_dict")
+        raise UserError(f"{file} contains no state_dict")
     return state

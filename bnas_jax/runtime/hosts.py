@@ -341,7 +341,7 @@ class Watchdog:
                 message = (
                     f"nothing came for {self._seconds:g} s after step {self._step}: "
                     f"another of the {count()} processes is lost or hangs; the same "
-                    "command on all of them goes on from the last checkpoint (or raise "
-                    "config.distributed.timeout_seconds)"
+                    "command on all of them continues from the last checkpoint (or "
+                    "raise config.distributed.timeout_seconds)"
                 )
                 _end(message, LOST)

@@ -34,7 +34,7 @@ class Stopped(Exception):
     def __init__(self, number: int, step: int):
         super().__init__(
             f"stopped by {signal.Signals(number).name} at step {step}; the same "
-            "command goes on from there"
+            "command continues from there"
         )
         self.exit_code = 128 + number
 

@@ -199,7 +199,7 @@ class Searcher:
     def restart(
         self, key, tried: Sequence[Tried], dtype=jnp.float32
     ) -> Mapping[str, Any]:
-        """alpha of the next candidate, where a search begins anew (`restart_epochs`).
+        """The alpha of the next candidate, at each restart (`restart_epochs`).
 
         By default it is drawn as the first one was.
 

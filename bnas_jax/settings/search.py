@@ -229,7 +229,7 @@ class SearchSettings(RunSettings):
         nearest = period * max(round(self.num_epochs / period), 1)
         message = (
             f"config.num_epochs={self.num_epochs} must be a multiple of {period}, the "
-            "epochs after which this searcher begins anew (a setting of "
+            "epochs after which this searcher restarts (a setting of "
             f"config.searcher): write config.num_epochs={nearest}"
         )
         require(self.num_epochs % period == 0, message)

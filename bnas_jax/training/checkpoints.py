@@ -192,7 +192,7 @@ class Checkpoints(CheckpointReader):
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"cannot save a checkpoint in {self.directory} ({reason_of(error)}); "
-                "make room there or mend it, the same command goes on from step "
+                "make room there or repair it, the same command continues from step "
                 f"{max(self.steps(), default=0)}"
             ) from error
 

@@ -68,10 +68,10 @@ class DivergenceCheck:
         if broken is None:
             broken = step
         good = self.checkpoints.last_before(broken)
-        goes_on = "begins anew, as there is no good checkpoint"
+        goes_on = "starts again, as there is no good checkpoint"
         if good is not None:
             goes_on = (
-                f"goes on from step {good}, the last good checkpoint in "
+                f"continues from step {good}, the last good checkpoint in "
                 f"{self.workdir.checkpoints}"
             )
         return UserError(

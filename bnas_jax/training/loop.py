@@ -290,7 +290,7 @@ class _Loop:
         self.started = time.monotonic()
 
         # The record is written before the save: after a crash between the two, the next
-        # start removes it and writes it again.
+        # start removes it and rewrites it.
         self.log.write(record)
         self.progress.say(line_of(record))
         self.log.note(line_of(record))

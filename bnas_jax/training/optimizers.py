@@ -73,7 +73,7 @@ def for_latents(
     """
     if isinstance(optimizer, LatentOptimizer):
         raise UserError(
-            "this optimizer already treats latent weights; make it anew with scheme=, "
+            "this optimizer already treats latent weights; make it again with scheme=, "
             "or wrap the one inside"
         )
     check_optimizer("optimizer", optimizer)

@@ -40,7 +40,7 @@ def say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
     if step == 0 and records:
         workdir.say(
             f"warning: no checkpoint in {workdir.checkpoints}, though metrics.jsonl "
-            f"has {len(records)} epochs; the run begins anew"
+            f"has {len(records)} epochs; the run starts again"
         )
 
     # The run continues, but some of its epochs have no record.
@@ -49,5 +49,5 @@ def say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
     if missing:
         workdir.say(
             f"warning: metrics.jsonl lacks the records of {len(missing)} of the "
-            f"{epochs} epochs so far; the run goes on without them"
+            f"{epochs} epochs so far; the run continues without them"
         )

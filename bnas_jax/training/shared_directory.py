@@ -38,7 +38,7 @@ def check(folder: pathlib.Path, facts: Facts) -> None:
     of_first = json.loads(hosts.from_first(json_text(facts.known())))
     if facts_lib.difference(facts, facts_lib.from_dict(of_first)):
         problem = (
-            f"the data on {here} is not that of the first process; copy it anew to "
+            f"the data on {here} is not that of the first process; copy it again to "
             "where config.dataset.path is"
         )
     hosts.end_together(problem)

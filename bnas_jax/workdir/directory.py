@@ -21,16 +21,16 @@ GRADIENTS = "gradients.json"
 # A JSON file that a command can write again -> the advice if it is damaged.
 _ANEW = {
     "summary.json": (
-        "the command that made the run, run again with this --workdir, writes it anew"
+        "the command that made the run, run again with this --workdir, rewrites it"
     ),
-    GRADIENTS: "the command gradients, run again with this --workdir, writes it anew",
+    GRADIENTS: "the command gradients, run again with this --workdir, rewrites it",
 }
 
 
 class RunDirectory:
     """The files that a run has written.
 
-    The methods raise `UserError` if the directory holds no run, is damaged, or is of
+    The methods raise `UserError` if the directory contains no run, is damaged, or is of
     another version.
     """
 
@@ -107,7 +107,7 @@ class RunDirectory:
     def _read(self, name: str) -> dict:
         """The contents of a JSON file.
 
-        Raises `UserError` if it is missing, cannot be read, or holds no object.
+        Raises `UserError` if it is missing, cannot be read, or contains no object.
         """
         advice = _ANEW.get(name, "restore it or choose another --workdir")
         try:
@@ -129,7 +129,7 @@ class RunDirectory:
                 f"{self / name} cannot be read ({_reason_of(error)}); {advice}"
             ) from None
         if not isinstance(value, dict):
-            raise UserError(f"{self / name} holds no JSON object; {advice}")
+            raise UserError(f"{self / name} contains no JSON object; {advice}")
         return value
 
     def read_metrics(self) -> list[dict]:

@@ -99,8 +99,8 @@ def room(path: pathlib.Path):
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
-            f"cannot write {path} ({reason}); make room there or mend it, the same "
-            "command goes on"
+            f"cannot write {path} ({reason}); make room there or repair it, the same "
+            "command continues"
         ) from error
 
 
@@ -135,5 +135,5 @@ def convenience(what: str):
     except OSError as error:
         reason = error.strerror or error
         warnings.warn(
-            f"{what} cannot be written ({reason}); the run goes on", stacklevel=3
+            f"{what} cannot be written ({reason}); the run continues", stacklevel=3
         )

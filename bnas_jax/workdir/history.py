@@ -37,5 +37,5 @@ def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
             reason = error.strerror
         raise UserError(
             f"{path} cannot be read ({reason}); the command that made the search, run "
-            "again with this --workdir, writes it anew"
+            "again with this --workdir, rewrites it"
         ) from None

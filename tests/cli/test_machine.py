@@ -202,7 +202,7 @@ def test_a_disk_that_becomes_full_under_the_records(tmp_path):
     with (
         pytest.warns(
             UserWarning,
-            match=r"log\.txt cannot be written \(File too large\); the run goes on",
+            match=r"log\.txt cannot be written \(File too large\); the run continues",
         ),
         no_room(400),
     ):

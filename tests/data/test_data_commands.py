@@ -166,7 +166,7 @@ def test_what_cannot_be_converted(old, tmp_path, capsys):
     assert "is where the source is" in mistake(
         capsys, "convert", f"--source={old}", f"--out={tmp_path}/old"
     )
-    assert "holds no dataset_info.json" in mistake(
+    assert "contains no dataset_info.json" in mistake(
         capsys, "convert", f"--source={tmp_path}", f"--out={tmp_path}/new"
     )
     assert "--out is missing" in mistake(capsys, "convert", f"--source={old}")

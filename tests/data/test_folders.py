@@ -350,7 +350,7 @@ def test_missing_and_empty_folders_are_named(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     assert "is empty" in error(tmp_path / "empty")
     (folder / "train" / "fish").mkdir()
-    assert "train/fish holds no image (jpg, jpeg, png" in error(folder)
+    assert "train/fish contains no image (jpg, jpeg, png" in error(folder)
 
 
 def test_layouts_that_do_not_fit_are_named(tmp_path, folder):

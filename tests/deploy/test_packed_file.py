@@ -216,7 +216,7 @@ def test_a_header_of_other_values_is_damaged(name, content, tmp_path):
     if isinstance(changed, dict):
         changed = header | changed
     save(load_file(path), changed, path)
-    with pytest.raises(UserError, match=r"net.bnas is damaged .*; export it anew"):
+    with pytest.raises(UserError, match=r"net.bnas is damaged .*; export it again"):
         read(path)
 
 

@@ -343,7 +343,7 @@ def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
             f"--input={tmp_path / 'float.npy'}",
         ): "takes pixels uint8 (N, 8, 8, 1)",
         ("predict", model, f"--input={tmp_path / 'text.png'}"): "does not decode",
-        ("predict", model, f"--input={tmp_path / 'empty'}"): "holds no image",
+        ("predict", model, f"--input={tmp_path / 'empty'}"): "contains no image",
         ("predict", model, f"--input={tmp_path / 'white.npy'}"): "numbers up to 255",
         (
             "predict",

@@ -215,7 +215,7 @@ def test_objects_in_a_file_are_not_unpickled(tmp_path):
             "net.bin",
             r"--checkpoint takes \.pt, \.pth, \.pth\.tar, \.npz, \.safetensors",
         ),
-        ("empty.npz", "holds no arrays"),
+        ("empty.npz", "contains no arrays"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name, message):

@@ -299,7 +299,7 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
         ),
         (
             ["--out=c.svg", "--genotype=."],
-            "holds no genotype.json, which a search writes at its end",
+            "contains no genotype.json, which a search writes at its end",
         ),
         (
             ["--out=c.svg", "--genotype=f.json"],
@@ -333,7 +333,7 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
             ["--out=c.svg", "--genotype=.", "--genotype=.", "--strip=2"],
             "write --genotype once",
         ),
-        (["--out=c.svg", "--genotype=train", "--strip=2"], "train holds no search"),
+        (["--out=c.svg", "--genotype=train", "--strip=2"], "train contains no search"),
         (
             ["--out=c.svg", "--genotype=begun", "--strip=2"],
             "has no alphas.npz: no epoch of its search has ended, or the file is lost",

@@ -460,7 +460,7 @@ def test_processes_that_compile_stop_together_at_once(tmp_path, monkeypatch):
     for code, stdout, stderr in pair.wait():
         assert code == 143 and stdout.count("{") == 0, stderr
         assert (
-            "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from "
+            "bnas_jax: stopped by SIGTERM at step 0; the same command continues from "
             "there\n" in stderr
         )
     assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()

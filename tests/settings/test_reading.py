@@ -267,7 +267,7 @@ def test_what_is_another_cell_or_none_is_refused(text, message, tmp_path):
 def test_a_search_that_has_not_ended_and_a_name_too_long_have_one_line(tmp_path):
     """Siblings, which were tracebacks or called neither a file nor a cell."""
     with pytest.raises(
-        UserError, match=r"holds no genotype\.json, which a search writes at its end"
+        UserError, match=r"contains no genotype\.json, which a search writes at its end"
     ):
         genotypes.load(str(tmp_path))
     with pytest.raises(UserError, match="cannot read"):
@@ -416,7 +416,7 @@ def test_a_class_of_other_formats_alone_is_named(tmp_path):
     """With what is there in place of images."""
     write_folder(tmp_path, {"a": 2, "b": 0})
     (tmp_path / "b" / "x.heic").touch()
-    assert "b holds no image (jpg, jpeg, png" in error(tmp_path, split=0.5)
+    assert "b contains no image (jpg, jpeg, png" in error(tmp_path, split=0.5)
     assert "but 1 .heic; put images there, or remove the folder" in error(
         tmp_path, split=0.5
     )

@@ -416,7 +416,7 @@ def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(
         checkpoints.save(4, counting(4))
         with pytest.raises(
             UserError,
-            match=r"cannot save a checkpoint in .*the same command goes on from step 3",
+            match=r"cannot save a checkpoint in .* command continues from step 3",
         ):
             checkpoints.close() if noticed == "at the end" else checkpoints.save(
                 5, counting(5)

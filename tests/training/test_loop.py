@@ -66,7 +66,7 @@ def test_a_signal_stops_after_the_step_with_its_state_saved(
     counted.before = interrupt
     with pytest.raises(
         Stopped,
-        match=f"stopped by {number.name} at step {step}; the same command goes on",
+        match=f"stopped by {number.name} at step {step}; the same command continues",
     ) as caught:
         counted.start()
     assert caught.value.exit_code == code and counted.saved() == [step]
@@ -127,7 +127,7 @@ def test_a_signal_while_it_compiles_stops_at_once(tmp_path, number, code):
     try:
         with pytest.raises(
             Stopped,
-            match=f"stopped by {number.name} at step 0; the same command goes on",
+            match=f"stopped by {number.name} at step 0; the same command continues",
         ) as caught:
             counted.start()
     finally:
@@ -177,7 +177,7 @@ def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(
     for _ in range(2):
         with pytest.raises(
             Stopped,
-            match=f"stopped by SIGTERM at step {step}; the same command goes on",
+            match=f"stopped by SIGTERM at step {step}; the same command continues",
         ):
             counted.start(top1=lambda epoch: 50.0 + epoch)
         assert counted.saved()[-1] == step and counted.records() == RECORDS[:epoch]
@@ -241,7 +241,7 @@ def test_a_stop_whose_state_cannot_be_saved_is_an_error(tmp_path):
     counted.before = stop
     try:
         with pytest.raises(
-            UserError, match=r"cannot save a checkpoint in .* goes on from step 2"
+            UserError, match=r"cannot save a checkpoint in .* continues from step 2"
         ):
             counted.start()
     finally:

@@ -216,7 +216,7 @@ def test_a_run_that_has_ended_writes_half_a_result_anew(
         capfd.readouterr()
         assert command(reader) == 2
         said = capfd.readouterr().err
-        assert str(workdir / name) in said and "--workdir, writes it anew" in said
+        assert str(workdir / name) in said and "--workdir, rewrites it" in said
 
     assert command(arguments(task, workdir, cell)) == 0
     for name, reader in readers.items():
@@ -334,7 +334,8 @@ def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatc
     exit_code, stdout, stderr = process.wait()
     assert exit_code == 143 and stdout == ""
     assert stderr == (
-        "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n"
+        "bnas_jax: stopped by SIGTERM at step 0; "
+        "the same command continues from there\n"
     )
     assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()
     assert command(same_command) == 0

@@ -55,7 +55,7 @@ def finished(whole) -> pathlib.Path:
 
 
 def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd):
-    """The run goes on from its last good checkpoint with a lower learning rate, and
+    """The run continues from its last good checkpoint with a lower learning rate, and
     says so in config.json.
     """
     workdir = tmp_path / "run"
@@ -69,7 +69,7 @@ def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd)
         "with --change and a smaller --config.optimizer.learning_rate or "
         "--config.optimizer.clip_norm" in line
     )
-    assert f"goes on from step {good}, the last good checkpoint" in line
+    assert f"continues from step {good}, the last good checkpoint" in line
 
     assert command(given) == 2
     assert (
@@ -99,7 +99,7 @@ def test_after_a_nan_without_a_checkpoint_the_run_begins_anew(tmp_path):
     counted.before = lambda step, state: spoil(state)
     with pytest.raises(
         UserError,
-        match=r"--change and a smaller .* begins anew, as there is no good checkpoint",
+        match=r"--change and a smaller .* starts again, as there is no good checkpoint",
     ):
         counted.start()
     changed = again(

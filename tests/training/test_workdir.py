@@ -72,7 +72,7 @@ def test_a_run_that_begins_anew_for_want_of_checkpoints_says_so(tmp_path, capfd)
     assert again.made == list(range(10)) and again.records() == RECORDS
     line = (
         f"warning: no checkpoint in {again.workdir.checkpoints}, though metrics.jsonl "
-        "has 2 epochs; the run begins anew"
+        "has 2 epochs; the run starts again"
     )
     assert line in capfd.readouterr().err and line in (tmp_path / "log.txt").read_text()
 
@@ -205,7 +205,7 @@ def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(
         UserError,
-        match=r"config\.json (cannot be read|holds no JSON object).*restore it",
+        match=r"config\.json (cannot be read|contains no JSON object).*restore it",
     ):
         WorkDir(tmp_path).config()
 

@@ -128,7 +128,7 @@ def load(name_or_path: str) -> Genotype:
         if path.name == "genotype.json" and path.with_name("config.json").is_file():
             raise UserError(
                 f"genotype: {path} is damaged; the command that made the search, run "
-                "again with its --workdir, writes it anew"
+                "again with its --workdir, rewrites it"
             ) from None
         if isinstance(error, UserError):
             raise
@@ -154,7 +154,7 @@ def _file(name: str) -> pathlib.Path:
         path = path / "genotype.json"
         if not path.is_file():
             raise UserError(
-                f"genotype: {name} holds no genotype.json, which a search writes at "
+                f"genotype: {name} contains no genotype.json, which a search writes at "
                 "its end; end it first"
             )
     if not path.is_file():

@@ -276,7 +276,7 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
         labels += [classes.index(folder)] * len(found)
         left_out += others
     if not names:
-        raise UserError(f"{directory} holds no folder of a class; write {_LAYOUT}")
+        raise UserError(f"{directory} contains no folder of a class; write {_LAYOUT}")
     _check_inverted(directory, names)
 
     # Name the files that are left out.
@@ -301,8 +301,8 @@ def _without_images(directory: Any, others: Mapping[str, int]) -> str:
     if others:
         instead = f" but {walk.by_suffix(others)}"
     return (
-        f"{directory} holds no image ({known}){instead}; put images there, or remove "
-        "the folder"
+        f"{directory} contains no image ({known}){instead}; put images there, or "
+        "remove the folder"
     )
 
 

@@ -35,7 +35,7 @@ def convert(source: str, out: str) -> dict:
     directory = paths.local(source, "--source")
     if not (directory / tfds_directory.INFO).is_file():
         raise UserError(
-            f"{directory} holds no {tfds_directory.INFO}; --source is the directory "
+            f"{directory} contains no {tfds_directory.INFO}; --source is the directory "
             "NAME/VERSION of a TFDS set"
         )
 
