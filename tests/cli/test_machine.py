@@ -218,7 +218,7 @@ def test_a_disk_that_becomes_full_under_the_records(tmp_path):
             UserError,
             match=(
                 r"cannot write .*metrics\.jsonl \(File too large\); make room there "
-                r".*goes on"
+                r".*continues"
             ),
         ),
         no_room(400),
