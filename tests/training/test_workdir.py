@@ -58,7 +58,7 @@ def test_epochs_whose_records_are_lost_are_said_in_a_line(tmp_path, capfd):
     assert again.records() == RECORDS[1:]
     line = (
         "warning: metrics.jsonl lacks the records of 1 of the 1 epochs so far; the run "
-        "goes on"
+        "continues"
     )
     assert line in capfd.readouterr().err and line in (tmp_path / "log.txt").read_text()
 
