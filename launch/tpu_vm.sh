@@ -204,7 +204,7 @@ case $1 in
     stop)
         # A SIGTERM to all hosts: a slice stops after one step, whichever of its hosts gets it.
         # shellcheck disable=SC2016  # expanded there
-        on_all "cd bnas && if $it_runs; then "'kill -TERM "$pid"; else echo "no run goes on here" >&2; exit 1; fi'
+        on_all "cd bnas && if $it_runs; then "'kill -TERM "$pid"; else echo "no run is in progress here" >&2; exit 1; fi'
         exit
         ;;
     log)

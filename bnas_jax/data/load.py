@@ -159,7 +159,7 @@ def open_encoded(
     by_prefix = name != tfds_name and tfds_name
     if name not in ("cifar10", "cifar100", "imagenet2012") and not by_prefix:
         raise UserError(
-            f"there is no dataset {name!r}: set config.dataset.name to one of "
+            f"there is no data set {name!r}: set config.dataset.name to one of "
             f"{', '.join(NAMES)}"
         )
     # Imported here because it needs libraries that arrays do not need.

@@ -55,8 +55,8 @@ def check(
     # The other settings may differ with --change.
     if differing and not change:
         raise UserError(
-            f"{path} belongs to another run: {differing[0]}; add --change to go on "
-            f"from step {step} with it, or choose another --workdir"
+            f"{path} belongs to another run: {differing[0]}; add --change to "
+            f"continue from step {step} with it, or choose another --workdir"
         )
 
     if not change:

@@ -391,7 +391,7 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
         ),
         (
             ["train", TRAIN, "--config.dataset.name=mnist"],
-            "there is no dataset 'mnist': set config.dataset.name to one of",
+            "there is no data set 'mnist': set config.dataset.name to one of",
         ),
         (
             ["train", "--config=configs/train.py:d"],

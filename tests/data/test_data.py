@@ -890,10 +890,10 @@ def test_a_missing_library_is_named(cifar, monkeypatch):
     [
         (
             "cifar",
-            "there is no dataset 'cifar': set config.dataset.name to one of digits, "
+            "there is no data set 'cifar': set config.dataset.name to one of digits, "
             "cifar10",
         ),
-        ("tfds:", "there is no dataset"),
+        ("tfds:", "there is no data set"),
         ("imagenet2012", "there is no directory /anywhere"),
         (
             "folder",

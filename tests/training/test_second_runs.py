@@ -74,7 +74,7 @@ def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd)
     assert command(given) == 2
     assert (
         "config.optimizer.learning_rate is 0.05 now and 1e+30 there; add --change to "
-        f"go on from step {good}" in said(capfd)
+        f"continue from step {good}" in said(capfd)
     )
 
     # A rate so low turns the preset's cycle upside down, which is said.
@@ -218,8 +218,8 @@ def test_without_the_flag_a_setting_that_could_change_names_it(tmp_path):
     with pytest.raises(
         UserError,
         match=(
-            r"config\.num_epochs is 3 now and 2 there; add --change to go on from step "
-            r"10 with it"
+            r"config\.num_epochs is 3 now and 2 there; add --change to continue "
+            r"from step 10 with it"
         ),
     ):
         again(counted, change=False, num_epochs=3)
@@ -351,7 +351,7 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
     longer = [*arguments("train", workdir, cell, saves), "--config.num_epochs=3"]
     assert command(longer) == 2
     assert (
-        "config.num_epochs is 3 now and 2 there; add --change to go on from step "
+        "config.num_epochs is 3 now and 2 there; add --change to continue from step "
         f"{2 * STEPS} with it" in said(capfd)
     )
     assert command([*longer, "--change"]) == 0

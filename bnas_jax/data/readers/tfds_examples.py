@@ -56,7 +56,7 @@ class Records:
         if not example["image"] or example["label"] is None:
             raise UserError(
                 f"cannot read {self.where(row)} (a shard is damaged); copy or prepare "
-                "the dataset again"
+                "the data set again"
             )
         return example["image"], int(example["label"])
 
@@ -195,7 +195,7 @@ def _encoded(
     _source(builder, split, directory)
     size = builder.info.splits[split].num_examples
     if not size:
-        raise UserError(f"{name}: a split without examples; prepare the dataset again")
+        raise UserError(f"{name}: a split without examples; prepare the data set again")
 
     # Images of one channel, or of one channel and transparency, are gray. If the number
     # of channels is not known, read images as RGB, which includes gray ones.
@@ -231,7 +231,7 @@ def _source(builder: Any, split: str, directory: Any) -> Any:
     missing = [file for file in files if not file.exists()]
     if missing:
         raise UserError(
-            f"{builder.name}: {missing[0]} is missing; copy or prepare the dataset "
+            f"{builder.name}: {missing[0]} is missing; copy or prepare the data set "
             "again"
         )
     return source
@@ -264,7 +264,7 @@ def _reading(directory: Any):
             " pip install tensorflow-datasets array_record pillow"
         ) from error
     except Exception as error:
-        advice = "copy or prepare the dataset again"
+        advice = "copy or prepare the data set again"
         if "Too many open files" in str(error):
             advice = "let a process open one more for each shard: `ulimit -n 4096`"
         message = f"cannot read {directory} ({first_line(error)}); {advice}"

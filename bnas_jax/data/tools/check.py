@@ -53,11 +53,11 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
     """
     if name == "digits":
         raise UserError(
-            "the digits come with the package and are complete; name a dataset on disk"
+            "the digits come with the package and are complete; name a data set on disk"
         )
     if name == "npz":
         raise UserError(
-            "arrays are checked whenever a run reads them; name a dataset of image "
+            "arrays are checked whenever a run reads them; name a data set of image "
             "files"
         )
     encoded, _ = load.open_encoded(name, path, options)

@@ -209,7 +209,7 @@ def _read_info(directory: pathlib.Path) -> dict:
         _ = info["name"], info["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"cannot read {path} ({error}); copy the dataset again"
+            f"cannot read {path} ({error}); copy the data set again"
         ) from error
     if info.get("fileFormat", _SUFFIX) != _SUFFIX:
         raise UserError(
@@ -229,7 +229,7 @@ def _shards(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
         shards += list(zip(files, split.shard_lengths, strict=True))
     for shard, _ in shards:
         if not shard.is_file():
-            raise UserError(f"{shard} is missing; copy or prepare the dataset again")
+            raise UserError(f"{shard} is missing; copy or prepare the data set again")
     return shards
 
 

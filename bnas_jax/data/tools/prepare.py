@@ -98,7 +98,7 @@ def _explained(name: str, error: Exception, manual: Any) -> str:
     one_line = " ".join(str(error).split())
     reason = one_line[:300] or type(error).__name__
     if isinstance(error, tfds.core.registered.DatasetNotFoundError):
-        return f"TFDS knows no dataset {name!r}; see its catalog"
+        return f"TFDS knows no data set {name!r}; see its catalog"
 
     # Most failures can be solved by hand: TFDS finds files that the user puts there.
     files = _files(name)
