@@ -14,7 +14,7 @@ Their results are in docs/results.md.
 | objective | BNAS with another gamma, without Eq. 5, without Zeroise | BNAS |
 
 `layers` has binary and float layers, and binary layers with centred depthwise kernels.
-`objective` has gamma 3, no regularizer of Eq. 5, and no Zeroise.
+`objective` has gamma 3, no diversity term (Eq. 5), and no Zeroise.
 
 In all studies except `digits`, all rows are trained alike, with the recipe of the
 digits presets for 20 epochs, so that they differ in one respect. There are five seeds

@@ -46,8 +46,8 @@ code acts before the factor c of the weights' gradient, as here, but also before
 chain rule through the binarization.
 
 --config.recipe=NAME trains as in another paper: it sets num_epochs, batch_size,
-bn_examples and optimizer, whatever the preset and the convention say; see
-docs/recipes.md.
+bn_examples, optimizer and first_weights, whatever the preset and the convention say;
+see docs/recipes.md.
 
 --config.bn_examples: batch norm is over the whole batch in `paper`. In `release` it is
 over groups of 128 examples (CIFAR-10) or 256 (ImageNet), as on each of the authors'
