@@ -130,7 +130,8 @@ plan_first() {
     case $code in
         0 | 2 | 130) ;; # it fits; a mistake, which the plan has explained; Ctrl-C
         1) say "bnas_jax: error: the run does not fit on $1, so nothing was created; write what the plan proposes" ;;
-        *) say "bnas_jax: error: the plan for $1 ended with $code, so nothing was created; leave out --plan to start the run without it" ;;
+        *) say "bnas_jax: error: the plan for $1 ended with $code, so nothing was created;" \
+            "leave out --plan to start the run without it" ;;
     esac
     return "$code"
 }
