@@ -3,6 +3,7 @@
 The package is not touched.
 """
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -23,6 +24,7 @@ from bnas_jax.core.losses import LOSSES, cross_entropy
 from bnas_jax.core.modules import BinaryConv
 from bnas_jax.search import Progress
 from bnas_jax.search.searcher import Tried
+from bnas_jax.settings import entries
 from bnas_jax.settings.recipes import RECIPES
 
 pytestmark = [
@@ -316,6 +318,13 @@ def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
             "Mine lacks @dataclasses.dataclass(frozen=True) above it, which makes "
             "settings of gain",
         ),
+        # Another default of a setting of the base, which would be ignored.
+        (
+            "import bnas_jax as bnas\nclass Mine(bnas.Xnor):\n"
+            "    sign_of_zero: int = 0\nbnas.SCHEMES['mine'] = Mine\n",
+            "Mine lacks @dataclasses.dataclass(frozen=True) above it, which makes "
+            "settings of sign_of_zero",
+        ),
         (
             "import bnas_jax as bnas\nbnas.SEARCHERS['mine'] = bnas.Bnas()\n",
             "the entry 'mine' must be a subclass of bnas_jax.Searcher, got Bnas(",
@@ -336,6 +345,17 @@ def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(
     for table in (bnas.SCHEMES, bnas.SEARCHERS):
         table.pop("mine", None)
     assert message in said
+
+
+def test_an_entry_may_annotate_what_is_no_setting(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Mine(bnas.Xnor):
+        _: dataclasses.KW_ONLY
+        gain: float = 1.0
+
+    monkeypatch.setitem(bnas.SCHEMES, "mine", Mine)
+    entries.check()
+    assert "gain" in entries.settings_of(Mine)
 
 
 def test_what_a_network_of_ones_own_lacks_is_said(capfd):

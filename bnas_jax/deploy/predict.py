@@ -17,6 +17,7 @@ from bnas_jax.data import defaults
 from bnas_jax.data.readers import images as images_lib
 from bnas_jax.data.readers import walk
 from bnas_jax.data.readers.encoded import ReadOptions, in_threads
+from bnas_jax.data.readers.folder import of_one_file
 from bnas_jax.deploy.load import PackedNetwork, model_of
 from bnas_jax.deploy.pixels import logits_of_pixels
 from bnas_jax.training.run_data import read_options
@@ -249,8 +250,11 @@ def _pixels(
             f"{path} {error}; replace the image, or take it away"
         ) from None
     except OSError as error:
-        why = error.strerror or error
-        raise images_lib.BadImage(f"cannot read {path} ({why})") from None
+        message = f"cannot read {path} ({error.strerror or error})"
+        # Where the disk is away, no image may be left out.
+        if of_one_file(error):
+            raise images_lib.BadImage(message) from None
+        raise UserError(message) from None
 
     # Resize it. Without a size in the settings, the network was trained on images as
     # they are.

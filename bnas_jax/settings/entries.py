@@ -49,9 +49,11 @@ def check() -> None:
             )
             require(isinstance(entry, type) and issubclass(entry, base), message)
 
-            # Without the decorator they would be attributes, and no settings.
-            known = dataclasses.fields(entry)
-            lost = set(_annotated(entry)) - {field.name for field in known}
+            # Without the decorator they would be attributes, and no settings. A class
+            # that has it may annotate other things, too, such as `KW_ONLY`.
+            lost = []
+            if "__dataclass_fields__" not in vars(entry):
+                lost = _annotated(entry)
             listed = ", ".join(sorted(lost))
             message = (
                 f"{entry.__name__} lacks @dataclasses.dataclass(frozen=True) above "

@@ -73,6 +73,9 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
     np.savez(folder / "arrays.npz", weights=np.zeros(3))
     np.savez(folder / "objects.npz", weights=np.array([{}], dtype=object))
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    ids = {"train_labels": np.arange(4) * 1000, "test_labels": np.arange(4)}
+    np.savez(folder / "ids.npz", train_images=images, test_images=images, **ids)
     (folder / "damaged.npz").write_bytes(b"PK")
     write_folder(
         folder / "photos", {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1}

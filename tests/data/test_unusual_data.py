@@ -731,6 +731,34 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
         WorkDir(tmp_path).open(run_settings("train"), Facts(10, (8, 8, 1)))
 
 
+IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
+LABELS = np.array([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"train_labels": LABELS.astype(str)}, "labels must be whole numbers, got <U"),
+        ({"train_labels": LABELS * 1000}, "labels up to 2000; number the classes"),
+        ({"class_names": np.array("ab")}, "class_names must be a list of different"),
+        ({"class_names": ["a", "a", "b"]}, "class_names must be a list of different"),
+        ({"test_images": IMAGES[..., :1]}, r"the test are \(8, 8, 1\), those of the t"),
+    ],
+)
+def test_arrays_that_are_no_data_set_are_refused(tmp_path, arrays, message):
+    given = {"train_images": IMAGES, "train_labels": LABELS}
+    given |= {"test_images": IMAGES, "test_labels": LABELS, **arrays}
+    np.savez(tmp_path / "mine.npz", **given)
+    with pytest.raises(UserError, match=message):
+        load.load("npz", tmp_path / "mine.npz")
+
+
+def test_an_empty_file_is_no_arrays(tmp_path):
+    (tmp_path / "mine.npz").touch()
+    with pytest.raises(UserError, match=r"mine.npz cannot be read as arrays"):
+        load.load("npz", tmp_path / "mine.npz")
+
+
 def test_the_mount_of_the_tpu_script_renames_folders():
     """A save renames a folder of files, and messages show the same mount.
 

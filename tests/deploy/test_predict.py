@@ -4,6 +4,7 @@ directory's checkpoint does.
 
 import csv
 import dataclasses
+import errno
 import json
 import pathlib
 import re
@@ -189,7 +190,7 @@ def test_a_size_that_was_set_is_the_centre_of_a_larger_one(exported, tmp_path):
 
 
 def test_images_that_do_not_decode_are_left_out_where_the_run_left_them_out(
-    exported, tmp_path, capfd
+    exported, tmp_path, capfd, monkeypatch
 ):
     digits = load("digits").test.images[..., 0]
     for number in range(5):
@@ -218,6 +219,14 @@ def test_images_that_do_not_decode_are_left_out_where_the_run_left_them_out(
         assert re.search(f"^left out: .*{name}", left_out, re.MULTILINE)
     whole = predict(lenient, read_images(str(tmp_path / "3.png"), lenient))
     np.testing.assert_allclose(whole.logits[0], found.logits[2], rtol=1e-5)
+
+    # A disk that cannot be read is no bad image.
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", fails)
+    with pytest.raises(UserError, match=r"cannot read .*0.png \(Input/output error"):
+        predict(lenient, read_images(str(tmp_path), lenient))
 
 
 def test_arrays_that_the_network_has_not_are_named(exported, tmp_path, capfd):

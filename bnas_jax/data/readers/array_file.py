@@ -1,7 +1,9 @@
 """A data set of arrays in one .npz file of NumPy, such as the package's digits."""
 
 import pathlib
+import tokenize
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,19 @@ from bnas_jax.data.arrays import Arrays
 _SETTING = "config.dataset.path"
 # The arrays that a file must have.
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+# What NumPy raises for a file that is damaged, or of another kind.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    SyntaxError,
+    NotImplementedError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _LAYOUT = (
     "a file of numpy.savez with train_images and test_images, uint8 (N, H, W, C), and "
     "train_labels and test_labels, whole numbers (N,)"
@@ -33,24 +48,57 @@ def read(path: Any) -> tuple[Arrays, Arrays]:
     file = paths.local(path, _SETTING)
     arrays = _arrays(file)
 
-    # Without names, the largest label gives the number of classes.
-    names = tuple(str(name) for name in arrays.get("class_names", ()))
-    num_classes = len(names)
-    if not names:
-        labels = (arrays["train_labels"], arrays["test_labels"])
-        num_classes = 1 + int(max(np.max(part, initial=0) for part in labels))
-
+    names = _class_names(arrays, file)
     train, test = (
         Arrays(
             images=arrays[f"{part}_images"],
             labels=arrays[f"{part}_labels"],
-            num_classes=num_classes,
+            num_classes=len(names) or _num_classes(arrays, file),
             name=file.stem,
             classes=names,
         )
         for part in ("train", "test")
     )
+    if train.image_shape != test.image_shape:
+        raise UserError(
+            f"{file}: images of the test are {test.image_shape}, those of the training "
+            f"{train.image_shape}; give both the same shape"
+        )
     return train, test
+
+
+def _class_names(arrays: dict[str, np.ndarray], file: pathlib.Path) -> tuple[str, ...]:
+    """The names of the classes; () if the file has none."""
+    if "class_names" not in arrays:
+        return ()
+    names = arrays["class_names"]
+    # Labels of other data are found by their names (`facts.with_labels`).
+    fits = names.ndim == 1 and names.dtype.kind == "U"
+    if not fits or len(set(names.tolist())) < len(names):
+        raise UserError(
+            f"{file}: class_names must be a list of different strings, one for each "
+            "class"
+        )
+    return tuple(names.tolist())
+
+
+def _num_classes(arrays: dict[str, np.ndarray], file: pathlib.Path) -> int:
+    """One more than the largest label."""
+    largest = 0
+    for part in ("train", "test"):
+        labels = arrays[f"{part}_labels"]
+        # `Arrays` refuses all others.
+        if labels.size and np.issubdtype(labels.dtype, np.integer):
+            largest = max(largest, int(labels.max()))
+
+    # A number that is no label, such as an identifier, would give a huge network.
+    images = arrays["train_labels"].size
+    if largest >= images:
+        raise UserError(
+            f"{file}: there are {images} training images, and labels up to {largest}; "
+            "number the classes from 0"
+        )
+    return 1 + largest
 
 
 def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -64,7 +112,7 @@ def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays |= stored
-    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile):
+    except _DAMAGE:
         raise UserError(
             f"{file} cannot be read as arrays; set {_SETTING} to {_LAYOUT}"
         ) from None

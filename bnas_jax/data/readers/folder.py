@@ -90,17 +90,20 @@ class Files:
         """Turns an error of this file into `BadImage`, any other into `Unreadable`."""
         try:
             yield
-        # An error of this file alone, such as a link to nowhere.
-        except (PermissionError, IsADirectoryError, FileNotFoundError) as error:
-            reason = error.strerror or error
-            raise images.BadImage(f"cannot be opened ({reason})") from error
         except OSError as error:
             why = error.strerror or error
-            # A link to itself.
-            if error.errno == errno.ELOOP:
+            if of_one_file(error):
                 raise images.BadImage(f"cannot be opened ({why})") from error
-            # An error of the whole file system.
             raise Unreadable(f"cannot read {self.where(row)} ({why})") from error
+
+
+def of_one_file(error: OSError) -> bool:
+    """Whether an error is of one file, such as a link to nowhere or to itself.
+
+    Any other may be of the whole file system, such as a network disk that is away.
+    """
+    kinds = (PermissionError, IsADirectoryError, FileNotFoundError)
+    return isinstance(error, kinds) or error.errno == errno.ELOOP
 
 
 def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
