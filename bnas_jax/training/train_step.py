@@ -92,6 +92,11 @@ class TrainStep:
                     f"{type(self.network).__name__} lacks; docs/extending.md has an "
                     "example"
                 )
+        if not callable(self.loss):
+            raise UserError(
+                "loss must be a function (logits, labels, smoothing), such as those of "
+                f"bnas_jax.core.losses.LOSSES, got {self.loss!r}"
+            )
         check_optimizer("optimizer", self.optimizer)
         check_latents(self.optimizer, self.network.scheme)
 

@@ -348,6 +348,8 @@ def test_a_name_or_a_class_in_the_place_of_an_object_is_refused_in_a_sentence():
             UserError, match=r"scheme must be an object such as Xnor\(\), got "
         ):
             TrainStep(Classifier(scheme=wrong), OPTIMIZER)
+    with pytest.raises(UserError, match=r"loss must be a function .* got 'focal'"):
+        TrainStep(Classifier(), OPTIMIZER, loss="focal")
 
 
 def test_what_is_no_optimizer_supernet_or_network_is_refused_in_a_sentence():
