@@ -535,7 +535,7 @@ def test_a_work_directory_that_hosts_do_not_share_is_refused(tmp_path):
     for names, says in [
         (("one", "one", "a", "a"), "opened"),
         (("one", "other", "a", "a"), "is not the directory of that name on the first"),
-        (("one", "one", "a", "b"), "is not that of the first process; copy it anew"),
+        (("one", "one", "a", "b"), "is not that of the first process; copy it again"),
     ]:
         coordinator = f"localhost:{free_port()}"
         processes = []

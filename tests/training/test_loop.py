@@ -215,7 +215,7 @@ def test_a_signal_while_the_run_concludes_stops_it_and_the_next_start_concludes(
     counted.concluding = interrupt
     for _ in range(2):
         with pytest.raises(
-            Stopped, match="stopped by SIGTERM at step 10; the same command goes"
+            Stopped, match="stopped by SIGTERM at step 10; the same command continues"
         ):
             counted.start()
     concluded = []
