@@ -473,6 +473,7 @@ def test_a_run_that_diverges_ends_with_2_and_keeps_what_was_good(cell, tmp_path,
     )
 
 
+@pytest.mark.long
 def test_a_run_in_float64_is_so_throughout_and_near_that_in_float32(
     whole, cell, tmp_path
 ):

@@ -54,6 +54,7 @@ def finished(whole) -> pathlib.Path:
 # After a NaN
 
 
+@pytest.mark.long
 def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd):
     """The run continues from its last good checkpoint with a lower learning rate, and
     says so in config.json.
