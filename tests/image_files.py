@@ -4,6 +4,12 @@ import io
 import pathlib
 
 import numpy as np
+import pytest
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import load as loading
+from bnas_jax.data.load import Dataset
+from bnas_jax.data.readers.encoded import ReadOptions
 
 
 def picture(seed: int, height: int = 20, width: int = 24) -> np.ndarray:
@@ -40,3 +46,16 @@ def write_folder(
             )
             seed += 1
     return root
+
+
+def load(path: pathlib.Path, **options) -> Dataset:
+    """A folder of images, as a run reads it."""
+    return loading.load("folder", path, ReadOptions(**options))
+
+
+def error(path: pathlib.Path, **options) -> str:
+    """The line by which `load` refuses a folder."""
+    with pytest.raises(UserError) as caught:
+        load(path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

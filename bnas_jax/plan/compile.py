@@ -16,10 +16,12 @@ import jax
 
 from bnas_jax.core.errors import UserError, first_line
 from bnas_jax.data.load import Dataset
-from bnas_jax.plan import EVALUATE, STEP, movement
+from bnas_jax.plan import EVALUATE, STEP, buffers, movement
 from bnas_jax.plan.absent import AbsentDevices, check, devices_of
+from bnas_jax.plan.buffers import Buffer
+from bnas_jax.plan.collectives import Message
 from bnas_jax.plan.machines import Machine
-from bnas_jax.plan.movement import Buffer, Message, Move
+from bnas_jax.plan.movement import Move
 from bnas_jax.plan.roofline import Work
 from bnas_jax.plan.work import read
 from bnas_jax.runtime.compiling import Call
@@ -271,7 +273,7 @@ def _compiled(
         accessed=counts.get("bytes accessed", 0.0),
         useful=sum(move.useful for move in moves),
         messages=tuple(messages),
-        buffers=tuple(movement.largest_buffers(moves)),
+        buffers=tuple(buffers.largest(moves)),
         layers=movement.by_layer(moves),
         kernels=_kernels(moves),
     )

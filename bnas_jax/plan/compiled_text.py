@@ -70,6 +70,15 @@ COLLECTIVES = (
     "all-to-all",
     "ragged-all-to-all",
 )
+# Asynchronous collectives whose results are a tuple of their operands and then of the
+# arrays that they make.
+NAME_OPERANDS = {
+    "all-gather-start",
+    "all-to-all-start",
+    "collective-broadcast-start",
+    "ragged-all-to-all-start",
+    "reduce-scatter-start",
+}
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 # Instructions that compute nothing: they only name or move existing arrays.
 _MOVES = {
@@ -137,6 +146,25 @@ class Instruction(NamedTuple):
     def bytes(self) -> int:
         """The bytes of main memory that its result takes."""
         return sum(array.bytes for array in self.arrays)
+
+    @property
+    def made(self) -> tuple[Array, ...]:
+        """The arrays that it makes.
+
+        The result of an asynchronous instruction also contains the arrays that it
+        reads; these are left out.
+        """
+        # (made, read, ...)
+        if self.opcode == "copy-start":
+            return self.arrays[:1]
+        # (read, made, ...)
+        second = ("slice-start", "dynamic-slice-start", "collective-permute-start")
+        if self.opcode in second:
+            return self.arrays[1:2]
+        # (read, ..., made, ...)
+        if self.opcode in NAME_OPERANDS:
+            return self.arrays[len(self.operands) :]
+        return self.arrays
 
     @property
     def target(self) -> str:

@@ -1,17 +1,14 @@
-"""The bytes that a compiled program moves in the main memory and between chips."""
+"""The bytes that a compiled program moves in the main memory of a chip."""
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from bnas_jax.plan.compiled_text import COLLECTIVES, Array, Instruction, Program
+from bnas_jax.plan.compiled_text import NAME_OPERANDS, Array, Instruction, Program
 from bnas_jax.plan.control_flow import executed
 
 # Instructions that themselves move nothing.
-_FREE = {
+FREE = {
     "parameter",
     "inner-parameter",
     "constant",
@@ -31,51 +28,11 @@ _FREE = {
 FREE_CALLS = {"AllocateBuffer", "ConcatBitcast"}
 # Instructions that read only a part of their first operand.
 _PARTS = ("slice", "dynamic-slice", "gather")
-# Asynchronous collectives whose results are a tuple of their operands and then of the
-# arrays that they make.
-_NAME_OPERANDS = {
-    "all-gather-start",
-    "all-to-all-start",
-    "collective-broadcast-start",
-    "ragged-all-to-all-start",
-    "reduce-scatter-start",
-}
-# The groups of a collective: listed as {{0,1},{2,3}}, or as a reshaped range,
-# [2,2]<=[4] or [2,2]<=[2,2]T(1,0).
-_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
-_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 # The layer of instructions that belong to no module of the network.
 OUTSIDE = "optimizer, data and the rest of the step"
 
 # (array) -> its bytes in the main memory, 0 if it is on the chip.
 Size = Callable[[Array], int]
-
-
-class Buffer(NamedTuple):
-    """An array in the main memory."""
-
-    # Its bytes, with padding and without.
-    bytes: int
-    useful: int
-    # Its type, shape and layout.
-    array: str
-    # The layer of the instruction that makes it.
-    layer: str
-
-
-class Message(NamedTuple):
-    """The collectives of a step that have the same kind and the same size of groups."""
-
-    # XLA's name: "all-reduce".
-    kind: str
-    # The number of these collectives in a step.
-    number: int
-    # The least number of bytes that each chip sends, in all of them.
-    bytes: float
-    # The number of chips in a group.
-    group: int
-    # Whether any of the groups spans several hosts.
-    between_hosts: bool
 
 
 class Move(NamedTuple):
@@ -144,7 +101,7 @@ def _moved_by(
     opcode = instruction.opcode
     # The bytes of a "-done" are counted at its "-start", and those of an instruction
     # within a fusion at the fusion.
-    free = opcode in _FREE or opcode.endswith("-done")
+    free = opcode in FREE or opcode.endswith("-done")
     free = free or instruction.target in FREE_CALLS
     if free or instruction.within:
         return 0
@@ -159,7 +116,7 @@ def _moved_by(
         # Its result is a tuple (whole, part, ...): it reads the part, and writes it.
         part = instruction.arrays[1]
         return _bytes_read(part, size) + size(part)
-    if opcode in ("copy-start", "collective-permute-start", *_NAME_OPERANDS):
+    if opcode in ("copy-start", "collective-permute-start", *NAME_OPERANDS):
         # Its result is a tuple that includes the arrays that it reads.
         return result
     if opcode in _PARTS:
@@ -285,135 +242,3 @@ def _read_of(
         else:
             return None
     return total
-
-
-def largest_buffers(found: Sequence[Move], count: int = 10) -> list[Buffer]:
-    """The largest results and arguments in the main memory, the largest first."""
-    no_results = _FREE - {"parameter"}
-    buffers = []
-    for move in found:
-        instruction = move.instruction
-        opcode = instruction.opcode
-        if opcode in no_results or opcode.endswith("-done"):
-            continue
-        layer = instruction.layer or OUTSIDE
-        if opcode == "parameter":
-            layer = "argument"
-        for array in _results(instruction):
-            sizes = ",".join(map(str, array.shape))
-            name = f"{array.dtype}[{sizes}]{array.layout}"
-            buffer = Buffer(array.bytes, array.useful, array=name, layer=layer)
-            buffers.append(buffer)
-    return sorted(buffers, key=lambda buffer: -buffer.bytes)[:count]
-
-
-def _results(instruction: Instruction) -> tuple[Array, ...]:
-    """The arrays that an instruction makes.
-
-    The result of an asynchronous instruction also contains the arrays that it reads;
-    these are left out.
-    """
-    found = instruction.arrays
-    kind = instruction.opcode
-    # (made, read, ...)
-    if kind == "copy-start":
-        return found[:1]
-    # (read, made, ...)
-    if kind in ("slice-start", "dynamic-slice-start", "collective-permute-start"):
-        return found[1:2]
-    # (read, ..., made, ...)
-    if kind in _NAME_OPERANDS:
-        return found[len(instruction.operands) :]
-    return found
-
-
-def messages(
-    found: Sequence[Move], *, chips: int, chips_per_host: int, switch_adds: bool = False
-) -> list[Message]:
-    """The collectives of a step, by kind and size of their groups.
-
-    chips: the number of chips that run the program.
-    switch_adds: see `_sent`.
-    """
-    total: dict[tuple[str, int], Message] = {}
-    for move in found:
-        instruction = move.instruction
-        kind = instruction.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
-            continue
-
-        # The chips that take part.
-        groups = _groups(instruction.text, chips)
-        group = max(map(len, groups))
-        apart = any(_spans_hosts(each, chips_per_host) for each in groups)
-
-        # Add it to the others of its kind and size of groups.
-        sent = _sent(kind, instruction, group, switch_adds=switch_adds)
-        none_yet = Message(kind, number=0, bytes=0, group=group, between_hosts=False)
-        before = total.get((kind, group), none_yet)
-        total[kind, group] = before._replace(
-            number=before.number + instruction.trips,
-            bytes=before.bytes + sent * instruction.trips,
-            between_hosts=before.between_hosts or apart,
-        )
-    return [total[key] for key in sorted(total)]
-
-
-def _spans_hosts(group: Sequence[int], chips_per_host: int) -> bool:
-    """Whether the chips of a group are in several hosts."""
-    hosts = {chip // chips_per_host for chip in group}
-    return len(hosts) > 1
-
-
-def _sent(
-    kind: str, instruction: Instruction, group: int, *, switch_adds: bool
-) -> float:
-    """The least number of bytes that each chip of a group sends in one collective.
-
-    With n the bytes of the result and g the number of chips in the group:
-
-    - all-reduce: 2 n (g - 1) / g, or n (g - 1) / g if the switch between the chips adds
-      up (`switch_adds`);
-    - reduce-scatter: n (g - 1), the parts of the other chips, also with such a switch;
-    - collective-permute, collective-broadcast: n;
-    - all-gather, all-to-all: n (g - 1) / g.
-    """
-    size = sum(array.useful for array in _results(instruction))
-    share = (group - 1) / group
-    if kind == "all-reduce":
-        return size * (share if switch_adds else 2 * share)
-    if kind == "reduce-scatter":
-        return size * (group - 1)
-    if kind in ("collective-permute", "collective-broadcast"):
-        return size
-    return share * size
-
-
-def _groups(text: str, chips: int) -> list[list[int]]:
-    """The chips of each group of a collective, or of each (source, target) pair.
-
-    text: the instruction's attributes.
-    """
-    # A range, reshaped and perhaps transposed, with a group in each row.
-    iota = _IOTA.search(text)
-    if iota:
-        count, size = int(iota[1]), int(iota[2])
-        shape = _integers(iota[3])
-        order = np.arange(np.prod(shape)).reshape(shape)
-        if iota[4]:
-            order = order.transpose(_integers(iota[4]))
-        return order.reshape(count, size).tolist()
-
-    # A list of groups or of pairs.
-    listed = _LISTED.search(text)
-    if listed:
-        rows = re.findall(r"\{([\d,]+)\}", listed[1])
-        return [_integers(row) for row in rows]
-
-    # Without either, all chips are one group.
-    return [list(range(chips))]
-
-
-def _integers(text: str) -> list[int]:
-    """The numbers of a list such as "0,1,2"."""
-    return [int(number) for number in text.split(",")]

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnas_jax.plan import EVALUATE
+from bnas_jax.plan.buffers import Buffer
 from bnas_jax.plan.chips import GIB
 from bnas_jax.plan.compile import Plan
 from bnas_jax.plan.machines import Machine
-from bnas_jax.plan.movement import OUTSIDE, Buffer
+from bnas_jax.plan.movement import OUTSIDE
 from bnas_jax.plan.roofline import MOVING, SENDING, bound
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.workdir.markdown import table_row

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import jax
 from jax.extend import core
 
-from bnas_jax.plan import compiled_text, movement
-from bnas_jax.plan.movement import Message, Move
+from bnas_jax.plan import collectives, compiled_text, movement
+from bnas_jax.plan.collectives import Message
+from bnas_jax.plan.movement import Move
 from bnas_jax.plan.products import products
 from bnas_jax.plan.roofline import Work
 
@@ -42,7 +43,7 @@ def read(
     """
     # The bytes that are moved in the main memory, and sent between chips.
     moves = movement.moves(compiled_text.read(compiled.as_text() or ""))
-    messages = movement.messages(
+    messages = collectives.messages(
         moves,
         chips=chips,
         chips_per_host=chips_per_host,

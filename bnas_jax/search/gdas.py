@@ -16,16 +16,7 @@ import optax
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import (
-    EDGES,
-    INPUTS,
-    NODES,
-    ZEROISE,
-    Cell,
-    Genotype,
-    arriving,
-    of_cells,
-)
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Cell, arriving
 from bnas_jax.search import gumbel
 from bnas_jax.search.searcher import (
     ALPHAS,
@@ -150,15 +141,9 @@ class Gdas(Searcher):
             lambda gradient: gradient * factor.astype(gradient.dtype), gradients
         )
 
-    def derive(self, alphas: Alphas) -> Genotype:
-        """The genotype of the probabilities of all layer types.
-
-        The weights of an evaluation are 0 but for one.
-        """
-        cells = {}
-        for name, value in alphas_lib.relax(alphas).items():
-            cells[name] = self.derive_cell(np.asarray(value))
-        return of_cells(cells)
+    def strengths(self, alphas: Alphas) -> dict[str, jax.Array]:
+        """The probabilities of all layer types; `weights` would be one-hot."""
+        return alphas_lib.relax(alphas)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """The top two (layer type, input) pairs of each node, without Zeroise.

@@ -288,18 +288,25 @@ class Searcher:
         return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
-        """The genotype derived from alpha: `derive_cell` of each cell's `weights`."""
-        # The weights of an evaluation, which draws nothing.
-        weights = self.weights(alphas, None, None)
+        """The genotype derived from alpha: `derive_cell` of each cell's `strengths`."""
+        weights = self.strengths(alphas)
         cells = {}
         for name in self.searched:
             cells[name] = self.derive_cell(np.asarray(weights[name]))
         return genotype_lib.of_cells(cells)
 
+    def strengths(self, alphas: Alphas) -> dict[str, jax.Array]:
+        """What a genotype is derived from, in the shapes of alpha.
+
+        By default the weights of an evaluation, which draws nothing.
+        """
+        return self.weights(alphas, None, None)
+
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """The cell of each node's two strongest edges.
 
-        weights: those of an evaluation, the softmax of alpha, (14, layer types).
+        weights: the `strengths` of a cell, by default the softmax of alpha, (14, layer
+            types).
         """
         return derivation.derive(weights, layer_types=self.layer_types)
 

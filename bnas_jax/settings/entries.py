@@ -37,9 +37,9 @@ _OF_DERIVE = ("workdir", "epoch", "out", "as_of", "extensions")
 
 
 def check() -> None:
-    """Raises `UserError` for an entry of the tables that is no class of settings.
+    """Raises `UserError` for an entry that is not a dataclass of settings.
 
-    Only a user's entry can be such.
+    Only an entry of an extension can be wrong.
     """
     for base, table in TABLES.items():
         for name, entry in table.items():
@@ -49,8 +49,8 @@ def check() -> None:
             )
             require(isinstance(entry, type) and issubclass(entry, base), message)
 
-            # Without the decorator they would be attributes, and no settings. A class
-            # that has it may annotate other things, too, such as `KW_ONLY`.
+            # Without the decorator, annotated names are not settings. With it, a class
+            # may also annotate names that are not, such as `KW_ONLY`.
             lost = []
             if "__dataclass_fields__" not in vars(entry):
                 lost = _annotated(entry)
@@ -63,7 +63,7 @@ def check() -> None:
 
 
 def _annotated(entry: type) -> list[str]:
-    """The names that a class itself annotates, but for variables of the class."""
+    """The names that a class itself annotates, without class variables."""
     found = []
     for name, kind in inspect.get_annotations(entry).items():
         if not str(kind).removeprefix("typing.").startswith("ClassVar"):

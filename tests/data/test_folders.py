@@ -8,16 +8,14 @@ import pathlib
 
 import numpy as np
 import pytest
-from image_files import encoded, picture, write_folder
+from image_files import encoded, error, load, picture, write_folder
 from PIL import Image
 
 from bnas_jax.__main__ import run
-from bnas_jax.core.errors import UserError
 from bnas_jax.data import halves, order
-from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.readers import images, roots
-from bnas_jax.data.readers.encoded import Encoded, ReadOptions
+from bnas_jax.data.readers.encoded import Encoded
 
 SIZES = {"train/cat": 3, "train/dog": 4, "test/cat": 1, "test/dog": 2}
 
@@ -25,17 +23,6 @@ SIZES = {"train/cat": 3, "train/dog": 4, "test/cat": 1, "test/dog": 2}
 @pytest.fixture
 def folder(tmp_path):
     return write_folder(tmp_path / "pets", SIZES)
-
-
-def load(path, **options) -> loading.Dataset:
-    return loading.load("folder", path, ReadOptions(**options))
-
-
-def error(path, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        load(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # What is read

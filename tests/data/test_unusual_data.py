@@ -742,7 +742,7 @@ LABELS = np.array([0, 1, 2, 1])
         ({"train_labels": LABELS * 1000}, "labels up to 2000; number the classes"),
         ({"class_names": np.array("ab")}, "class_names must be a list of different"),
         ({"class_names": ["a", "a", "b"]}, "class_names must be a list of different"),
-        ({"test_images": IMAGES[..., :1]}, r"the test are \(8, 8, 1\), those of the t"),
+        ({"test_images": IMAGES[..., :1]}, r"test images \(8, 8, 1\); give both"),
     ],
 )
 def test_arrays_that_are_no_data_set_are_refused(tmp_path, arrays, message):

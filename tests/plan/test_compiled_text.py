@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from bnas_jax.plan import compiled_text, layer_names, movement
+from bnas_jax.plan import buffers, collectives, compiled_text, layer_names, movement
 from bnas_jax.plan.compile import _kernels
 
 # Two arrays of 16*32*32*36 floats: 2,359,296 bytes, padded from 36 to 128 channels
@@ -294,7 +294,7 @@ COUNTED = (
 def test_a_loop_for_tpus_is_counted_by_its_counter():
     """0, 2, 4 and 6; XLA notes no number of trips there."""
     found = movement.moves(compiled_text.read(entry(*COUNTED)))
-    (reduced,) = movement.messages(found, chips=2, chips_per_host=4)
+    (reduced,) = collectives.messages(found, chips=2, chips_per_host=4)
 
     assert reduced.number == 4
     assert reduced.bytes == 4 * 256 * 4
@@ -312,7 +312,7 @@ def test_a_loop_for_tpus_is_counted_by_its_counter():
 def test_a_loop_without_a_known_number_of_trips_counts_once(line, other):
     lines = [*COUNTED[:line], other, *COUNTED[line + 1 :]]
     found = movement.moves(compiled_text.read(entry(*lines)))
-    (reduced,) = movement.messages(found, chips=2, chips_per_host=4)
+    (reduced,) = collectives.messages(found, chips=2, chips_per_host=4)
 
     assert reduced.number == 1
 
@@ -330,7 +330,8 @@ def test_of_a_condition_the_smaller_branch_moves():
 
 def test_messages_with_their_groups(moves):
     reduced, gathered = sorted(
-        movement.messages(moves, chips=8, chips_per_host=4), key=lambda each: each.group
+        collectives.messages(moves, chips=8, chips_per_host=4),
+        key=lambda each: each.group,
     )
 
     assert (reduced.kind, reduced.number, reduced.group) == ("all-reduce", 1, 4)
@@ -344,7 +345,7 @@ def test_messages_with_their_groups(moves):
 
 def test_a_switch_that_adds_is_sent_each_part_once(moves):
     reduced, _ = sorted(
-        movement.messages(moves, chips=8, chips_per_host=8, switch_adds=True),
+        collectives.messages(moves, chips=8, chips_per_host=8, switch_adds=True),
         key=lambda each: each.group,
     )
 
@@ -361,7 +362,7 @@ def test_messages_that_are_begun_within_a_fusion_or_by_themselves():
         "source_target_pairs={{0,1},{1,0}}",
     )
     found = movement.moves(compiled_text.read(entry(*lines)))
-    gathered, sent = movement.messages(found, chips=8, chips_per_host=1)
+    gathered, sent = collectives.messages(found, chips=8, chips_per_host=1)
 
     assert (gathered.kind, gathered.number) == ("all-gather", 2)
     assert gathered.bytes == 2 * 7 / 8 * 64 * 4
@@ -393,7 +394,7 @@ def test_a_reduction_that_keeps_a_part_is_sent_in_each_trip_of_its_loop():
 
     # A switch adds only after the parts were sent.
     for switch_adds in (False, True):
-        (reduced,) = movement.messages(
+        (reduced,) = collectives.messages(
             found, chips=4, chips_per_host=4, switch_adds=switch_adds
         )
         assert (reduced.kind, reduced.number) == ("reduce-scatter", 5)
@@ -408,7 +409,7 @@ def test_messages_of_a_kind_are_between_hosts_if_any_is():
             for number, group in enumerate(groups)
         ]
         found = movement.moves(compiled_text.read(entry(*lines)))
-        (reduced,) = movement.messages(found, chips=4, chips_per_host=2)
+        (reduced,) = collectives.messages(found, chips=4, chips_per_host=2)
         assert reduced.number == 2
         assert reduced.between_hosts
 
@@ -424,7 +425,7 @@ def test_messages_whose_results_name_their_operands(switch_adds):
         "replica_groups=[1,8]<=[8], dimensions={0}",
     )
     found = movement.moves(compiled_text.read(entry(*lines)))
-    turned, sums = movement.messages(
+    turned, sums = collectives.messages(
         found, chips=8, chips_per_host=8, switch_adds=switch_adds
     )
 
@@ -434,15 +435,15 @@ def test_messages_whose_results_name_their_operands(switch_adds):
 
 
 def test_groups_in_xlas_short_form_and_of_unequal_size():
-    short = movement._groups("replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}", 8)
+    short = collectives._groups("replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}", 8)
 
     assert short == [[0, 4], [1, 5], [2, 6], [3, 7]]
-    assert movement._groups("replica_groups={{0,1,2},{3}}", 4) == [[0, 1, 2], [3]]
-    assert movement._groups("replica_groups={}", 3) == [[0, 1, 2]]
+    assert collectives._groups("replica_groups={{0,1,2},{3}}", 4) == [[0, 1, 2], [3]]
+    assert collectives._groups("replica_groups={}", 3) == [[0, 1, 2]]
 
 
 def test_largest_buffers_come_first(moves):
-    first, second = movement.largest_buffers(moves, 2)
+    first, second = buffers.largest(moves, 2)
 
     assert first.bytes == second.bytes == 16 * 32 * 32 * 128 * 4
     assert {first.layer, second.layer} == {"argument", "cell0/layer1/bn"}

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from image_files import encoded, picture, write_folder
+from image_files import encoded, error, load, picture, write_folder
 from PIL import Image
 from tfds_files import write_dataset
 
@@ -18,7 +18,6 @@ from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.load import Dataset
 from bnas_jax.data.readers import folder as folders
 from bnas_jax.data.readers import images
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions
@@ -28,17 +27,6 @@ from configs import train as train_configs
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
 )
-
-
-def load(path, **options) -> Dataset:
-    return loading.load("folder", path, ReadOptions(**options))
-
-
-def error(path, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        load(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def answer(capfd, *arguments: object) -> tuple[int, str]:

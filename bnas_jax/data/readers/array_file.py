@@ -61,8 +61,8 @@ def read(path: Any) -> tuple[Arrays, Arrays]:
     )
     if train.image_shape != test.image_shape:
         raise UserError(
-            f"{file}: images of the test are {test.image_shape}, those of the training "
-            f"{train.image_shape}; give both the same shape"
+            f"{file}: training images have the shape {train.image_shape}, test images "
+            f"{test.image_shape}; give both the same shape"
         )
     return train, test
 
