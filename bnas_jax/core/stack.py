@@ -82,7 +82,7 @@ def stack(num_cells: int, channels: int, *, halved: bool = False) -> tuple[Place
 
 
 def check_images(images: jax.Array) -> None:
-    """Raises `UserError` for images that are not floats (N, H, W, C), or none."""
+    """Raises `UserError` for images that are not floats (N, H, W, C), or are empty."""
     shape = images.shape
     if len(shape) != 4 or 0 in shape:
         raise UserError(
