@@ -429,7 +429,8 @@ def network(conventions: str = "paper", **fields) -> Network:
 
 
 @pytest.mark.parametrize(
-    "conventions", ["release", pytest.param("meant", marks=pytest.mark.long)]
+    "conventions",
+    [pytest.param(name, marks=pytest.mark.long) for name in ("release", "meant")],
 )
 def test_cost_counts_a_preset_in_its_convention(capfd, conventions):
     ours = network(

@@ -192,6 +192,7 @@ def test_a_batch_of_the_evaluation_is_planned_too(result, cache):
     assert 0 < of_image(evaluated) < of_image(result) / 2
 
 
+@pytest.mark.long
 def test_a_quick_plan_has_the_memory_and_the_messages(result, cache):
     """Not what moves, so that the memory's bandwidth gives no bound."""
     done = command(

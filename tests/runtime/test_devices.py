@@ -233,6 +233,7 @@ def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_loss
             assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(
     tmp_path, request
 ):
@@ -533,7 +534,6 @@ def test_processes_with_other_settings_end_with_the_setting_that_differs(tmp_pat
 def test_a_work_directory_that_hosts_do_not_share_is_refused(tmp_path):
     script = ROOT / "tests" / "runtime" / "sharing.py"
     for names, says in [
-        (("one", "one", "a", "a"), "opened"),
         (("one", "other", "a", "a"), "is not the directory of that name on the first"),
         (("one", "one", "a", "b"), "is not that of the first process; copy it again"),
     ]:

@@ -196,8 +196,8 @@ STEPS = [
         ("train:digits", "paper"),
         ("train:digits", "release"),
         ("train:mini", "release"),
-        ("train:d", "paper"),
     ),
+    pytest.param("train:d", "paper", marks=pytest.mark.long),
     pytest.param("search:cifar10", "paper", marks=pytest.mark.long),
 ]
 STATES = [

@@ -89,6 +89,7 @@ print(jax.device_count())
 """
 
 
+@pytest.mark.long
 def test_a_step_divided_over_a_mesh_is_that_of_one_device():
     (block,) = [
         block
