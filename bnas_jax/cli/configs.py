@@ -97,16 +97,19 @@ def _refuse_settings(arguments: list[str]) -> None:
 
 
 def _refuse_unread(run: Settings, arguments: list[str]) -> None:
-    """Raises `UserError` for a written setting that the run never reads."""
+    """Raises `UserError` for written settings that the run never reads."""
     unread = settings.unread(run)
+    found = []
     for argument in filter(spelling.is_setting, arguments):
         name = spelling.key(argument)
         # The setting itself, or the group that it is in.
         needed = unread.get(name, unread.get(name.partition(".")[0]))
         if needed is not None:
-            raise UserError(
+            found.append(
                 f"config.{name} has no effect here: leave it out, or write {needed}"
             )
+    if found:
+        raise UserError("; ".join(found))
 
 
 def task_of(

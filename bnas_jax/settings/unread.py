@@ -6,7 +6,7 @@ probably made a mistake, so `cli.configs` refuses it.
 
 from bnas_jax.settings.schema import Settings
 from bnas_jax.settings.search import SearchSettings
-from bnas_jax.settings.train import OptimizerSettings
+from bnas_jax.settings.train import OptimizerSettings, TrainSettings
 
 # Settings of `config.optimizer`, and the schedules that read them. Other schedules do
 # not.
@@ -39,7 +39,7 @@ def unread(run: Settings) -> dict[str, str]:
     """
     if isinstance(run, SearchSettings):
         return _unread_by_search(run)
-    return _unread_by_optimizer(run.optimizer)
+    return _unread_by_optimizer(run.optimizer) | _unread_by_loss(run)
 
 
 def _unread_by_search(run: SearchSettings) -> dict[str, str]:
@@ -62,4 +62,20 @@ def _unread_by_optimizer(settings: OptimizerSettings) -> dict[str, str]:
     for name, optimizer in _BY_OPTIMIZER.items():
         if settings.name != optimizer:
             found[f"optimizer.{name}"] = f"config.optimizer.name={optimizer}"
+    return found
+
+
+def _unread_by_loss(run: TrainSettings) -> dict[str, str]:
+    """`unread` of the loss of a training."""
+    found = {}
+    # Hand-crafted networks have no such setting.
+    auxiliary = getattr(run.network, "auxiliary", None)
+    if auxiliary is False:
+        found["optimizer.auxiliary_weight"] = "config.network.auxiliary=True"
+
+    # With the share 1, a teacher replaces the labels, except in the auxiliary loss.
+    teacher = run.teacher
+    if teacher.workdir is not None and teacher.share == 1 and not auxiliary:
+        shared = "config.teacher.share=0.9"
+        found["optimizer.loss"] = found["optimizer.label_smoothing"] = shared
     return found

@@ -18,6 +18,7 @@ import pytest
 from small_runs import STEPS, arguments
 from work_directories import arrays, largest_difference
 
+from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.benchmarks.programs import noise, plain_program_of, program_of
 from bnas_jax.cli.configs import configured
@@ -31,7 +32,9 @@ from bnas_jax.runtime import devices
 from bnas_jax.settings import TeacherSettings, TrainSettings
 from bnas_jax.training import build, teacher
 from bnas_jax.training.load import load
+from bnas_jax.training.optimizers import latent_sgd
 from bnas_jax.training.run_data import dataset_of
+from bnas_jax.training.train_step import TrainStep
 from bnas_jax.training.workdir import WorkDir
 
 pytestmark = [
@@ -75,6 +78,24 @@ def test_at_a_high_temperature_it_matches_logits():
         return temperature**2 * jnp.sum(soft)
 
     np.testing.assert_allclose(jax.grad(loss)(z), (z - v) / 3, atol=0.01)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_with_the_share_1_the_labels_change_nothing(cell, share):
+    """`settings.unread` names the settings of the loss with the labels, then."""
+    given = TeacherSettings(workdir="runs/teacher", share=share)
+    run = dataclasses.replace(run_of(cell), teacher=given)
+    network, optimizer = build.network(run, num_classes=3), latent_sgd(0.1)
+    batch = {"label": jnp.array([2, 1]), "targets": jax.nn.softmax(OTHERS)}
+
+    def losses(**changes):
+        step = TrainStep(network, optimizer, soft_share=share, **changes)
+        return step._losses(LOGITS, batch)
+
+    unread = settings.unread(run)
+    for name, value in (("label_smoothing", 0.3), ("loss", lambda z, *_: z[:, 0])):
+        same = np.array_equal(losses(), losses(**{name: value}))
+        assert same == (f"optimizer.{name}" in unread), name
 
 
 # A step
