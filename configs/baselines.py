@@ -38,9 +38,9 @@ shortcut has its float 1x1 convolution before the pooling, where it costs four t
 much.
 
 The paper does not state how it trained them. Here they are trained as BNAS-A and, on
-ImageNet, as BNAS-D, see train.py (docs/recipes.md); `small_cnn` for 50 epochs (section
-4.1.2). The files of `bnas_jax/baselines`, one for each family, describe the blocks,
-shortcuts and first convolutions in each scheme.
+ImageNet, as BNAS-D, see train.py (docs/recipes.md); `small_cnn` for 50 epochs, as
+Table 12 says. The files of `bnas_jax/baselines`, one for each family, describe the
+blocks, shortcuts and first convolutions in each scheme.
 """
 
 from typing import Any

@@ -30,10 +30,18 @@ enough to give 10 % for separable layers, since every path leads through these k
 that it was the reason in the paper is our inference (docs/schemes.md).
 --config.scheme.depthwise_center=False does not centre such kernels.
 
-Where the paper is silent, these are our choice: the sizes of both networks (those of
-LeNet-5 with three layers; 20 cells of 36 channels as in BNAS-A), no inter-cell skips
-with the published cells of Figure 2, and the training of BNAS-A, with 50 epochs for the
-tables. None of these results was reproduced here.
+The 50 epochs of the tables are those of Table 12. Where the paper is silent, these are
+our choice:
+
+- Sizes: LeNet-5 with three layers; 20 cells of 36 channels, as in BNAS-A.
+- A separable layer is DARTS's: a depthwise and a pointwise convolution, twice. Eq. 3
+  has such a pair once.
+- The published cells of Figure 2: DARTS's second-order cell, and of SNAS and GDAS the
+  cell with three separable layers of eight, which is closest to Table 11.
+- These cells have the stem and the poolings of BNAS, and no inter-cell skips.
+- The training of BNAS-A, apart from the number of epochs.
+
+None of these results was reproduced here.
 """
 
 from bnas_jax.core.errors import UserError

@@ -79,7 +79,7 @@ def schemes_resnet18() -> Study:
 
 
 def layers() -> Study:
-    """Tables 1 and 12 (sections 4.1.1 and 4.1.2).
+    """Tables 1 and 12 (section 4.1.2, appendix E.1).
 
     The network has three layers of one type, then three dense layers.
     """

@@ -2,8 +2,8 @@
 
     python -m bnas_jax train --config=configs/train.py:VARIANT --workdir=DIR
 
-The accuracies are the paper's top-1 (top-5) in %; docs/results.md has ours on the
-digits:
+The accuracies are the paper's top-1 (top-5) in %, that of g is from the authors'
+repository (docs/reproduce.md); docs/results.md has ours on the digits:
 
 | variant | cells/channels | data | top-1 (top-5) |
 |---|---|---|---|
@@ -31,9 +31,9 @@ gamma = 1. With this cell they have 2.49e8 and 6.31e8 FLOPs, where the table pri
 2.49e8 to 6.39e8; with `latest_cell_zeroise` (gamma = 1) they would have 1.98e8 and
 4.68e8.
 
-None of these results was reproduced here; the CIFAR and ImageNet figures are the
-paper's. --config.network.genotype takes a named cell, a search's genotype.json or work
-directory, or a text Genotype(...) as DARTS's code prints it.
+None of these results was reproduced here. --config.network.genotype takes a named
+cell, a search's genotype.json or work directory, or a text Genotype(...) as DARTS's
+code prints it.
 
 Settings for which the paper's text and its code have different values are in
 `config.paper` and `config.release` below. `meant` is `release` without the index error

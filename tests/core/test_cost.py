@@ -151,6 +151,17 @@ def test_f_and_g_count_what_table_13_prints_with_their_cell_and_not_that_of_its_
     assert flops(ZEROISED) < 0.8 * printed
 
 
+def test_only_a_float_stem_gives_bnas_d_its_flops(cells):
+    """The three convolutions of its stem, although the paper only names the first."""
+    net, image_shape = D
+    found = cost(net, image_shape=image_shape, walked=cells)
+    stem = [row for row in found.rows if row.name.startswith("stem/conv")]
+    assert len(stem) == 3
+    saved = sum(row.float_macs for row in stem[1:]) * 63 / 64
+    assert found.total.flops == pytest.approx(1.48e8, rel=0.01)
+    assert digits(found.total.flops - saved, 2) == 0.62e8
+
+
 def flops_by_hand(net, image_shape):
     counts = by_hand(net, image_shape)
     return counts["float_macs"] + counts["binary_macs"] / 64

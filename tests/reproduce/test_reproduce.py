@@ -38,7 +38,7 @@ from bnas_jax.training.gradients import gradient_sums, gradients_of_run
 from bnas_jax.training.load import load
 from bnas_jax.training.run_data import dataset_of
 from bnas_jax.workdir import RunDirectory
-from configs import search, train
+from configs import ablations, search, train
 from configs.reproduce import REPRODUCTIONS, get_reproduction
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -167,6 +167,8 @@ ROWS = {
     "BNAS-A": "cells latest_cell_zeroise 20/36 xnor",
     "BNAS-Mini": "cells latest_cell_zeroise 10/24 xnor",
     "BNAS-D": "cells latest_cell 12/64 xnor",
+    "BNAS-F": "cells latest_cell 12/84 xnor",
+    "BNAS-G": "cells latest_cell 16/128 xnor",
     "BNAS-B no skip": "cells latest_cell_zeroise 12/64 xnor no skip",
     "BNAS-B no Zeroise": "cells latest_cell 12/64 xnor",
     "BNAS-C no diversity": "cells found 16/108 xnor",
@@ -276,6 +278,8 @@ PRINTED = {
     "table9": "31.79 0.36 58.01 89.47 91.06 0.14 149.14 92.70",
     "table10": "88.82 92.22 92.70",
     "table11": "10.01 62.50 41.72 36.75 43.19 36.75 89.66 12.50 92.70 0.00",
+    "table12": "56.38 10.00 10.00 10.00",
+    "table13": "2.49 61.40 82.80 6.39 63.51 83.91",
     "tableD": "13.91 20.85 14.51 21.15",
 }
 
@@ -293,6 +297,34 @@ def test_the_paper_s_numbers_are_as_printed(what):
             }
         found += [f"{value:.2f}" for value in numbers.values()]
     assert " ".join(found) == PRINTED[what]
+
+
+# The classes of FLOPs of the networks, 1e8.
+CLASSES = {
+    "table6": (
+        "0.04 0.04 0.16 0.16 0.16 0.16 0.16 0.16 0.27 0.27 0.27 0.27 0.90 0.90 1.41"
+    ),
+    "table7": "1.48 1.48 1.48 1.48 1.63 1.63 1.63 1.63 18.25",
+    "table10": "0.16 0.16 0.16",
+}
+
+
+@pytest.mark.parametrize("what", CLASSES)
+def test_the_paper_s_classes_of_flops_are_as_printed(what):
+    wanted = get_reproduction(what, "paper")
+    found = [f"{wanted.paper[row.name]['flops']:.2f}" for row in wanted.rows]
+    assert " ".join(found) == CLASSES[what]
+
+
+@pytest.mark.parametrize("what", ["table8", "figure4", "figure9", "figure10"])
+def test_networks_without_skips_say_whose_cell_they_have(what):
+    remark = get_reproduction(what, "paper").remark
+    (preset,) = re.findall(r"configs/ablations\.py:(\w+)", remark)
+    run = settings.from_config(ablations.get_config(preset))
+    assert isinstance(run, SearchSettings)
+    assert not run.network.skip
+    # Only its caption has a number.
+    assert ("150 epochs" in remark) == (what == "figure4")
 
 
 def test_figure_1_has_what_table_6_has_of_xnor_net_s_scheme():
