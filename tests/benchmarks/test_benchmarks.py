@@ -173,9 +173,8 @@ def stepped(program):
     return state
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param("search", marks=pytest.mark.long), "train"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["search", "train"])
 def test_the_plain_step_is_the_same_function_of_the_same_variables(task):
     """In float64, as one flipped sign would move everything behind it."""
     run, data = tiny(task), programs.noise(16, 8, 5)

@@ -717,7 +717,7 @@ MOBINET = Genotype(
     [
         # GDAS's fixed reduction has convolutions in 8 groups, of twice the channels.
         pytest.param(genotypes.load("gdas_f1"), Xnor(), 4, marks=pytest.mark.long),
-        (genotypes.load("gdas_f1"), Cbcn(), 16),
+        pytest.param(genotypes.load("gdas_f1"), Cbcn(), 16, marks=pytest.mark.long),
         # Each output sees 4 channels where 4 divides them.
         (MOBINET, Xnor(), 4),
     ],

@@ -241,6 +241,7 @@ def test_an_imported_network_gives_the_released_logits(imported, released):
     assert_released_logits(imported, released)
 
 
+@pytest.mark.long
 def test_an_imported_imagenet_network_gives_the_released_logits(reference, tmp_path):
     checkpoint = reference / "imagenet_net_c4_l6_latest_cell.npz"
     assert (

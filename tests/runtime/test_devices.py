@@ -35,16 +35,14 @@ STEPS = 22  # two epochs of 11
 
 # Where each task runs: how, and on how many devices. The first is what the others
 # equal.
-SHORT = {
-    "train": [("none", 1), ("pmap", 8)],
-    "search": [("none", 1), ("shard_map", 4)],
-}
+SHORT = {"train": [("none", 1), ("pmap", 8)]}
 # A device has all or 16 of the 64 examples of a microbatch, of which groups of 32 are
 # normalised together.
 GROUPS = {"train_groups": [("none", 1), ("pmap", 4)]}
 # Without cells.
 BASELINES = {"train_resnet": [("none", 1), ("shard_map", 2)]}
-# A search compiles for a minute or more in each place.
+# A search compiles for a minute or more in each place. Without --long,
+# training/test_steps.py averages the gradients of a search over devices.
 LONG = {
     "train": [
         ("none", 1),
@@ -69,7 +67,7 @@ SEARCHERS = {
     "search_random_trained": ["--config.searcher.candidate_epochs=1"],
 }
 # A reduction cell alone compiles faster than three cells. Alphas of normal cells get no
-# gradient then; --long has three cells.
+# gradient then.
 ONE_CELL = ["--config.network.num_cells=1"]
 SEARCHED = {task: [("none", 1), ("shard_map", 4)] for task in SEARCHERS}
 
@@ -186,9 +184,9 @@ def on(tmp_path_factory, request):
     process with eight devices.
     """
     folder = tmp_path_factory.mktemp("runs")
-    places, smaller = SHORT, {"search": ONE_CELL}
+    places = SHORT
     if request.config.getoption("--long"):
-        places, smaller = LONG | SEARCHED | GROUPS | BASELINES, {}
+        places = LONG | SEARCHED | GROUPS | BASELINES
     runs = [
         (task, how, count) for task, of_task in places.items() for how, count in of_task
     ]
@@ -197,7 +195,7 @@ def on(tmp_path_factory, request):
         {
             "task": kind(t),
             "workdir": str(at(t, how, n)),
-            "arguments": [*arguments(t, folder), *smaller.get(t, [])],
+            "arguments": arguments(t, folder),
             "parallel": how,
             "devices": n,
         }
@@ -213,7 +211,7 @@ def on(tmp_path_factory, request):
         *SHORT,
         *(
             pytest.param(task, marks=pytest.mark.long)
-            for task in (*GROUPS, *BASELINES, *SEARCHED)
+            for task in ("search", *GROUPS, *BASELINES, *SEARCHED)
         ),
     ],
 )
@@ -235,7 +233,7 @@ def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_loss
 
 @pytest.mark.long
 def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(
-    tmp_path, request
+    tmp_path,
 ):
     """In float32.
 
@@ -246,7 +244,6 @@ def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(
     has a gradient, that rounding takes it across, which some day one of them will: then
     gradients differ visibly, and are as good. None does in this batch.
     """
-    places = LONG if request.config.getoption("--long") else {"train": SHORT["train"]}
     single = ["--config.precision=float32", *ONE_CELL]
     specs = [
         {
@@ -255,7 +252,7 @@ def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(
             "parallel": how,
             "devices": count,
         }
-        for task, of_task in places.items()
+        for task, of_task in LONG.items()
         for how, count in of_task
     ]
     printed = on_eight_devices("first_gradients.py", specs)
@@ -387,7 +384,11 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(
 
 
 @pytest.mark.parametrize(
-    ("names", "kept"), [(("one", "one"), "True"), (("one", "other"), "False")]
+    ("names", "kept"),
+    [
+        (("one", "one"), "True"),
+        pytest.param(("one", "other"), "False", marks=pytest.mark.long),
+    ],
 )
 def test_processes_keep_compiled_programs_where_all_find_them(tmp_path, names, kept):
     """On GPUs they would wait for a process that found a program in its own cache."""
@@ -452,6 +453,7 @@ def test_a_search_on_two_processes_gives_what_one_device_gives(on, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_processes_that_compile_stop_together_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "nothing_compiled"))
     pair = Pair("train", *arguments("train", tmp_path), f"--workdir={tmp_path / 'run'}")
