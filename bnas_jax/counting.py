@@ -15,6 +15,7 @@ from bnas_jax.core import cost as cost_lib
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core import genotypes
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import choice
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.networks import Cells
 from bnas_jax.core.schemes import Xnor
@@ -115,9 +116,7 @@ def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
 
     # The conventions set fields of the network and of its scheme.
     chosen = options["conventions"] or "paper"
-    if chosen not in conventions_lib.CONVENTIONS:
-        known = ", ".join(conventions_lib.CONVENTIONS)
-        raise UserError(f"--conventions must be one of {known}, got {chosen!r}")
+    choice("--conventions", chosen, choices=conventions_lib.CONVENTIONS)
     conventions = conventions_lib.conventions(chosen)
 
     settings = Cells(

@@ -84,7 +84,7 @@ def load(file: str) -> Extension:
     return Extension(file=str(path), sha256=digest)
 
 
-def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
+def check(workdir: pathlib.Path, given: Sequence[Extension]) -> None:
     """Raises `UserError` if a run was made with an extension that is not given now.
 
     Extensions are compared by the names of their files. A file that has changed since
@@ -97,7 +97,7 @@ def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
 
 
 def compare(
-    made: pathlib.Path, noted: Sequence[tuple[str, str]], given: tuple[Extension, ...]
+    made: pathlib.Path, noted: Sequence[tuple[str, str]], given: Sequence[Extension]
 ) -> None:
     """Raises `UserError` if one of the noted extensions is not given now.
 

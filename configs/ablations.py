@@ -35,21 +35,11 @@ diversity are for bnas and darts.
 """
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import DARTS_TYPES
 from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries, template
 from configs import search, train
 
-# The search space of DARTS (section 3.1.1).
-DARTS_TYPES = (
-    "none",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-)
 # The forms of the networks of some searchers; all others have the form of DARTS.
 FORMS = {"snas": "snas", "gdas": "gdas"}
 # The layer types that `separable` adds to the search space.

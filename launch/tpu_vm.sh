@@ -44,9 +44,9 @@ while (($#)); do
     shift
 done
 (($#)) || refuse "no command; write for instance: launch/tpu_vm.sh --type=v4-8 train --config=configs/train.py:a --workdir=runs/a"
-for number in "$wait" "$poll" "$restarts"; do
-    [[ $number =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--wait, --poll and --restarts take whole numbers, got $number"
-done
+check_whole --wait "$wait"
+check_whole --poll "$poll"
+check_whole --restarts "$restarts"
 # Google Cloud's name of the type, also if --version is given.
 type=${type/#v5e-/v5litepod-}
 if [[ -z $version ]]; then

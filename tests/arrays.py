@@ -52,3 +52,9 @@ def with_gradients(function, gradient, *inputs):
 
 def relative_error(ours, theirs) -> float:
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def close(one, other, **tolerance) -> bool:
+    """Whether two trees agree, by default to 1e-5."""
+    near = lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance})
+    return jax.tree.all(jax.tree.map(near, one, other))

@@ -1,4 +1,4 @@
-"""Numbers of other systems' published code (tests/reference/schemes), and the same
+"""Numbers of other systems' published code (tests/reference), and the same
 computed here.
 """
 
@@ -22,6 +22,13 @@ from bnas_jax.interop.published.torch_arrays import states
 def numbers(reference: pathlib.Path, file: str, prefix: str) -> dict:
     """The arrays `PREFIX.NAME` of a file by NAME, as they lie there."""
     return with_prefix(dict(np.load(reference / "schemes" / f"{file}.npz")), prefix)
+
+
+@functools.cache
+def loaded(reference: pathlib.Path, name: str) -> tuple:
+    """(the arrays, model, variables) of the file searchers/NAME.npz."""
+    arrays = dict(np.load(reference / "searchers" / f"{name}.npz"))
+    return arrays, *load_published(name, arrays)
 
 
 def through_layer(

@@ -96,7 +96,9 @@ def test_processes_take_the_gpus_that_the_user_has_left_visible():
     assert started("3", "--cpu=1").returncode == 0
 
 
-@pytest.mark.parametrize("script", ["multi_process.sh", "slurm.sh", "gke.sh"])
+@pytest.mark.parametrize(
+    "script", ["multi_process.sh", "slurm.sh", "gke.sh", "tpu_vm.sh"]
+)
 @pytest.mark.parametrize("number", ["abc", "08", "-1"])
 def test_restarts_are_a_whole_number(script, number):
     done = launch(script, "--dry-run", f"--restarts={number}", *COMMAND)

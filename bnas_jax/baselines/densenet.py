@@ -11,9 +11,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bnas_jax.baselines.units import Baseline, Normalized, check_image_size, convolution
+from bnas_jax.baselines.units import Normalized, check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import positive
 from bnas_jax.core.modules import Classifier, FloatConv
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes import Scheme
 
@@ -120,7 +122,7 @@ class DenseNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseNet121(Baseline):
+class DenseNet121(NetworkSettings):
     """DenseNet121.
 
     growth: the channels that each layer adds.
@@ -131,7 +133,7 @@ class DenseNet121(Baseline):
     blocks: tuple[int, ...] = (6, 12, 24, 16)
 
     def __post_init__(self):
-        self.check_at_least(1, "growth", "blocks")
+        positive("config.network", self, "growth", "blocks")
 
     def build(
         self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic

@@ -17,11 +17,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bnas_jax.baselines.units import Baseline, check_image_size, convolution
+from bnas_jax.baselines.units import check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import positive, shares
 from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.initializers import bias_init
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.ops.pool import max_pool
@@ -195,7 +197,7 @@ class Nin(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class NinSettings(Baseline):
+class NinSettings(NetworkSettings):
     """Network in Network.
 
     widths: the channels of the second convolution are `widths[1]`, those of the third
@@ -207,17 +209,13 @@ class NinSettings(Baseline):
     dropout: float = 0.5
 
     def __post_init__(self):
-        self.check_at_least(1, "widths")
+        positive("config.network", self, "widths")
         if len(self.widths) != 3:
             raise UserError(
                 "config.network.widths must be three numbers such as (192,160,96), "
                 f"got {self.widths}"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(
-                "config.network.dropout must be at least 0 and below 1, got "
-                f"{self.dropout}"
-            )
+        shares("config.network", self, "dropout")
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Nin:
         """A `Nin`.

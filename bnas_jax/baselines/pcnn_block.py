@@ -1,4 +1,7 @@
-"""PCNN's block (arXiv 1811.12755): each convolution has a shortcut and a PReLU."""
+"""The block of PCNN (arXiv 1811.12755) and of CBCN (arXiv 1910.10853).
+
+Each convolution has a shortcut and a PReLU.
+"""
 
 from typing import Any, ClassVar
 
@@ -47,7 +50,11 @@ class PcnnUnit(Block):
 
 
 class PcnnBlock(TwoUnits):
-    """Two `PcnnUnit`s; the network's stem has a PReLU."""
+    """Two `PcnnUnit`s; the network's stem has a PReLU.
+
+    CBCN's published ResNet18 for CIFAR has widths of 64, 64, 128 and 256: four
+    orientations each of 16, 16, 32 and 64 features.
+    """
 
     unit: ClassVar[type[Block]] = PcnnUnit
     stem_activation: ClassVar[str] = "prelu"

@@ -11,10 +11,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bnas_jax.baselines.reactnet_block import RPRelu
-from bnas_jax.baselines.units import Baseline, Stem, check_image_size, convolution
+from bnas_jax.baselines.units import Stem, check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import positive
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes import Scheme
 
@@ -123,7 +125,7 @@ class MobileNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReActNetMobileNet(Baseline):
+class ReActNetMobileNet(NetworkSettings):
     """ReActNet's MobileNet for ImageNet: see `MobileNet`.
 
     widths: the channels of the stem and of each block. Each is the one before or twice
@@ -133,7 +135,7 @@ class ReActNetMobileNet(Baseline):
     widths: tuple[int, ...] = WIDTHS
 
     def __post_init__(self):
-        self.check_at_least(1, "widths")
+        positive("config.network", self, "widths")
         for before, after in itertools.pairwise(self.widths):
             if after not in (before, 2 * before):
                 raise UserError(

@@ -12,15 +12,15 @@ import flax.linen as nn
 
 from bnas_jax.baselines.blocks import BLOCKS
 from bnas_jax.baselines.units import (
-    Baseline,
     Stem,
     block_places,
     check_image_size,
     doubling,
 )
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.checks import choice
+from bnas_jax.core.checks import choice, positive
 from bnas_jax.core.modules import Classifier
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.ops.pool import max_pool
 from bnas_jax.core.schemes import Scheme
 
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNet18(Baseline):
+class ResNet18(NetworkSettings):
     """ResNet18.
 
     width: the channels of the first stage; each further stage doubles them.
@@ -119,7 +119,7 @@ class ResNet18(Baseline):
     imagenet: ClassVar[bool] = False
 
     def __post_init__(self):
-        self.check_at_least(1, "width", "blocks")
+        positive("config.network", self, "width", "blocks")
         if self.block is not None:
             choice("config.network.block", self.block, choices=BLOCKS)
 

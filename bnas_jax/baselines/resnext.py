@@ -11,14 +11,15 @@ import flax.linen as nn
 
 from bnas_jax.baselines.block import Projection
 from bnas_jax.baselines.units import (
-    Baseline,
     ConvUnit,
     Stem,
     block_places,
     check_image_size,
 )
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import positive
 from bnas_jax.core.modules import Classifier
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import Scheme
 
 # The width of a block's output, relative to that of its 3x3 convolution.
@@ -129,7 +130,7 @@ class ResNeXt(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNeXt29(Baseline):
+class ResNeXt29(NetworkSettings):
     """ResNeXt29.
 
     stem: the channels of the first convolution.
@@ -146,7 +147,7 @@ class ResNeXt29(Baseline):
     float_shortcut: bool = True
 
     def __post_init__(self):
-        self.check_at_least(1, "stem", "groups", "group_width", "blocks")
+        positive("config.network", self, "stem", "groups", "group_width", "blocks")
 
     def build(
         self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic

@@ -10,15 +10,16 @@ import flax.linen as nn
 
 from bnas_jax.baselines.preact_block import PreactBlock
 from bnas_jax.baselines.units import (
-    Baseline,
     Stem,
     block_places,
     check_image_size,
     doubling,
 )
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import positive
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import Scheme
 
 
@@ -71,7 +72,7 @@ class SENet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class SENet18(Baseline):
+class SENet18(NetworkSettings):
     """SENet18.
 
     width: the channels of the first stage; each further stage doubles them.
@@ -86,7 +87,7 @@ class SENet18(Baseline):
     float_shortcut: bool = True
 
     def __post_init__(self):
-        self.check_at_least(1, "width", "blocks", "gate")
+        positive("config.network", self, "width", "blocks", "gate")
         # A gate that divides the first width divides the doubled widths, too.
         if self.width % self.gate:
             raise UserError(

@@ -9,11 +9,12 @@ import dataclasses
 
 import flax.linen as nn
 
-from bnas_jax.baselines.units import Baseline, check_image_size
+from bnas_jax.baselines.units import check_image_size
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.checks import choice
+from bnas_jax.core.checks import choice, positive
 from bnas_jax.core.initializers import bias_init, uniform_fan_in
 from bnas_jax.core.layers import LAYERS
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import Scheme
 
 
@@ -78,7 +79,7 @@ class SmallCnn(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallCnnSettings(Baseline):
+class SmallCnnSettings(NetworkSettings):
     """The network of Tables 1 and 12.
 
     layer_type: one of `core.layers.LAYERS` that has weights.
@@ -91,7 +92,7 @@ class SmallCnnSettings(Baseline):
     dense: tuple[int, ...] = (120, 84)
 
     def __post_init__(self):
-        self.check_at_least(1, "widths", "dense")
+        positive("config.network", self, "widths", "dense")
         # Pooling alone would have nothing to binarize.
         learnable = [name for name, layer in LAYERS.items() if layer.learnable]
         choice("config.network.layer_type", self.layer_type, choices=learnable)

@@ -4,7 +4,6 @@ These are a convolution with its batch norm and activation, the stem, the base o
 networks' settings, and the places of blocks in a residual network.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,39 +13,10 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.convolution import Convolution
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import FloatConv
-from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Scheme
 from bnas_jax.core.schemes.activations import activated
-
-
-@dataclasses.dataclass(frozen=True)
-class Baseline(NetworkSettings):
-    """The base of the hand-crafted networks' settings."""
-
-    def check_at_least(self, least: int, *names: str) -> None:
-        """Raises `UserError` for the first of these settings that is below `least`.
-
-        A setting is a number, or a tuple of numbers that must not be empty.
-        """
-        for name in names:
-            value = getattr(self, name)
-            if value == ():
-                # The default shows a possible length.
-                example = ",".join(map(str, getattr(type(self), name)))
-                raise UserError(
-                    f"config.network.{name} is empty; write for instance its default, "
-                    f"--config.network.{name}={example}"
-                )
-            # All numbers of a tuple must be that large.
-            numbers = value
-            if not isinstance(value, tuple):
-                numbers = (value,)
-            if min(numbers) < least:
-                raise UserError(
-                    f"config.network.{name} must be at least {least}, got {value}"
-                )
 
 
 class BlockPlace(NamedTuple):

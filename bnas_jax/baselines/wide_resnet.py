@@ -16,15 +16,15 @@ import flax.linen as nn
 
 from bnas_jax.baselines.preact_block import PreactBlock
 from bnas_jax.baselines.units import (
-    Baseline,
     block_places,
     check_image_size,
     convolution,
     doubling,
 )
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.checks import choice
+from bnas_jax.core.checks import choice, positive
 from bnas_jax.core.modules import Classifier
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.batch_norm import MOMENTUM
 from bnas_jax.core.schemes import Scheme
@@ -98,7 +98,7 @@ class WideResNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Wrn40(Baseline):
+class Wrn40(NetworkSettings):
     """WRN-40-4.
 
     stem: the channels of the first convolution; None is `width`.
@@ -115,9 +115,9 @@ class Wrn40(Baseline):
     float_shortcut: bool = True
 
     def __post_init__(self):
-        self.check_at_least(1, "width", "blocks")
+        positive("config.network", self, "width", "blocks")
         if self.stem is not None:
-            self.check_at_least(1, "stem")
+            positive("config.network", self, "stem")
         choice("config.network.code", self.code, choices=CODES)
 
     def build(

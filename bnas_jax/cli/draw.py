@@ -76,7 +76,7 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
     if len(given) > 1:
         raise UserError("--strip draws the epochs of one search; write --genotype once")
     run_directory = _search(given[0])
-    extensions.check(run_directory.path, tuple(loaded))
+    extensions.check(run_directory.path, loaded)
     frames = _frames(run_directory, count)
     skip = _has_skip(given[0], values.skip)
     return cells.strip(frames, zeroise=values.zeroise, skip=skip)

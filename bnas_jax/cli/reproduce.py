@@ -174,8 +174,7 @@ def _changed(
 
 def _check_setting(setting: str, rows: Sequence["Row"]) -> None:
     """Raises `UserError` for a setting that no run has, or that the rows decide."""
-    # --noconfig.KEY is False.
-    name = setting.removeprefix("--no").removeprefix("--").partition("=")[0]
+    name = f"config.{spelling.key(setting)}"
     if name in _OF_A_ROW:
         raise UserError(
             f"{name} is what a row is about; leave it out, --seeds=N makes N runs of "

@@ -29,11 +29,23 @@ def choice(name: str, value, choices: Iterable) -> None:
 def positive(prefix: str, settings, *names: str) -> None:
     """Raises `UserError` for the first of these settings that is below 1.
 
+    A setting is a number, or a tuple of numbers that must not be empty.
+
     prefix: of their names, such as config.network.
     """
     for name in names:
         value = getattr(settings, name)
-        require(value >= 1, f"{prefix}.{name} must be at least 1, got {value}")
+        setting = f"{prefix}.{name}"
+        if value == ():
+            # The default shows a possible length.
+            example = ",".join(map(str, getattr(type(settings), name)))
+            raise UserError(
+                f"{setting} is empty; write for instance its default, "
+                f"--{setting}={example}"
+            )
+        # All numbers of a tuple must be that large.
+        least = min(value) if isinstance(value, tuple) else value
+        require(least >= 1, f"{setting} must be at least 1, got {value}")
 
 
 def rates(prefix: str, settings, *names: str, least: float | None = None) -> None:

@@ -57,6 +57,17 @@ TABLE_3 = (
     "bin_conv_3x3",
     "bin_conv_5x5",
 )
+# The search space of DARTS (section 3.1.1), in the order of its published alphas.
+DARTS_TYPES = (
+    ZEROISE,
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
 # GDAS's hand-made reduction cell, which stands in a genotype by its name alone.
 FIXED_REDUCTION = "gdas_fixed"
 

@@ -103,11 +103,9 @@ class Supernet(nn.Module):
         weights = alphas_lib.relax(alphas)
         # A single layer runs on each edge: the one that the search draws most often.
         if self.edges == "chosen":
-            largest = {}
             for name, value in alphas.items():
-                largest[name] = jnp.argmax(value, axis=-1)  # (14,)
-            for name, index in largest.items():
-                weights[name] = jax.nn.one_hot(index, len(self.layer_types))
+                largest = jnp.argmax(value, axis=-1)  # (14,)
+                weights[name] = jax.nn.one_hot(largest, len(self.layer_types))
         return self.mixture(weights, images, train=train)
 
     @nn.compact

@@ -85,7 +85,7 @@ def read(path: str, loaded: Sequence[Extension]) -> PackedNetwork:
     noted = []
     for entry in content.extensions:
         noted.append((str(entry.get("file")), str(entry.get("sha256"))))
-    extensions.compare(file, noted, tuple(loaded))
+    extensions.compare(file, noted, loaded)
     return _network(file, content)
 
 

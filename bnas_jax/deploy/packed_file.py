@@ -63,8 +63,8 @@ class PackedFile(NamedTuple):
     extensions: tuple[Mapping, ...] = ()
 
 
-def write(path: pathlib.Path, content: PackedFile) -> int:
-    """Writes a file, whole or not at all; returns its size in bytes."""
+def write(path: pathlib.Path, content: PackedFile) -> None:
+    """Writes a file, whole or not at all."""
     from safetensors.numpy import save
 
     # Name -> array; and for each packed convolution the shape of its kernel.
@@ -97,7 +97,6 @@ def write(path: pathlib.Path, content: PackedFile) -> int:
     header[_HEADER_HASH] = _hash_of_header(header)
     with whole(path) as part:
         part.write_bytes(save(arrays, metadata={_HEADER: json.dumps(header)}))
-    return path.stat().st_size
 
 
 def read(path: pathlib.Path) -> PackedFile:

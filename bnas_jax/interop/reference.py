@@ -29,6 +29,7 @@ from bnas_jax.interop.published.torch_arrays import (
     states,
     to_torch,
 )
+from bnas_jax.training.latents import project_params
 
 Model = Network | Supernet
 FORMS = (*genotype_lib.FORMS, "supernet")
@@ -181,9 +182,6 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
             value[index] = _fitting(arrays, name, shape=value[index].shape)
             used.add(name)
         flat[path] = jnp.asarray(value)
-        # Latent weights of binary convolutions.
-        if path[-1].startswith("latent"):
-            flat[path] = _projected(model, flat[path])
 
     # An array that is left over means that genotype or conventions do not fit.
     left_over = sorted(set(arrays) - used)
@@ -192,7 +190,9 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
             f"the checkpoint has {left_over[0]}, which this network lacks; check "
             "genotype and conventions"
         )
-    return traverse_util.unflatten_dict(flat)
+    variables = traverse_util.unflatten_dict(flat)
+    params = project_params(variables["params"], model.scheme.latents)
+    return {**variables, "params": params}
 
 
 def _fitting(
@@ -214,15 +214,6 @@ def _fitting(
             "check channels, num_classes and genotype"
         )
     return array
-
-
-def _projected(model: Model, latent):
-    """Latent weights after the projection of the model's scheme."""
-    # Some schemes have no projection.
-    project = model.scheme.latents.project
-    if project is None:
-        return latent
-    return project(latent)
 
 
 def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:

@@ -7,7 +7,13 @@ from typing import Any
 from bnas_jax.reproduce.columns import COLUMNS
 from bnas_jax.reproduce.reproduction import SCALES, Reproduction
 from bnas_jax.reproduce.row_run import RowRun
-from bnas_jax.study.table import DEVIATION, deviation_of, mean_of, runs_of
+from bnas_jax.study.table import (
+    DEVIATION,
+    deviation_of,
+    mean_of,
+    number_text,
+    runs_of,
+)
 from bnas_jax.workdir.markdown import table_row
 
 
@@ -108,19 +114,14 @@ def _remarks(result: Mapping) -> list[str]:
 
 def _ours(row: Mapping, name: str) -> str:
     """Our number, with its deviation if it has one."""
-    text = _text(row["ours"][name], COLUMNS[name].form)
+    text = number_text(row["ours"][name], COLUMNS[name].form)
     deviation = row["deviation"][name]
     if deviation is not None:
-        text += f" ± {_text(deviation, COLUMNS[name].form)}"
+        text += f" ± {number_text(deviation, COLUMNS[name].form)}"
     return text
 
 
 def _printed(number: float | None) -> str:
     """A number as the paper prints it: an integer, or with two decimals."""
     form = "d" if isinstance(number, int) else ".2f"
-    return _text(number, form)
-
-
-def _text(number: float | None, form: str) -> str:
-    """The number in a Python format such as ".2f"; "" for None."""
-    return "" if number is None else format(number, form)
+    return number_text(number, form)

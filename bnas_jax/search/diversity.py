@@ -6,7 +6,7 @@ import jax
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import ENTROPIES, Alphas
-from bnas_jax.core.checks import choice
+from bnas_jax.core.checks import choice, rates
 from bnas_jax.core.errors import UserError
 from bnas_jax.search.searcher import Progress, Searcher
 
@@ -30,12 +30,8 @@ class Diverse(Searcher):
 
     def __post_init__(self):
         prefix = "config.searcher"
+        rates(prefix, self, "diversity", least=0)
         # In this form NaN fails, too.
-        if not 0 <= self.diversity < float("inf"):
-            raise UserError(
-                f"{prefix}.diversity must be a finite number at least 0, got "
-                f"{self.diversity}"
-            )
         if not self.tau >= LEAST_TAU:
             raise UserError(
                 f"{prefix}.tau must be at least {LEAST_TAU:g}, got {self.tau}; "

@@ -15,6 +15,7 @@ import optax
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import Alphas
+from bnas_jax.core.checks import rates
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Cell, arriving
 from bnas_jax.search import gumbel
@@ -26,7 +27,6 @@ from bnas_jax.search.searcher import (
     Progress,
     Searcher,
     Stage,
-    check_rates,
 )
 
 
@@ -67,15 +67,15 @@ class Gdas(Searcher):
     one_layer: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_rates(self, "tau_max", "tau_min", least=gumbel.LEAST_TEMPERATURE)
+        prefix = "config.searcher"
+        rates(prefix, self, "tau_max", "tau_min", least=gumbel.LEAST_TEMPERATURE)
         if self.tau_min > self.tau_max:
-            prefix = "config.searcher"
             raise UserError(
                 f"{prefix}.tau_min={self.tau_min} must be at most "
                 f"{prefix}.tau_max={self.tau_max}"
             )
         if self.clip_norm is not None:
-            check_rates(self, "clip_norm")
+            rates(prefix, self, "clip_norm")
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
         """The one-hot mixture weights of the drawn layer types.

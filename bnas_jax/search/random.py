@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.alphas import Alphas
+from bnas_jax.core.checks import positive
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, Genotype, of_cells
 from bnas_jax.search.searcher import (
@@ -50,16 +51,12 @@ class Random(Searcher):
     has_alphas: ClassVar[bool] = False
 
     def __post_init__(self):
-        for name in ("candidates", "score_batches", "finalists"):
-            value = getattr(self, name)
-            if value < 1:
-                raise UserError(
-                    f"config.searcher.{name} must be at least 1, got {value}"
-                )
+        prefix = "config.searcher"
+        positive(prefix, self, "candidates", "score_batches", "finalists")
         if self.finalists > self.candidates:
             raise UserError(
-                f"config.searcher.finalists={self.finalists} must be at most "
-                f"config.searcher.candidates={self.candidates}"
+                f"{prefix}.finalists={self.finalists} must be at most "
+                f"{prefix}.candidates={self.candidates}"
             )
 
     def init(self, key, dtype=jnp.float32):

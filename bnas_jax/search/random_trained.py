@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.alphas import Alphas
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.checks import positive
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.layers import learnable_share
 from bnas_jax.search.random import genotype_of, sample
@@ -39,11 +39,7 @@ class RandomTrained(Searcher):
     one_layer: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.candidate_epochs < 1:
-            raise UserError(
-                "config.searcher.candidate_epochs must be at least 1, got "
-                f"{self.candidate_epochs}"
-            )
+        positive("config.searcher", self, "candidate_epochs")
 
     @property
     def restart_epochs(self) -> int:

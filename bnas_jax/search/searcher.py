@@ -19,7 +19,6 @@ from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import derivation
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.alphas import Alphas
-from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3, Cell, Genotype
 from bnas_jax.core.layers import learnable_share
 
@@ -330,22 +329,3 @@ class Searcher:
         """
         del key, score
         return None
-
-
-def check_rates(searcher: Searcher, *names: str, least: float | None = None) -> None:
-    """Raises `UserError` for the first of these settings that is out of range.
-
-    least: the smallest allowed value; None requires values above 0. All values must be
-        finite.
-    """
-    for name in names:
-        value = getattr(searcher, name)
-        if least is None:
-            fits, wanted = value > 0, "greater than 0"
-        else:
-            fits, wanted = value >= least, f"at least {least:g}"
-        # In this form NaN fails, too.
-        if not (fits and value < float("inf")):
-            raise UserError(
-                f"config.searcher.{name} must be a finite number {wanted}, got {value}"
-            )

@@ -15,6 +15,7 @@ import numpy as np
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import derivation
 from bnas_jax.core.alphas import Alphas
+from bnas_jax.core.checks import positive, rates, shares
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Cell
 from bnas_jax.search import costs as costs_lib
@@ -28,7 +29,6 @@ from bnas_jax.search.searcher import (
     Progress,
     Searcher,
     Stage,
-    check_rates,
 )
 
 
@@ -68,25 +68,19 @@ class Snas(Searcher):
         prefix = "config.searcher"
         # The temperature of the Gumbel softmax.
         temperatures = ("temperature_start", "temperature_end")
-        check_rates(self, *temperatures, least=gumbel.LEAST_TEMPERATURE)
+        rates(prefix, self, *temperatures, least=gumbel.LEAST_TEMPERATURE)
         if self.temperature_end > self.temperature_start:
             raise UserError(
                 f"{prefix}.temperature_end={self.temperature_end} must be at most "
                 f"{prefix}.temperature_start={self.temperature_start}, from which it "
                 "falls"
             )
-        if self.annealing_epochs is not None and self.annealing_epochs < 1:
-            raise UserError(
-                f"{prefix}.annealing_epochs must be at least 1, got "
-                f"{self.annealing_epochs}"
-            )
+        if self.annealing_epochs is not None:
+            positive(prefix, self, "annealing_epochs")
 
         # The weight of the resource loss, the rate and the share.
-        check_rates(self, "resource_weight", least=0)
-        if not 0 <= self.drop_path < 1:
-            raise UserError(
-                f"{prefix}.drop_path must be from 0 to below 1, got {self.drop_path}"
-            )
+        rates(prefix, self, "resource_weight", least=0)
+        shares(prefix, self, "drop_path")
         if not 0 < self.train_share <= 1:
             raise UserError(
                 f"{prefix}.train_share must be above 0 and at most 1, got "

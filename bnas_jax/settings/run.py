@@ -26,8 +26,7 @@ class CheckpointSettings:
     def __post_init__(self):
         prefix = "config.checkpoint"
         # A run continues from its last checkpoint.
-        message = f"{prefix}.keep_last must be at least 1, got {self.keep_last}"
-        require(self.keep_last >= 1, message)
+        positive(prefix, self, "keep_last")
         message = f"{prefix}.keep_best must be at least 0, got {self.keep_best}"
         require(self.keep_best >= 0, message)
 
@@ -54,12 +53,10 @@ class DistributedSettings:
 
     def __post_init__(self):
         prefix = "config.distributed"
-        seconds = self.timeout_seconds
-        message = f"{prefix}.timeout_seconds must be at least 1, got {seconds}"
-        require(seconds >= 1, message)
+        positive(prefix, self, "timeout_seconds")
         number, index = self.num_processes, self.process_id
-        message = f"{prefix}.num_processes must be at least 1, got {number}"
-        require(number is None or number >= 1, message)
+        if number is not None:
+            positive(prefix, self, "num_processes")
         if number == 1:
             return
 
@@ -180,7 +177,7 @@ class RunSettings:
         group, part = self.bn_examples, self.batch_size // self.microbatches
         if group is None or self.batch_size % self.microbatches:
             return
-        require(group >= 1, f"config.bn_examples must be at least 1, got {group}")
+        positive("config", self, "bn_examples")
         message = (
             f"config.bn_examples={group} is of examples on all devices: write "
             "config.sync_bn=True"

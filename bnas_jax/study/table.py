@@ -145,13 +145,13 @@ def markdown(result: Mapping) -> str:
     for row in rows:
         line = _cells(row)
         if baseline is not None:
-            line.append(_number(row.get("difference"), "+.2f"))
-            line.append(_number(row.get("p"), ".2g"))
+            line.append(number_text(row.get("difference"), "+.2f"))
+            line.append(number_text(row.get("p"), ".2g"))
         if welch:
-            line.append(_number(row.get("p_welch"), ".2g"))
+            line.append(number_text(row.get("p_welch"), ".2g"))
         if shared:
-            line.append(_number(row.get("early_learnable_share"), ".0%"))
-            line.append(_number(row.get("learnable_share"), ".0%"))
+            line.append(number_text(row.get("early_learnable_share"), ".0%"))
+            line.append(number_text(row.get("learnable_share"), ".0%"))
         lines.append(line)
 
     table = "\n".join(table_row(line) for line in lines)
@@ -166,7 +166,7 @@ def _cells(row: Mapping) -> list[str]:
         row["name"],
         runs_of(len(row["top1"]), row.get("seeds")),
         f"{row['mean']:.2f}",
-        _number(row["deviation"], ".2f"),
+        number_text(row["deviation"], ".2f"),
         f"{row['min']:.2f} to {row['max']:.2f}",
     ]
 
@@ -204,7 +204,7 @@ def _below(result: Mapping) -> str:
     return text
 
 
-def _number(value: float | None, form: str) -> str:
+def number_text(value: float | None, form: str) -> str:
     """The number in a Python format such as ".2f"; "" for None."""
     if value is None:
         return ""

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -15,13 +14,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import is_latent
+from bnas_jax.data import facts as facts_lib
 from bnas_jax.runtime import devices
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import build, transfer
+from bnas_jax.training import transfer
 from bnas_jax.training.checkpoint_reader import CheckpointReader
-from bnas_jax.training.load import source_step
-from bnas_jax.training.state import TrainState, initial_variables
+from bnas_jax.training.load import restored_model, run_of, source_step
+from bnas_jax.training.state import TrainState
 from bnas_jax.training.transfer import Transfer
 from bnas_jax.training.workdir import WorkDir
 
@@ -142,9 +142,7 @@ def _named(scheme: Mapping, other: Mapping) -> str:
 
 def _settings(source: WorkDir, run: TrainSettings) -> TrainSettings:
     """The settings of the source, with the precision of the run."""
-    theirs = settings.from_config(source.config())
-    assert isinstance(theirs, TrainSettings)
-    return dataclasses.replace(theirs, precision=run.precision)
+    return dataclasses.replace(run_of(source), precision=run.precision)
 
 
 def _shapes(run: TrainSettings, facts: Mapping) -> Any:
@@ -152,10 +150,8 @@ def _shapes(run: TrainSettings, facts: Mapping) -> Any:
 
     facts: num_classes and image_shape of the run's data.
     """
-    network = build.network(run, facts["num_classes"])
-    image_shape = tuple(facts["image_shape"])
-    # Traced only: nothing is drawn or allocated.
-    return jax.eval_shape(lambda: initial_variables(network, image_shape, seed=0))
+    _, shapes = restored_model(run, facts_lib.from_dict(facts))
+    return shapes
 
 
 def _plan(ours: Mapping, theirs: Mapping, source: Mapping) -> Transfer:

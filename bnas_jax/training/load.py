@@ -12,6 +12,7 @@ from bnas_jax.data import facts as facts_lib
 from bnas_jax.data.facts import Facts
 from bnas_jax.runtime import hosts
 from bnas_jax.settings import Settings, TrainSettings
+from bnas_jax.training import build
 from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.state import initial_variables
@@ -71,9 +72,7 @@ def restored_model(run: TrainSettings, facts: Facts) -> tuple[nn.Module, Any]:
     run: the settings of the training.
     facts: about its data; they give the number of classes and the image shape.
     """
-    model = run.network.build(
-        num_classes=facts.num_classes, scheme=run.scheme, arithmetic=run.arithmetic()
-    )
+    model = build.network(run, facts.num_classes)
     # Traced only: nothing is drawn or allocated.
     shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, seed=0))
     return model, shapes

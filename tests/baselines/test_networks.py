@@ -249,7 +249,7 @@ def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(
         (
             "nin",
             {"dropout": 1.0},
-            "network.dropout must be at least 0 and below 1, got 1.0",
+            "network.dropout must be from 0 to below 1, got 1.0",
         ),
         ("densenet", {"growth": -1}, "network.growth must be at least 1, got -1"),
         ("resnext29", {"groups": 0}, "network.groups must be at least 1, got 0"),

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import error, printed
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
@@ -39,9 +40,7 @@ TINY = [
 
 
 def figures(capfd, *arguments: str) -> dict:
-    code, (out, err) = run(["benchmark", *arguments]), capfd.readouterr()
-    assert code == 0, err
-    return json.loads(out.splitlines()[-1])
+    return printed(capfd, "benchmark", *arguments)
 
 
 @pytest.fixture
@@ -372,9 +371,8 @@ def test_the_first_call_does_not_count():
     ],
 )
 def test_what_cannot_be_compared_is_said(capfd, arguments, said):
-    assert run(["benchmark", "train", "--config=configs/train.py:a", *arguments]) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert re.search(said, line)
+    config = "--config=configs/train.py:a"
+    assert re.search(said, error(capfd, "benchmark", "train", config, *arguments))
 
 
 @pytest.mark.parametrize(

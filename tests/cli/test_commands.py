@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from commands import error, printed
 
 from bnas_jax.__main__ import COMMANDS, run
 from bnas_jax.core import cost, genotypes
@@ -33,24 +34,6 @@ CELL = {
     "reduce": [["max_pool_3x3", 0]] * 2 + [["none", 1]] * 6,
 }
 TRAIN, SEARCH = "--config=configs/train.py:digits", "--config=configs/search.py:digits"
-
-
-def summary(capfd, *arguments: str) -> dict:
-    """The JSON object that a command ends with."""
-    capfd.readouterr()
-    assert run(list(arguments)) == 0
-    return json.loads(capfd.readouterr().out.splitlines()[-1])
-
-
-def error(capfd, *arguments: str) -> str:
-    """The one line that a command fails with."""
-    capfd.readouterr()
-    assert run(list(arguments)) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    (line,) = err.splitlines()
-    assert line.startswith("bnas_jax: error: ")
-    return line.removeprefix("bnas_jax: error: ")
 
 
 def process(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
@@ -277,7 +260,7 @@ def test_settings_come_from_the_arguments_given_and_no_other_place(capfd, monkey
     monkeypatch.setattr(
         sys, "argv", ["prog", "--config.network.channels=99", "--config.unknown=1"]
     )
-    assert summary(capfd, "cost", TRAIN, "--config.network.channels=6")["channels"] == 6
+    assert printed(capfd, "cost", TRAIN, "--config.network.channels=6")["channels"] == 6
     assert "no checkpoint f.npz" in error(
         capfd, "import", "--preset=mini", "--checkpoint=f.npz", "--workdir=w"
     )
@@ -290,9 +273,9 @@ def test_a_config_of_ones_own_is_found_where_it_stands(capfd, tmp_path, monkeypa
         "return config\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert summary(capfd, "cost", "--config=mine.py")["channels"] == 6
+    assert printed(capfd, "cost", "--config=mine.py")["channels"] == 6
     assert (
-        summary(capfd, "cost", TRAIN)["channels"] == 8
+        printed(capfd, "cost", TRAIN)["channels"] == 8
     )  # and the project's own from anywhere
 
 
@@ -440,7 +423,7 @@ def test_cost_counts_a_preset_in_its_convention(capfd, conventions):
         channels=24,
     )
     counted = cost.cost(ours, image_shape=(32, 32, 3))
-    result = summary(
+    result = printed(
         capfd,
         "cost",
         "--config=configs/train.py:mini",
@@ -462,24 +445,24 @@ def test_cost_counts_a_preset_in_its_convention(capfd, conventions):
         ratios.memory_saving,
     )
     assert result["compared_with"] == "float network of latest_cell, counted"
-    paper = summary(capfd, "cost", "--config=configs/train.py:mini")
+    paper = printed(capfd, "cost", "--config=configs/train.py:mini")
     assert paper["flops"] < result["flops"]  # the skips are binary there
 
 
 def test_cost_takes_a_network_without_a_config(capfd, tmp_path):
     sizes = ["--num_cells=4", "--channels=24", "--image_size=32", "--num_classes=10"]
-    named = summary(
+    named = printed(
         capfd, "cost", "--genotype=latest_cell_zeroise", *sizes, "--conventions=release"
     )
     mini = ["--config=configs/train.py:mini", "--config.network.num_cells=4"]
-    assert named == summary(capfd, "cost", *mini, "--config.conventions=release")
+    assert named == printed(capfd, "cost", *mini, "--config.conventions=release")
     (tmp_path / "cell.json").write_text(json.dumps(CELL))
-    own = summary(capfd, "cost", f"--genotype={tmp_path / 'cell.json'}", *sizes)
+    own = printed(capfd, "cost", f"--genotype={tmp_path / 'cell.json'}", *sizes)
     assert (
         own["compared_with"] == "float network of the same cell, counted"
         and own["speedup"] > 1
     )
-    digits = summary(
+    digits = printed(
         capfd,
         "cost",
         TRAIN,
@@ -503,7 +486,7 @@ def test_a_genotype_is_taken_as_a_search_writes_it(capfd, tmp_path):
     )
     sizes = ["--config.network.num_cells=1", "--config.network.channels=2"]
     assert (
-        summary(capfd, "cost", TRAIN, f"--config.network.genotype={tmp_path}", *sizes)[
+        printed(capfd, "cost", TRAIN, f"--config.network.genotype={tmp_path}", *sizes)[
             "num_cells"
         ]
         == 1
@@ -512,31 +495,31 @@ def test_a_genotype_is_taken_as_a_search_writes_it(capfd, tmp_path):
 
 def test_cost_takes_a_search(capfd):
     """Its network beside the same one in floats."""
-    result = summary(capfd, "cost", SEARCH)
+    result = printed(capfd, "cost", SEARCH)
     assert (result["num_cells"], result["channels"], result["params"]) == (
         4,
         4,
         583_640,
     )
     assert result["compared_with"] == "float network of the same size, counted"
-    wider = summary(capfd, "cost", SEARCH, "--channels=8")
+    wider = printed(capfd, "cost", SEARCH, "--channels=8")
     assert wider["channels"] == 8 and wider["flops"] > result["flops"]
 
 
 def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
     cell = ["--genotype=latest_cell_zeroise", "--image_size=32", "--num_classes=10"]
     four = [*cell, "--num_cells=4", "--channels=1"]
-    fitted = summary(capfd, "cost", *four, "--budget=1e7")
+    fitted = printed(capfd, "cost", *four, "--budget=1e7")
     assert fitted["num_cells"] == 4 and fitted["flops"] <= 1e7
 
     # One channel more is too much.
     wider = [*cell, "--num_cells=4", f"--channels={fitted['channels'] + 1}"]
-    assert summary(capfd, "cost", *wider)["flops"] > 1e7
+    assert printed(capfd, "cost", *wider)["flops"] > 1e7
 
     # Over several numbers of cells.
-    free = summary(capfd, "cost", *four, "--budget=1e7", "--cells=3-4")
+    free = printed(capfd, "cost", *four, "--budget=1e7", "--cells=3-4")
     assert 3 <= free["num_cells"] <= 4 and fitted["flops"] <= free["flops"] <= 1e7
-    one = summary(capfd, "cost", *four, "--budget=1e7", "--cells=3")
+    one = printed(capfd, "cost", *four, "--budget=1e7", "--cells=3")
     assert one["num_cells"] == 3
 
 

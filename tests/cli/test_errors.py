@@ -13,10 +13,10 @@ import sys
 
 import numpy as np
 import pytest
+from commands import error
 from image_files import write_folder
 
 from bnas_jax import settings
-from bnas_jax.__main__ import run
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.training import checkpoint_reader
 from bnas_jax.workdir import FORMAT
@@ -115,12 +115,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 def said(capfd, words: list[str], folder: pathlib.Path) -> str:
     """The one line of a mistake, with paths as the user wrote them."""
-    capfd.readouterr()
-    assert run(words) == 2
-    out, err = capfd.readouterr()
-    (line,) = err.splitlines()
-    assert out == "" and line.startswith("bnas_jax: error: ")
-    return line.removeprefix("bnas_jax: error: ").replace(f"{folder}{os.sep}", "")
+    return error(capfd, *words).replace(f"{folder}{os.sep}", "")
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import error, printed
 from image_files import write_folder
 from tensorboardX.proto import event_pb2
 from tfds_files import write_dataset
 
 from bnas_jax import machine, spelling
-from bnas_jax.__main__ import run
 from bnas_jax.cli.configs import configured
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
@@ -54,16 +54,6 @@ def process(
         name: value for name, value in {**os.environ, **environment}.items() if value
     }
     return subprocess.run(["bash", "-c", line], env=variables, check=False, **options)
-
-
-def error(capfd, *words: str) -> str:
-    """The one line that a command fails with."""
-    capfd.readouterr()
-    assert run(list(words)) == 2
-    out, err = capfd.readouterr()
-    (line,) = err.splitlines()
-    assert out == "" and line.startswith("bnas_jax: error: ")
-    return line
 
 
 # What the environment lacks
@@ -432,8 +422,7 @@ def test_the_same_spellings_in_every_command(capfd, tmp_path):
         "--image_size=32",
         "--num_classes=10",
     ]
-    assert run(["cost", *sizes]) == 0
-    assert json.loads(capfd.readouterr().out.splitlines()[-1])["num_cells"] == 10
+    assert printed(capfd, "cost", *sizes)["num_cells"] == 10
     assert "is not a work directory" in error(
         capfd, "evaluate", "--workdir", str(tmp_path)
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from arrays import nhwc, normal, relative_error
+from published import with_prefix
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.convolution import Convolution
@@ -95,14 +96,6 @@ def arrays(reference):
     return dict(np.load(reference / "searchers" / "darts_operations.npz"))
 
 
-def part(arrays, prefix):
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }
-
-
 def near(ours, theirs, *, scale=None):
     """To 1e-5 of the largest entry, of another array where one is named."""
     largest = np.abs(theirs if scale is None else scale).max()
@@ -113,7 +106,7 @@ def check(module, counterpart, found, sizes=(8, 7)):
     """A module against the numbers of one operation: outputs, gradients and running
     statistics.
     """
-    states = part(found, "state.")
+    states = with_prefix(found, "state")
     x = nhwc(found["h8.x"])
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
     variables = fill(shapes, states, counterpart)
@@ -131,7 +124,7 @@ def check(module, counterpart, found, sizes=(8, 7)):
     for size in sizes:
         numbers = {
             name: as_ours(name, array)
-            for name, array in part(found, f"h{size}.").items()
+            for name, array in with_prefix(found, f"h{size}").items()
         }
         if not numbers:
             continue
@@ -142,7 +135,7 @@ def check(module, counterpart, found, sizes=(8, 7)):
         if "y_eval" not in numbers:
             continue
         assert near(evaluated, numbers["y_eval"])
-        gradients = part(numbers, "grad.")
+        gradients = with_prefix(numbers, "grad")
         expected = (
             fill({"params": shapes.get("params", {})}, gradients, counterpart)["params"]
             if gradients
@@ -153,7 +146,7 @@ def check(module, counterpart, found, sizes=(8, 7)):
             jax.tree.leaves(to_params), jax.tree.leaves(expected), strict=True
         ):
             assert near(ours, theirs, scale=largest)
-        statistics_after = part(numbers, "after.")
+        statistics_after = with_prefix(numbers, "after")
         if statistics_after:
             moved = fill(
                 {"batch_stats": shapes["batch_stats"]}, statistics_after, counterpart
@@ -169,7 +162,7 @@ def check(module, counterpart, found, sizes=(8, 7)):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations_of_darts(arrays, name, stride):
-    found = part(arrays, f"{name}.s{stride}.")
+    found = with_prefix(arrays, f"{name}.s{stride}")
     if not found:
         assert stride == 1 and name in (
             *SEPARABLE,
@@ -190,7 +183,7 @@ def test_the_preprocessing_of_darts(arrays):
     check(
         conv,
         lambda path: f"{names[path[1]]}.{BATCH_NORM.get(path[-1], 'weight')}",
-        part(arrays, "preprocess.s1."),
+        with_prefix(arrays, "preprocess.s1"),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from commands import printed
 from etils import epath
 from etils.epath import testing as epath_testing
 from image_files import encoded, picture, write_folder
@@ -46,8 +47,7 @@ class Files(NamedTuple):
 
 
 def command(capsys, *arguments: Any) -> dict:
-    assert run(["data", *map(str, arguments)]) == 0
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+    return printed(capsys, "data", *arguments)
 
 
 def mistake(capsys, *arguments: Any) -> str:

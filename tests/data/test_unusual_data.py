@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import fcntl
-import json
 import os
 import pathlib
 import pickle
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import test_launch
 import tfds_files
+from commands import error, printed
 from image_files import encoded, picture, write_folder
 
 from bnas_jax import settings
@@ -62,23 +62,6 @@ CLASSES = {
     "test/b": 2,
     "test/c": 2,
 }
-
-
-def summary(capfd, *arguments: str) -> dict:
-    capfd.readouterr()
-    assert command(list(arguments)) == 0, capfd.readouterr().err
-    return json.loads(capfd.readouterr().out.splitlines()[-1])
-
-
-def error(capfd, *arguments: str) -> str:
-    """The one line of a mistake."""
-    capfd.readouterr()
-    assert command(list(arguments)) == 2
-    out, err = capfd.readouterr()
-    assert (
-        out == "" and len(err.splitlines()) == 1 and err.startswith("bnas_jax: error: ")
-    )
-    return err
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +132,7 @@ def test_evaluate_normalises_with_the_runs_values(trained, tmp_path, capfd):
     other = shutil.copytree(data, tmp_path / "other")
     darken(other / "train")
     then, now = (
-        summary(
+        printed(
             capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}"
         )
         for place in (data, other)
@@ -160,7 +143,7 @@ def test_evaluate_normalises_with_the_runs_values(trained, tmp_path, capfd):
         "--config.dataset.std=(0.1,0.1,0.1)",
     ]
     assert (
-        summary(capfd, "evaluate", f"--workdir={workdir}", *by_hand)["loss"]
+        printed(capfd, "evaluate", f"--workdir={workdir}", *by_hand)["loss"]
         != then["loss"]
     )
 
@@ -173,7 +156,7 @@ def test_validation_images_alone_are_evaluated_as_beside_the_training_images(
     alone = tmp_path / "alone"
     shutil.copytree(data / "test", alone / "val")
     then, now = (
-        summary(
+        printed(
             capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}"
         )
         for place in (data, alone)
@@ -297,7 +280,7 @@ def test_known_statistics_travel_with_an_import(tmp_path, capfd):
         "--config.dataset.name=folder",
         f"--workdir={tmp_path}/run",
     ]
-    summary(capfd, "import", "--preset=d", *options, *place)
+    printed(capfd, "import", "--preset=d", *options, *place)
     facts = WorkDir(tmp_path / "run").facts()
     assert (facts["mean"], facts["std"]) == (
         [0.485, 0.456, 0.406],
@@ -394,7 +377,7 @@ def test_a_subset_of_the_classes_is_evaluated(trained, tmp_path, capfd):
     shutil.rmtree(part / "train" / "a")
     evaluate = ["evaluate", f"--workdir={workdir}"]
     one, other = (
-        summary(capfd, *evaluate, f"--config.dataset.path={place}")
+        printed(capfd, *evaluate, f"--config.dataset.path={place}")
         for place in (whole, part)
     )
     assert one == other and one["num_examples"] == 4
@@ -513,7 +496,7 @@ def test_a_finished_run_does_not_train_on_with_images_that_were_added(run_again,
     add(data)
     assert "the training set has 13 images now, and had 12" in error(capfd, *arguments)
     (data / "train" / "a" / "new.png").unlink()
-    assert summary(capfd, *arguments)["steps"] == 3
+    assert printed(capfd, *arguments)["steps"] == 3
     assert {name: (workdir / name).read_text() for name in before} == before
 
 
@@ -614,9 +597,8 @@ def test_an_address_is_answered_with_the_mounted_form(
     """
     monkeypatch.chdir(tmp_path)
     message = error(capfd, *arguments)
-    assert f"{paths.MOUNT} b bucket`" in message and message.endswith(
-        f"and write {advice}\n"
-    )
+    assert f"{paths.MOUNT} b bucket`" in message
+    assert message.endswith(f"and write {advice}")
     assert list(tmp_path.iterdir()) == []
 
 

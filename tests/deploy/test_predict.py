@@ -12,13 +12,13 @@ import re
 import jax
 import numpy as np
 import pytest
+from commands import error, printed
 from documents import README, blocks
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from small_runs import STEPS, read
 
-from bnas_jax.__main__ import run as command
 from bnas_jax.cli.predict import _first
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
@@ -37,22 +37,9 @@ def pixels_of(path: pathlib.Path, network) -> np.ndarray:
     return pixels
 
 
-def result(capfd, *words: str) -> dict:
-    capfd.readouterr()
-    assert command(list(words)) == 0
-    return json.loads(capfd.readouterr().out.splitlines()[-1])
-
-
-def error(capfd, *words: str) -> str:
-    capfd.readouterr()
-    assert command(list(words)) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    return line
-
-
 def test_export_says_what_it_wrote(workdir, tmp_path, capfd):
     out = tmp_path / "net.bnas"
-    found = result(
+    found = printed(
         capfd, "export", f"--workdir={workdir}", f"--out={out}", "--step=last"
     )
     assert found["step"] == STEPS and found["out"] == str(out)
@@ -74,15 +61,15 @@ def test_predictions_are_as_good_as_the_evaluation(workdir, exported, tmp_path, 
         f"--out={out}",
     )
     # A last batch that is not full.
-    found = result(capfd, "predict", *options, "--batch_size=100")
+    found = printed(capfd, "predict", *options, "--batch_size=100")
     assert found == {"num_examples": 360, "out": str(out)}
     with np.load(out) as stored:
         classes = stored["classes"][stored["logits"].argmax(-1)]
         assert stored["names"][7] == "images.npy[7]"
     top1 = 100 * np.mean(classes.astype(int) == test.labels)
     assert top1 == pytest.approx(read(workdir / "summary.json")["top1"])
-    of_checkpoint = result(capfd, "evaluate", f"--workdir={workdir}")
-    of_file = result(capfd, "evaluate", f"--model={exported}")
+    of_checkpoint = printed(capfd, "evaluate", f"--workdir={workdir}")
+    of_file = printed(capfd, "evaluate", f"--model={exported}")
     assert of_checkpoint["top1"] == pytest.approx(top1)
     assert of_checkpoint == pytest.approx({**of_file, "step": STEPS})
 
@@ -112,12 +99,12 @@ def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd)
     large.convert("RGB").save(tmp_path / "photos" / "large.png")
     np.save(tmp_path / "same.npy", digits.images[:3])
 
-    found = result(
+    found = printed(
         capfd, "predict", f"--model={exported}", f"--input={tmp_path / 'photos'}"
     )
     names = [row["image"] for row in found["predictions"]]
     assert names == ["below/0.png", "below/1.png", "below/2.png", "large.png"]
-    arrays = result(
+    arrays = printed(
         capfd, "predict", f"--model={exported}", f"--input={tmp_path / 'same.npy'}"
     )
     of_files = [row["class"] for row in found["predictions"]]
@@ -127,13 +114,15 @@ def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd)
     assert found["predictions"][3] != found["predictions"][2], (
         "resized, it is not quite the same"
     )
-    single = result(
+    single = printed(
         capfd, "predict", f"--model={exported}", f"--input={folder / '1.png'}"
     )
     assert single["predictions"][0]["class"] == of_files[1]
 
     out = tmp_path / "all.csv"
-    result(capfd, "predict", f"--model={exported}", f"--input={folder}", f"--out={out}")
+    printed(
+        capfd, "predict", f"--model={exported}", f"--input={folder}", f"--out={out}"
+    )
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == of_files[:3]
@@ -145,8 +134,8 @@ def test_a_precision_of_another_run(workdir, exported, precision, capfd):
     """Evaluated in it, the file gives what the checkpoint gives."""
     option = f"--config.precision={precision}"
     try:
-        of_file = result(capfd, "evaluate", f"--model={exported}", option)
-        of_checkpoint = result(capfd, "evaluate", f"--workdir={workdir}", option)
+        of_file = printed(capfd, "evaluate", f"--model={exported}", option)
+        of_checkpoint = printed(capfd, "evaluate", f"--workdir={workdir}", option)
     finally:
         jax.config.update("jax_enable_x64", False)
     assert {**of_file, "step": STEPS} == pytest.approx(of_checkpoint, rel=1e-5)
@@ -155,8 +144,8 @@ def test_a_precision_of_another_run(workdir, exported, precision, capfd):
 @pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
 def test_a_packed_network_is_evaluated_on_mapped_devices(exported, parallel, capfd):
     model = f"--model={exported}"
-    mapped = result(capfd, "evaluate", model, f"--config.parallel={parallel}")
-    assert mapped == pytest.approx(result(capfd, "evaluate", model))
+    mapped = printed(capfd, "evaluate", model, f"--config.parallel={parallel}")
+    assert mapped == pytest.approx(printed(capfd, "evaluate", model))
 
 
 def test_a_gray_image_needs_no_axes(exported, tmp_path, capfd):
@@ -165,7 +154,7 @@ def test_a_gray_image_needs_no_axes(exported, tmp_path, capfd):
     (tmp_path / "IMAGE.NPY.npy").rename(tmp_path / "IMAGE.NPY")
     np.save(tmp_path / "images.npy", pixels[None, ..., None])
     single, several = (
-        result(capfd, "predict", f"--model={exported}", f"--input={tmp_path / name}")
+        printed(capfd, "predict", f"--model={exported}", f"--input={tmp_path / name}")
         for name in ("IMAGE.NPY", "images.npy")
     )
     assert single["predictions"][0]["class"] == several["predictions"][0]["class"]

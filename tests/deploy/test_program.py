@@ -1,7 +1,6 @@
 """A program that `export --format=program` wrote, run where this package is not."""
 
 import functools
-import json
 import pathlib
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from commands import error, printed
 from documents import ROOT, blocks
 from small_runs import STEPS
 
@@ -68,8 +68,7 @@ np.save("ours.npy", np.concatenate(parts))
 def test_it_says_what_it_wrote(workdir, tmp_path, capfd):
     out = tmp_path / "digits.program"
     words = ["export", f"--workdir={workdir}", f"--out={out}", "--format=program"]
-    assert command(words) == 0
-    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    found = printed(capfd, *words)
     assert found["bytes"] == out.stat().st_size and found["step"] == STEPS
     assert found["largest_difference"] < 1e-5
 
@@ -90,9 +89,7 @@ def test_a_program_of_one_platform_and_number_of_images_gives_the_same_logits(
 def test_another_format_is_refused(workdir, tmp_path, capfd):
     out = tmp_path / "digits.onnx"
     words = ["export", f"--workdir={workdir}", f"--out={out}", "--format=onnx"]
-    assert command(words) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert "--format must be one of packed, program, got 'onnx'" in line
+    assert "--format must be one of packed, program, got 'onnx'" in error(capfd, *words)
 
 
 def test_without_flatbuffers_it_says_what_to_install(

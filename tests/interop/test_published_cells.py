@@ -1,12 +1,11 @@
 """Networks of cells against the numbers of the codes of DARTS, SNAS and GDAS."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from arrays import nhwc
+from published import loaded, with_prefix
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
@@ -36,25 +35,11 @@ WITH_GRADIENTS = (
 )
 
 
-def part(arrays, prefix):
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }
-
-
 def difference(ours, theirs, *, scale=None):
     """The largest difference, relative to the largest entry of theirs or to `scale`."""
     return float(
         np.abs(ours - theirs).max() / (np.abs(theirs).max() if scale is None else scale)
     )
-
-
-@functools.cache
-def loaded(folder, name):
-    arrays = dict(np.load(folder / "searchers" / f"{name}.npz"))
-    return arrays, *load_published(name, arrays)
 
 
 @pytest.fixture(params=NETWORKS)
@@ -111,12 +96,12 @@ def test_training_gives_their_loss_gradients_and_statistics(published):
             < 1e-4
         )
 
-    theirs = part(arrays, "train.grad.")
+    theirs = with_prefix(arrays, "train.grad")
     largest = max(np.abs(gradient).max() for gradient in theirs.values())
     compared = set()
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         keys = ("params", *(key.key for key in path))
-        name = cells.in_network(part(arrays, "state."), keys)
+        name = cells.in_network(with_prefix(arrays, "state"), keys)
         if name in theirs:
             expected = from_torch(theirs[name])
             assert (
@@ -130,10 +115,10 @@ def test_training_gives_their_loss_gradients_and_statistics(published):
             compared.add(name)
     assert compared == set(theirs)
 
-    theirs = part(arrays, "train.after.")
+    theirs = with_prefix(arrays, "train.after")
     for path, value in jax.tree_util.tree_leaves_with_path(moved["batch_stats"]):
         keys = ("batch_stats", *(key.key for key in path))
-        name = cells.in_network(part(arrays, "state."), keys)
+        name = cells.in_network(with_prefix(arrays, "state"), keys)
         if name in theirs:
             assert difference(value, theirs.pop(name)) < 1e-4, name
     assert not theirs
@@ -144,8 +129,8 @@ def test_training_gives_their_loss_gradients_and_statistics(published):
 def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
     arrays = dict(np.load(reference / "searchers" / "gdas_reduction_cell.npz"))
     kind = "search" if search else "affine"
-    prefix = f"{kind}.after_{'reduction' if halved else 'normal'}."
-    found = part(arrays, prefix)
+    prefix = f"{kind}.after_{'reduction' if halved else 'normal'}"
+    found = with_prefix(arrays, prefix)
     cell = FixedReduction(
         place=Place(index=1, channels=8, reduction=True, halved=halved),
         form=FORMS["gdas"],
@@ -155,7 +140,7 @@ def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
         skip=False,
     )
     inputs = nhwc(found["s0"]), nhwc(found["s1"])
-    names = {f"c.{name}": array for name, array in part(found, "state.").items()}
+    names = {f"c.{name}": array for name, array in with_prefix(found, "state").items()}
     counterpart = lambda path: cells.beside_edges(
         names, "c", list(path[1:-1]), cells.BATCH_NORM.get(path[-1], "weight")
     )
@@ -179,7 +164,7 @@ def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
     gradients, *to_inputs = vjp(nhwc(found["grad_y"]))
     for ours, theirs in zip(to_inputs, ("grad_s0", "grad_s1"), strict=True):
         assert difference(ours, nhwc(found[theirs])) < 1e-4
-    theirs = {f"c.{name}": array for name, array in part(found, "grad.").items()}
+    theirs = {f"c.{name}": array for name, array in with_prefix(found, "grad").items()}
     largest = max(np.abs(gradient).max() for gradient in theirs.values())
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         name = counterpart(("params", *(key.key for key in path)))

@@ -11,17 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from arrays import nhwc
+from published import loaded
 
 from bnas_jax.core.losses import cross_entropy
-from bnas_jax.interop import load_published
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-@functools.cache
-def loaded(folder, name):
-    arrays = dict(np.load(folder / "searchers" / f"{name}.npz"))
-    return arrays, *load_published(name, arrays)
 
 
 def of_cells(arrays, name, index=None):

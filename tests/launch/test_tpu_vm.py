@@ -101,7 +101,7 @@ def test_the_software_is_that_of_the_type(type, software):
         (
             "--type=tpu7x-8",
         ): "write launch/gke.sh --type=tpu7x-8 --bucket=BUCKET train ...",
-        ("--poll=1m",): "--poll and --restarts take whole numbers, got 1m",
+        ("--poll=1m",): "--poll takes a whole number, got 1m",
         (
             "--spot",
         ): "is lost with it; write --bucket=BUCKET train ... --workdir=bucket/NAME",

@@ -13,9 +13,9 @@ import xml.etree.ElementTree as ElementTree
 import cv2
 import numpy as np
 import pytest
+from commands import error, printed
 
 from bnas_jax import settings
-from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core import genotypes
 from bnas_jax.core.genotype import TABLE_3
@@ -48,17 +48,8 @@ class Picture:
 
 def draw(capfd, out: pathlib.Path, *arguments: str) -> Picture | None:
     """The SVG that the command writes; of another file nothing is read."""
-    capfd.readouterr()
-    assert run(["draw", f"--out={out}", *arguments]) == 0
-    assert json.loads(capfd.readouterr().out.splitlines()[-1]) == {"out": str(out)}
+    assert printed(capfd, "draw", f"--out={out}", *arguments) == {"out": str(out)}
     return Picture(out) if out.suffix == ".svg" else None
-
-
-def error(capfd, *arguments: str) -> str:
-    capfd.readouterr()
-    assert run(["draw", *arguments]) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    return line.removeprefix("bnas_jax: error: ")
 
 
 @pytest.fixture(scope="module")
@@ -362,5 +353,5 @@ def test_what_cannot_be_drawn_is_said_and_nothing_is_written(
     (tmp_path / "damaged" / "alphas.npz").write_bytes(b"PK")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    assert message in error(capfd, *arguments)
+    assert message in error(capfd, "draw", *arguments)
     assert sorted(tmp_path.rglob("*")) == before

@@ -13,9 +13,9 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from commands import printed
 
 from bnas_jax import settings
-from bnas_jax.__main__ import run
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.report.charts import Line, Points, chart, scatter
 from bnas_jax.report.curves import charts_of_metrics, mean_weights
@@ -102,9 +102,7 @@ def page_of(
     capfd, folder: pathlib.Path, *options: str
 ) -> tuple[str, list[ElementTree.Element]]:
     """(the page, its pictures)."""
-    capfd.readouterr()
-    assert run(["report", f"--workdir={folder}", *options]) == 0
-    out = json.loads(capfd.readouterr().out.splitlines()[-1])["out"]
+    out = printed(capfd, "report", f"--workdir={folder}", *options)["out"]
     text = pathlib.Path(out).read_text()
     pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     return text, [ElementTree.fromstring(picture) for picture in pictures]

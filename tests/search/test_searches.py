@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from commands import error, printed
+from small_runs import read, records
 from work_directories import arrays, largest_difference
 
 from bnas_jax.__main__ import run
@@ -19,7 +21,6 @@ from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core import genotypes
 from bnas_jax.training import search as search_lib
 from bnas_jax.training.search import Scores
-from bnas_jax.training.workdir import WorkDir
 
 pytestmark = [
     # ml_collections loads a config's file so.
@@ -64,17 +65,6 @@ def command(name: str, workdir: pathlib.Path) -> list[str]:
         *sizes,
         TYPES,
         *SEARCHES[name],
-    ]
-
-
-def read(path: pathlib.Path):
-    return json.loads(path.read_text())
-
-
-def records(workdir: pathlib.Path) -> list[dict]:
-    return [
-        {key: value for key, value in r.items() if key != "seconds"}
-        for r in WorkDir(workdir).read_metrics()
     ]
 
 
@@ -251,14 +241,6 @@ def begin(config: dict):
     return jax.tree.map(np.asarray, params)
 
 
-def error(capfd, *arguments: str) -> str:
-    """The one line that a command fails with."""
-    capfd.readouterr()
-    assert run(list(arguments)) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    return line
-
-
 def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
     """Of a random search, and of the best epoch of one that validates none."""
     from bnas_jax import settings
@@ -295,8 +277,7 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
         f"--out={tmp_path / 'cell.json'}",
     ]
     assert "write last, or a number" in error(capfd, "derive", *options, "--epoch=best")
-    assert run(["derive", *options]) == 0
-    derived = json.loads(capfd.readouterr().out.splitlines()[-1])
+    derived = printed(capfd, "derive", *options)
     assert derived["epoch"] == 1 and derived["valid_top1"] is None
 
 

@@ -11,9 +11,9 @@ import sys
 
 import numpy as np
 import pytest
+from commands import error, printed
 
 from bnas_jax import settings
-from bnas_jax.__main__ import run
 from bnas_jax.core import derivation, genotypes
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.errors import UserError
@@ -58,9 +58,7 @@ def derived(capfd, workdir: pathlib.Path, *options: str) -> tuple[dict, set[str]
     wrote).
     """
     out = workdir.parent / "cell.json"
-    capfd.readouterr()
-    assert run(["derive", f"--workdir={workdir}", f"--out={out}", *options]) == 0
-    summary = json.loads(capfd.readouterr().out.splitlines()[-1])
+    summary = printed(capfd, "derive", f"--workdir={workdir}", f"--out={out}", *options)
     written = genotypes.load(str(out))
     assert genotypes.from_dict(summary["genotype"]) == written and summary[
         "out"
@@ -135,8 +133,8 @@ def test_the_derivation_of_a_users_searcher_has_options_of_its_own(
     summary, _ = derived(capfd, workdir, "--least=0.9")
     sources = [source for _, source in summary["genotype"]["normal"]]
     assert (summary["least"], sources) == (0.9, [0, 1] * 4)
-    assert "--least=all: write a number" in error(capfd, workdir, "--least=all")
-    assert "the searcher threshold of " in error(capfd, workdir, "--gamma=3")
+    assert "--least=all: write a number" in refused(capfd, workdir, "--least=all")
+    assert "the searcher threshold of " in refused(capfd, workdir, "--gamma=3")
 
 
 @pytest.mark.parametrize("name", ["workdir", "epoch", "out", "as_of", "extensions"])
@@ -153,7 +151,7 @@ def test_a_setting_of_the_derivation_is_not_named_like_another_option(
         f"Mine.{name} cannot become an option of derive, which has another --{name}; "
         "give the field another name"
     )
-    assert message in error(capfd, workdir)
+    assert message in refused(capfd, workdir)
     with pytest.raises(UserError, match=message):
         settings.from_config(search_configs.get_config("digits"))
 
@@ -202,40 +200,27 @@ def test_no_accelerator_is_started(workdir, tmp_path):
     ],
 )
 def test_mistakes_are_answered_with_what_to_write(capfd, workdir, options, message):
-    assert message in error(capfd, workdir, *options)
+    assert message in refused(capfd, workdir, *options)
 
 
-def error(capfd, workdir: pathlib.Path, *options: str) -> str:
-    capfd.readouterr()
-    assert (
-        run(
-            [
-                "derive",
-                f"--workdir={workdir}",
-                f"--out={workdir.parent / 'cell.json'}",
-                *options,
-            ]
-        )
-        == 2
-    )
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1
-    return err
+def refused(capfd, workdir: pathlib.Path, *options: str) -> str:
+    out = workdir.parent / "cell.json"
+    return error(capfd, "derive", f"--workdir={workdir}", f"--out={out}", *options)
 
 
 def test_work_directories_without_alphas_are_named(capfd, workdir):
     (workdir / "alphas.npz").write_bytes(b"PK")
-    assert "alphas.npz cannot be read (" in error(capfd, workdir)
+    assert "alphas.npz cannot be read (" in refused(capfd, workdir)
     (workdir / "alphas.npz").unlink()
     assert (
         "has no alphas.npz: no epoch of its search has ended, or the file is lost; run "
-        "search" in error(capfd, workdir)
+        "search" in refused(capfd, workdir)
     )
     training = settings.to_dict(
         settings.from_config(train_configs.get_config("digits"))
     )
     (workdir / "config.json").write_text(json.dumps(training))
-    assert "holds a training; derive takes the work directory of a search" in error(
+    assert "holds a training; derive takes the work directory of a search" in refused(
         capfd, workdir
     )
     assert not (workdir.parent / "cell.json").exists()

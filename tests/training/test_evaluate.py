@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import printed
 from counted_runs import same
 from image_files import write_folder
 from small_runs import STEPS, read
@@ -39,8 +40,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def evaluated(capfd, *options: str) -> dict:
-    assert command(["evaluate", *options]) == 0
-    return json.loads(capfd.readouterr().out.splitlines()[-1])
+    return printed(capfd, "evaluate", *options)
 
 
 def test_evaluate_gives_what_training_ended_with_from_the_checkpoint_asked_for(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from arrays import close
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
@@ -68,16 +69,6 @@ def one_step(chain, tree, grads):
 def norm_of(tree) -> float:
     return float(
         np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))
-    )
-
-
-def close(one, other, **tolerance) -> bool:
-    return jax.tree.all(
-        jax.tree.map(
-            lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}),
-            one,
-            other,
-        )
     )
 
 

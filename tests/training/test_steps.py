@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from arrays import close
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
@@ -111,16 +112,6 @@ def batch(seed: int, size: int = 8) -> dict:
 def jitted(step):
     """Steps are equal where their fields are, so that each is compiled once."""
     return jax.jit(step)
-
-
-def same(one, other, **tolerance) -> bool:
-    return jax.tree.all(
-        jax.tree.map(
-            lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}),
-            one,
-            other,
-        )
-    )
 
 
 # Losses and hits
@@ -262,14 +253,14 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
 
     (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     after = train_step(state, data)
-    assert same(
+    assert close(
         after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
     )
     assert int(after.step) == 1 and np.allclose(
         after.batch_stats["mean"], 0.5 * features(data["image"]).mean(0)
     )
     correct = int(jnp.sum(logits.argmax(-1) == data["label"]))
-    assert same(after.sums, Sums(10 + 8 * value, 2.0 + correct, 16.0 + 8))
+    assert close(after.sums, Sums(10 + 8 * value, 2.0 + correct, 16.0 + 8))
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
@@ -309,9 +300,9 @@ def test_the_loss_at_an_auxiliary_classifier_is_added_with_its_weight(weight):
         return jnp.mean(at("classifier")) + weight * jnp.mean(at("auxiliary_head"))
 
     value, gradient = jax.value_and_grad(loss)(params)
-    assert same(after.params, jax.tree.map(jnp.subtract, params, gradient))
-    assert same(after.sums.loss, 8 * value)
-    assert not weight or not same(
+    assert close(after.params, jax.tree.map(jnp.subtract, params, gradient))
+    assert close(after.sums.loss, 8 * value)
+    assert not weight or not close(
         after.params["auxiliary_head"], params["auxiliary_head"]
     )
 
@@ -469,7 +460,7 @@ def test_microbatches_average_their_gradients_and_move_the_statistics_once():
     found = [gradient_of(part, state.params, before) for part in parts]
     loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
     assert np.allclose(mean, 0.5 * before + 0.5 * features(data["image"]).mean(0))
-    assert same(
+    assert close(
         after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
     )
     assert np.allclose(after.batch_stats["mean"], mean)
@@ -494,7 +485,7 @@ def test_devices_average_gradients_losses_and_statistics_and_count_together():
         )
     )(shards)
     after = jax.tree.map(lambda x: x[0], on_each)
-    assert same(
+    assert close(
         on_each.params, jax.tree.map(lambda x: jnp.stack([x] * 4), after.params)
     )
     found = [
@@ -504,7 +495,7 @@ def test_devices_average_gradients_losses_and_statistics_and_count_together():
         for i in range(4)
     ]
     loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
-    assert same(
+    assert close(
         after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
     )
     assert np.allclose(after.batch_stats["mean"], mean) and np.allclose(
@@ -554,11 +545,11 @@ def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha(sea
     )(parts)
     in_parts = jitted(searching(searcher=searcher, microbatches=2))(state, data)
     for after in (jax.tree.map(lambda x: x[3], on_each), in_parts):
-        assert same(
+        assert close(
             (after.alphas, after.params, after.sums),
             (whole.alphas, whole.params, whole.sums),
         )
-    assert not same(whole.params, state.params)
+    assert not close(whole.params, state.params)
 
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1])
@@ -668,9 +659,9 @@ def test_a_search_step_moves_alpha_by_validation_then_the_weights_by_the_trainin
         jax.grad(objective)(state.alphas), state.alphas_opt_state, state.alphas
     )
     alphas = optax.apply_updates(state.alphas, updates)
-    assert same(after.alphas, alphas) and not same(after.alphas, state.alphas)
+    assert close(after.alphas, alphas) and not close(after.alphas, state.alphas)
     loss, gradient = jax.value_and_grad(task_loss)(state.params, alphas, train)
-    assert same(
+    assert close(
         after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
     )
     assert int(after.step) == step + 1 and np.allclose(
@@ -707,7 +698,7 @@ def test_the_weights_take_no_gradient_from_the_validation_batch():
     """Where alpha cannot move, another validation batch does not change the weights."""
     state = search_state(FROZEN)
     after = [search_step(state, batch(0), batch(seed), FROZEN) for seed in (1, 2)]
-    assert same(after[0].params, after[1].params, rtol=0, atol=0) and same(
+    assert close(after[0].params, after[1].params, rtol=0, atol=0) and close(
         after[0].alphas, state.alphas, rtol=0, atol=0
     )
 
@@ -768,8 +759,8 @@ def test_with_one_layer_type_and_no_noise_to_draw_every_searcher_makes_the_step_
         )
         ends.append(jitted(step)(start, data))
     bnas, other = ends
-    assert same(other.params, bnas.params) and same(other.sums, bnas.sums)
-    assert same(other.alphas, bnas.alphas) and same(other.alphas, alphas)
+    assert close(other.params, bnas.params) and close(other.sums, bnas.sums)
+    assert close(other.alphas, bnas.alphas) and close(other.alphas, alphas)
 
 
 def test_alphas_own_gradient_is_all_that_is_computed(monkeypatch):
@@ -813,13 +804,15 @@ def test_a_searchers_own_gradient_moves_alpha():
     gradient["normal"] += 2 * state.alphas["normal"]
     updates, _ = ALPHAS_OPTIMIZER.update(gradient, state.alphas_opt_state, state.alphas)
     alphas = optax.apply_updates(state.alphas, updates)
-    assert same(after.alphas, alphas)
+    assert close(after.alphas, alphas)
 
     # The weights themselves moved once, from where they were.
     gradient = jax.grad(task_loss)(state.params, alphas, train)
     size = optax.tree_utils.tree_norm(gradient)
     moved = jax.tree.map(lambda w, g: w - 0.5e-3 * g / size, state.params, gradient)
-    assert same(after.params, moved, atol=1e-7) and not same(after.params, state.params)
+    assert close(after.params, moved, atol=1e-7) and not close(
+        after.params, state.params
+    )
 
 
 class AtOnce(Searcher):
@@ -866,8 +859,8 @@ def test_a_stage_can_move_alpha_and_weights_at_once():
     updates, _ = ALPHAS_OPTIMIZER.update(
         to_alphas, state.alphas_opt_state, state.alphas
     )
-    assert same(after.alphas, optax.apply_updates(state.alphas, updates))
-    assert same(
+    assert close(after.alphas, optax.apply_updates(state.alphas, updates))
+    assert close(
         after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, to_params)
     )
     assert int(after.step) == 8 and float(after.sums.examples) == 8
@@ -936,7 +929,7 @@ def test_a_batch_that_no_stage_takes_is_left_alone():
     alone, beside = (
         step(state, {"train": train} | more) for more in ({}, {"valid": batch(1)})
     )
-    assert same(alone.params, beside.params, rtol=0, atol=0) and same(
+    assert close(alone.params, beside.params, rtol=0, atol=0) and close(
         alone.batch_stats, beside.batch_stats, rtol=0, atol=0
     )
 
@@ -945,11 +938,11 @@ def test_stages_one_by_one_are_the_step():
     state, batches = search_state(), {"train": batch(0), "valid": batch(1)}
     step = searching()
     first = step.stage(0, state, batches)
-    assert int(first.step) == 0 and same(first.params, state.params, rtol=0, atol=0)
+    assert int(first.step) == 0 and close(first.params, state.params, rtol=0, atol=0)
     second, whole = step.stage(1, first, batches), jitted(step)(state, batches)
     assert int(second.step) == int(whole.step) == 1
     for part in ("params", "batch_stats", "alphas", "sums"):
-        assert same(getattr(second, part), getattr(whole, part))
+        assert close(getattr(second, part), getattr(whole, part))
 
 
 # Evaluation
@@ -971,7 +964,7 @@ def test_an_evaluation_sums_over_the_examples_and_leaves_the_padding_out():
     divided = jax.jit(
         jax.vmap(lambda shard: evaluate(variables, shard), axis_name="devices")
     )(parts_of(padded, 5))
-    assert same(jax.tree.map(lambda x: x[4], divided), result)
+    assert close(jax.tree.map(lambda x: x[4], divided), result)
     assert np.allclose(
         result.loss, cross_entropy(logits, data["label"]).sum(), rtol=1e-5
     )

@@ -88,15 +88,13 @@ def convolve_kernel(
     scheme: Binarizer,
     geometry: Geometry,
     arithmetic: Arithmetic,
-    parameters: tuple = (),
     activation: bool = True,
 ):
-    """`binary_conv` with the (signs, operands) that `Scheme.weights` returns.
+    """`binary_conv` with the signs and the operands of `Scheme.after`.
 
     x: normalised activations (N, H, W, C).
     kernel: the signs (kh, kw, C / groups, O), perhaps packed.
-    operands: those of `Scheme.weights`.
-    parameters: those of `Scheme.parameters`.
+    operands: those of `Scheme.weights`, then those of `Scheme.parameters`.
     activation: whether the scheme's activation follows.
     """
     scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)
@@ -106,7 +104,7 @@ def convolve_kernel(
         geometry,
         x=scheme.signs(x),
         w=kernel,
-        operands=(scale, *operands, *parameters),
+        operands=(scale, *operands),
         one_bit=scheme.one_bit,
         arithmetic=arithmetic,
     )
@@ -150,20 +148,19 @@ def float_input_conv(
     scheme: Binarizer,
     geometry: Geometry,
     arithmetic: Arithmetic,
-    parameters: tuple = (),
     activation: bool = True,
 ):
     """The convolution of float inputs x with the signs of the weights.
 
     It is used by `reduction_skip="binary_weight"`, a form of the inter-cell skips.
 
-    kernel, operands, parameters, activation: see `convolve_kernel`.
+    kernel, operands, activation: see `convolve_kernel`.
     """
     signs = signs_of(kernel, x.dtype)
     # The factors of the weights apply to sums of floats, too. K does not: it scales
     # signs of x.
     sums = float_conv(x, signs, geometry=geometry, arithmetic=arithmetic)
-    y = scheme.after(sums, *operands, *parameters)
+    y = scheme.after(sums, *operands)
     return finish(scheme, y, scale=None, activation=activation)
 
 

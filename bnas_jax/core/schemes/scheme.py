@@ -212,14 +212,14 @@ class Scheme:
         if not module.binary_input:
             convolve = float_input_conv
         signs, operands = module.binarized(x)
+        parameters = self.parameters(module, module.output_shape(x))
         return convolve(
             x,
             signs,
-            operands,
+            (*operands, *parameters),
             scheme=self,
             geometry=module.geometry,
             arithmetic=module.arithmetic,
-            parameters=self.parameters(module, module.output_shape(x)),
             activation=module.activates_sums,
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, leaving
+from bnas_jax.core.genotype import DARTS_TYPES, EDGES, INPUTS, leaving
 from bnas_jax.core.layers import POOLING, layer_type
 from bnas_jax.core.schemes import Float
 from bnas_jax.core.supernet import Supernet
@@ -30,17 +30,7 @@ from bnas_jax.interop.published.torch_arrays import (
     states,
 )
 
-# The layer types in the order of the published alphas.
-DARTS_TYPES = (
-    "none",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-)
+# The layer types of DARTS in the order of GDAS's published alphas.
 GDAS_TYPES = (
     "none",
     "skip_connect",
