@@ -1,7 +1,7 @@
 """The parts that the hand-crafted networks share.
 
-These are a convolution with its batch norm and activation, the stem, the base of the
-networks' settings, and the places of blocks in a residual network.
+These are a convolution with its batch norm and activation, the stem, and the places of
+blocks in a residual network.
 """
 
 from collections.abc import Iterator, Sequence
