@@ -8,8 +8,9 @@ from typing import Any
 
 import optax
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.schemes import LatentRule, Scheme, Xnor
+from bnas_jax.core.schemes.scheme import check_scheme
 from bnas_jax.training import latents
 from bnas_jax.training.descent import sgd, with_decay
 from bnas_jax.training.schedules import Schedule, constant
@@ -196,13 +197,6 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
         )
 
 
-def check_scheme(scheme: Any) -> None:
-    """Raises `UserError` unless this is a scheme."""
-    # A common mistake is a scheme's name, or its class without parentheses.
-    if not isinstance(scheme, Scheme):
-        raise UserError(f"scheme must be an object such as Xnor(), got {scheme!r}")
-
-
 def check_optimizer(name: str, optimizer: Any) -> None:
     """Raises `UserError` unless this is an optimizer; it may be a learning rate.
 
@@ -211,7 +205,7 @@ def check_optimizer(name: str, optimizer: Any) -> None:
     if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
         raise UserError(
             f"{name} must be an optax optimizer such as optax.adam(3e-4), got "
-            f"{optimizer!r}"
+            f"{shown(optimizer)}"
         )
 
 
