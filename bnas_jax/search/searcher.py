@@ -288,11 +288,26 @@ class Searcher:
         return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
-        """The genotype derived from alpha: `derive_cell` of each cell's `strengths`."""
-        weights = self.strengths(alphas)
+        """The genotype derived from alpha: `derive_cell` of each cell's `strengths`.
+
+        Raises `UserError` for alphas of other names or shapes, and for NaN.
+        """
+        if not isinstance(alphas, Mapping) or not set(self.searched) <= set(alphas):
+            names = ", ".join(map(repr, self.searched))
+            raise UserError(
+                f"derive takes the alphas of {names}, as in state.alphas, got a "
+                f"{type(alphas).__name__}"
+            )
+        strengths = self.strengths(alphas)
         cells = {}
         for name in self.searched:
-            cells[name] = self.derive_cell(np.asarray(weights[name]))
+            of_cell = np.asarray(strengths[name])
+            if np.isnan(of_cell).any():
+                raise UserError(
+                    f"the alphas of {name} are NaN: the search has diverged; lower its "
+                    "learning rates"
+                )
+            cells[name] = self.derive_cell(of_cell)
         return genotype_lib.of_cells(cells)
 
     def strengths(self, alphas: Alphas) -> dict[str, jax.Array]:
