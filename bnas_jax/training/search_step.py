@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.losses import cross_entropy, hits
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher, Tried
@@ -84,7 +84,7 @@ class SearchStep:
         # A common mistake is a searcher's name, or its class without parentheses.
         if not isinstance(self.searcher, Searcher):
             raise UserError(
-                f"searcher must be an object such as Bnas(), got {self.searcher!r}"
+                f"searcher must be an object such as Bnas(), got {shown(self.searcher)}"
             )
         # A frozen dataclass refuses a plain assignment.
         object.__setattr__(self, "searcher", self.searcher.of(self.supernet))

@@ -39,11 +39,14 @@ from bnas_jax.training.step_parts import (
 class TrainStep:
     """One step of training a network: `step(state, batch) -> state`.
 
-    A batch is {"image": (N, H, W, C), "label": (N,)}. It may also have "targets",
-    probabilities (N, classes), such as a teacher's. The loss is then (1 - soft_share)
-    times the loss with the labels, plus soft_share * temperature^2 times the
-    cross-entropy of logits / temperature with the targets (arXiv 1503.02531, section
-    2).
+    A batch is {"image": (N, H, W, C), "label": (N,)}, arrays of JAX or NumPy. Labels
+    are from 0 to classes - 1 and are not checked: a larger one makes the loss NaN, and
+    a negative one counts from the last class, as an index does.
+
+    A batch may also have "targets", probabilities (N, classes), such as a teacher's.
+    The loss is then (1 - soft_share) times the loss with the labels, plus soft_share *
+    temperature^2 times the cross-entropy of logits / temperature with the targets
+    (arXiv 1503.02531, section 2).
 
     optimizer: an optimizer for the network's scheme, see `optimizers.for_latents`.
     loss: the loss with the labels, such as those of `losses.LOSSES`.
