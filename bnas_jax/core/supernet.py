@@ -100,7 +100,7 @@ class Supernet(nn.Module):
 
         With `edges="chosen"`, each edge has only the layer of its largest alpha.
         """
-        self._check_weights(alphas)
+        self._check_weights(alphas, "alphas")
         weights = alphas_lib.relax(alphas)
         # A single layer runs on each edge: the one that the search draws most often.
         if self.edges == "chosen":
@@ -127,7 +127,7 @@ class Supernet(nn.Module):
         scalars: None, or {"normal", "reduce"}, each (14,): for each edge, a number that
             is added to all of its outputs.
         """
-        self._check_weights(weights)
+        self._check_weights(weights, "mixture weights")
         choice("edges", self.edges, choices=FORMS_OF_EDGES)
         # The edges that leave a state share its signs, which have the type `dtype`.
         if self.arithmetic.activations is not None:
@@ -179,8 +179,11 @@ class Supernet(nn.Module):
             train=train,
         )
 
-    def _check_weights(self, weights) -> None:
-        """Raises `UserError` for weights, or alphas, of other names or shapes."""
+    def _check_weights(self, weights, what: str) -> None:
+        """Raises `UserError` for weights, or alphas, of other names or shapes.
+
+        what: alphas or mixture weights.
+        """
         shape = (len(EDGES), len(self.layer_types))
         names = {place.kind for place in self.places}
         if self.fixed_reduction:
@@ -193,7 +196,7 @@ class Supernet(nn.Module):
         fits = isinstance(weights, Mapping) and names <= set(weights)
         if not fits or any(found[name] != shape for name in weights):
             raise UserError(
-                f'alphas must be {{"normal": {shape}, "reduce": {shape}}}, a row for '
+                f'{what} must be {{"normal": {shape}, "reduce": {shape}}}, a row for '
                 f"each edge and a column for each of layer_types, got {found}"
             )
 

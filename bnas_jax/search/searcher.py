@@ -19,7 +19,7 @@ from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import derivation
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.alphas import Alphas
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.genotype import TABLE_3, Cell, Genotype
 from bnas_jax.core.layers import learnable_share
 
@@ -293,10 +293,10 @@ class Searcher:
         Raises `UserError` for alphas of other names or shapes, and for NaN.
         """
         if not isinstance(alphas, Mapping) or not set(self.searched) <= set(alphas):
-            names = ", ".join(map(repr, self.searched))
+            found = list(alphas) if isinstance(alphas, Mapping) else alphas
             raise UserError(
-                f"derive takes the alphas of {names}, as in state.alphas, got a "
-                f"{type(alphas).__name__}"
+                f"derive takes alphas such as state.alphas, a dict of {self.searched}, "
+                f"got {shown(found)}"
             )
         strengths = self.strengths(alphas)
         cells = {}

@@ -669,6 +669,8 @@ def test_weights_of_another_shape_are_refused():
     lists = {name: np.zeros((14, 7)).tolist() for name in ("normal", "reduce")}
     with pytest.raises(UserError, match=r"got {'normal': 'a list', 'reduce': 'a list'"):
         net.apply({}, lists, IMAGES)
+    with pytest.raises(UserError, match="mixture weights must be"):
+        net.apply({}, lists, IMAGES, method="mixture")
 
 
 def test_a_list_of_layer_types_is_as_good_as_a_tuple_but_a_name_is_none():

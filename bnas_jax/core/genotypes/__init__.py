@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Mapping
 
 from bnas_jax.core import paths
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.genotype import INPUTS, NODES, Genotype
 from bnas_jax.core.genotypes import text as text_lib
 
@@ -111,8 +111,8 @@ def load(name_or_path: str | pathlib.PurePath) -> Genotype:
     """
     if not isinstance(name_or_path, (str, pathlib.PurePath)):
         raise UserError(
-            "genotype: load_genotype takes a name, a path or a text, got a "
-            f"{type(name_or_path).__name__}"
+            "genotype: load_genotype takes a name, a path or a text, got "
+            f"{shown(name_or_path)}"
         )
     name = str(name_or_path)
     if name in named():
