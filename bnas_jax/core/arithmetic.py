@@ -5,6 +5,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from bnas_jax.core.checks import whole
+from bnas_jax.core.errors import UserError, shown
+
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
@@ -29,6 +32,8 @@ class Arithmetic:
         custom gradient, which has no forward mode: write `jax.jacrev(jax.grad(f))` in
         place of `jax.hessian(f)`, and `jax.vjp` in place of `jax.jvp`.
 
+    Raises `UserError` for a type that is not of floats, and for `bn_examples` below 1.
+
     Convolutions that multiply in bfloat16 and sum in float32:
 
     >>> arithmetic = bnas.Arithmetic(conv_dtype=jax.numpy.bfloat16)
@@ -44,6 +49,31 @@ class Arithmetic:
     batch_axis: str | None = None
     plain: bool = False
 
+    def __post_init__(self):
+        for name in ("dtype", "conv_dtype", "activations"):
+            value = getattr(self, name)
+            # Only these two have a default that depends on another field.
+            if value is None and name != "dtype":
+                continue
+            if not _is_floating(value):
+                raise UserError(
+                    f"{name} must be a type of floats such as jax.numpy.float32, got "
+                    f"{shown(value)}"
+                )
+        if self.bn_examples is not None:
+            whole("bn_examples", self.bn_examples)
+
     def between_layers(self, x):
         """x, the output of a layer, converted to the type `activations`."""
         return x.astype(self.activations or self.dtype)
+
+
+def _is_floating(dtype: Any) -> bool:
+    """Whether this is a type of floats, or the name of one."""
+    # NumPy takes None for float64.
+    if dtype is None:
+        return False
+    try:
+        return bool(jnp.issubdtype(jnp.dtype(dtype), jnp.floating))
+    except TypeError:
+        return False

@@ -7,7 +7,9 @@ has.
 import math
 from collections.abc import Iterable
 
-from bnas_jax.core.errors import UserError
+import numpy as np
+
+from bnas_jax.core.errors import UserError, shown
 
 
 def require(condition, message: str) -> None:
@@ -24,6 +26,13 @@ def choice(name: str, value, choices: Iterable) -> None:
     choices = tuple(choices)
     listed = ", ".join(map(str, choices))
     require(value in choices, f"{name} must be one of {listed}, got {value!r}")
+
+
+def whole(name: str, value, *, least: int = 1) -> None:
+    """Raises `UserError` unless the value is a whole number from `least` on."""
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    message = f"{name} must be a whole number, at least {least}, got {shown(value)}"
+    require(is_whole and value >= least, message)
 
 
 def positive(prefix: str, settings, *names: str) -> None:

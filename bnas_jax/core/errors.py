@@ -1,5 +1,7 @@
 """`UserError`, for mistakes that the user can correct, and its kind `PassingError`."""
 
+from typing import Any
+
 
 class UserError(ValueError):
     """A mistake that the user can correct.
@@ -23,3 +25,11 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, or the name of its type if it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]
+
+
+def shown(value: Any) -> str:
+    """A value in a message of one line: its text, or its type if the text is long."""
+    text = repr(value)
+    if "\n" in text or len(text) > 80:
+        return f"a {type(value).__name__}"
+    return text

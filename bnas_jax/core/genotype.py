@@ -10,8 +10,8 @@ input or to an earlier node. The cell's output is the concatenation of its four 
 import dataclasses
 import json
 import reprlib
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -74,6 +74,9 @@ FIXED_REDUCTION = "gdas_fixed"
 Pair = tuple[str, int]  # (layer type, input)
 Node = tuple[Pair, ...]  # the edges that the node adds up
 Cell = tuple[Node, ...]  # the four nodes
+CellLike = (
+    Sequence[Pair] | Sequence[Sequence[Pair]]
+)  # a cell in any form, see `Genotype`
 
 
 class Edge(NamedTuple):
@@ -107,6 +110,10 @@ class Genotype:
 
     normal: Cell
     reduce: Cell | str
+
+    if TYPE_CHECKING:
+        # The forms in which a cell may be given; the fields hold the first of them.
+        def __init__(self, normal: CellLike, reduce: CellLike | str) -> None: ...
 
     def __post_init__(self):
         # A frozen dataclass can only set its fields like this.

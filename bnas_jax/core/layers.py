@@ -347,11 +347,17 @@ LAYERS: dict[str, LayerType] = {
 
 
 def layer_type(name: str) -> LayerType:
-    """The entry `name` of `LAYERS`; raises `UserError` if there is none."""
+    """The entry `name` of `LAYERS`; raises `UserError` if there is none or a class."""
     if name not in LAYERS:
         raise UserError(
             f"layer type {name!r} has no layer in this version; use a genotype of "
             f"{', '.join(LAYERS)}"
+        )
+    # A common mistake is the class itself.
+    if isinstance(LAYERS[name], type):
+        raise UserError(
+            f"LAYERS[{name!r}] must be an object such as BinaryConvType(kernel=7), got "
+            f"{LAYERS[name]!r}"
         )
     return LAYERS[name]
 

@@ -20,11 +20,10 @@ def cross_entropy(
     logits: (N, classes).
     labels: (N,), integers.
 
-    Returns (N,).
+    Returns (N,), with NaN for a label that is no class.
     """
     log_p = jax.nn.log_softmax(logits)  # (N, classes)
-    picked = jnp.take_along_axis(log_p, labels[:, None], axis=-1)  # (N, 1)
-    hard = -picked[:, 0]
+    hard = -_of_label(log_p, labels)[:, 0]
     # The mean over the classes is the cross-entropy with a uniform target.
     return (1 - smoothing) * hard - smoothing * jnp.mean(log_p, axis=-1)
 
@@ -48,14 +47,15 @@ def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     """1 where the label is among the k classes with the highest logits, else 0.
 
     Of equal logits the first ranks higher, as in argmax. So a network with constant
-    logits has only the hits of one class. NaN is a miss.
+    logits has only the hits of one class. NaN is a miss, and so is a label that is no
+    class.
 
     logits: (N, classes).
     labels: (N,), integers.
 
     Returns (N,) in the number type of the logits.
     """
-    score = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # (N, 1)
+    score = _of_label(logits, labels)  # (N, 1)
     classes = jnp.arange(logits.shape[-1])  # (classes,)
     first = classes < labels[:, None]  # (N, classes)
 
@@ -65,3 +65,13 @@ def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     before = better | tied  # (N, classes)
     higher = jnp.sum(before, axis=-1)  # (N,)
     return (higher < k).astype(logits.dtype)
+
+
+def _of_label(values: jax.Array, labels: jax.Array) -> jax.Array:
+    """The value of each example's label, (N, 1); NaN for a label that is no class.
+
+    values: (N, classes).
+    """
+    # As an index, -1 would be the last class. `fill` puts NaN where it is too large.
+    index = jnp.where(labels < 0, values.shape[-1], labels)  # (N,)
+    return jnp.take_along_axis(values, index[:, None], axis=-1, mode="fill")

@@ -9,14 +9,21 @@ import jax
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import FinalCell, num_convs, num_layers
 from bnas_jax.core.cell_parts import drop_path
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import AuxiliaryHead, classify, form_of
 from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, Genotype, edges
 from bnas_jax.core.layers import channel_step_of
 from bnas_jax.core.normalization import share, value_of
 from bnas_jax.core.schemes import Scheme, Xnor
-from bnas_jax.core.stack import Place, check_image_size, check_images, reductions, stack
+from bnas_jax.core.stack import (
+    Place,
+    check_fields,
+    check_image_size,
+    check_images,
+    reductions,
+    stack,
+)
 
 
 class Network(nn.Module):
@@ -35,6 +42,9 @@ class Network(nn.Module):
         `float_convs`.
     auxiliary: True adds DARTS's auxiliary classifier after the second reduction, only
         in training. Its logits are sown as `logits` in the collection `auxiliary`.
+
+    Raises `UserError` for a genotype, a scheme or an arithmetic of another type, and
+    for a size below 1.
 
     BNAS-A of Table 5:
 
@@ -60,9 +70,10 @@ class Network(nn.Module):
         # The most likely mistake is to pass a genotype's name.
         if not isinstance(self.genotype, Genotype):
             raise UserError(
-                f"genotype must be a Genotype, got {self.genotype!r}; "
+                f"genotype must be a Genotype, got {shown(self.genotype)}; "
                 "bnas_jax.load_genotype reads a name or a file"
             )
+        check_fields(self)
         super().__post_init__()
 
     @nn.compact

@@ -1,11 +1,15 @@
 """The plan of a network: its cells in order, their widths, and which are reductions."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.checks import whole
+from bnas_jax.core.errors import UserError, shown
+from bnas_jax.core.schemes.scheme import check_scheme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +85,40 @@ def stack(num_cells: int, channels: int, *, halved: bool = False) -> tuple[Place
     return tuple(places)
 
 
+def check_fields(network: Any) -> None:
+    """Raises `UserError` for sizes below 1, and for a wrong scheme or arithmetic.
+
+    network: a `Network` or a `Supernet`.
+    """
+    for name in ("num_cells", "channels", "num_classes"):
+        whole(name, getattr(network, name))
+    check_scheme(network.scheme)
+    # A common mistake is a number type.
+    if not isinstance(network.arithmetic, Arithmetic):
+        raise UserError(
+            "arithmetic must be an object such as Arithmetic(conv_dtype=jnp.bfloat16), "
+            f"got {shown(network.arithmetic)}"
+        )
+
+
+def check_image_shape(image_shape: Any) -> None:
+    """Raises `UserError` unless this is a tuple of sizes, the shape of an image.
+
+    The network checks how many there are.
+    """
+    if not isinstance(image_shape, (tuple, list)):
+        raise UserError(
+            "image_shape must be (H, W, C), such as (32, 32, 3), got "
+            f"{shown(image_shape)}"
+        )
+    for size in image_shape:
+        whole("each size of image_shape=(H, W, C)", size)
+
+
 def check_images(images: jax.Array) -> None:
     """Raises `UserError` for images that are not floats (N, H, W, C), or are empty."""
+    if not hasattr(images, "shape"):
+        raise UserError(f"images must be an array, got a {type(images).__name__}")
     shape = images.shape
     if len(shape) != 4 or 0 in shape:
         raise UserError(
@@ -112,6 +148,9 @@ def check_image_size(
             # The next smaller size that fits.
             near = max(steps, size // steps * steps)
             advice = f"use a multiple of {steps}, for instance {near}"
+            # Perhaps the channels stand first, as in PyTorch.
+            if size < steps:
+                advice += ", and images (N, H, W, C)"
             if image_stride > 1:
                 advice = (
                     f"the stem of this form divides the side by {image_stride}: use "

@@ -10,7 +10,7 @@ one of three functions that compute the edges leaving a state:
   each edge, for mixtures whose other weights are 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,14 +22,20 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell_parts import Preprocess, drop_path, with_skip
 from bnas_jax.core.checks import choice
 from bnas_jax.core.edge_spec import batching
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import Form, classify, form_of
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3, leaving
 from bnas_jax.core.layers import CONVOLUTION
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Scheme, Xnor
-from bnas_jax.core.stack import Place, check_image_size, check_images, stack
+from bnas_jax.core.stack import (
+    Place,
+    check_fields,
+    check_image_size,
+    check_images,
+    stack,
+)
 
 # The values of `Supernet.edges`.
 FORMS_OF_EDGES = ("shared", "plain", "chosen")
@@ -58,9 +64,9 @@ class Supernet(nn.Module):
         a state, since they see the same batches. False keeps one for each edge and
         type, as released checkpoints do.
 
-    Raises `UserError` for any other value of `edges`, for an arithmetic with
-    `activations`, for alphas of other names or shapes, and for images that cannot be
-    halved at each reduction.
+    Raises `UserError` for sizes below 1, for layer types that are not different names,
+    for any other value of `edges`, for an arithmetic with `activations`, for alphas of
+    other names or shapes, and for images that cannot be halved at each reduction.
 
     >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
     >>> supernet.even_mixture()["normal"].shape
@@ -84,14 +90,9 @@ class Supernet(nn.Module):
     arithmetic: Arithmetic = Arithmetic()
 
     def __post_init__(self):
-        given: Any = self.layer_types
-        if isinstance(given, str) or not given:
-            raise UserError(
-                'layer_types must be names such as ("none", "bin_conv_3x3"), got '
-                f"{given!r}"
-            )
         # `jax.jit` needs a hashable module, and a list cannot be hashed.
-        self.layer_types = tuple(given)
+        self.layer_types = _names(self.layer_types)
+        check_fields(self)
         super().__post_init__()
 
     def __call__(self, alphas, images, *, train: bool = False):
@@ -99,7 +100,7 @@ class Supernet(nn.Module):
 
         With `edges="chosen"`, each edge has only the layer of its largest alpha.
         """
-        self._check_weights(alphas)
+        self._check_weights(alphas, "alphas")
         weights = alphas_lib.relax(alphas)
         # A single layer runs on each edge: the one that the search draws most often.
         if self.edges == "chosen":
@@ -124,7 +125,7 @@ class Supernet(nn.Module):
         scalars: None, or {"normal", "reduce"}, each (14,): for each edge, a number that
             is added to all of its outputs.
         """
-        self._check_weights(weights)
+        self._check_weights(weights, "mixture weights")
         choice("edges", self.edges, choices=FORMS_OF_EDGES)
         # The edges that leave a state share its signs, which have the type `dtype`.
         if self.arithmetic.activations is not None:
@@ -176,17 +177,24 @@ class Supernet(nn.Module):
             train=train,
         )
 
-    def _check_weights(self, weights) -> None:
-        """Raises `UserError` for weights, or alphas, of other names or shapes."""
+    def _check_weights(self, weights, what: str) -> None:
+        """Raises `UserError` for weights, or alphas, of other names or shapes.
+
+        what: alphas or mixture weights.
+        """
         shape = (len(EDGES), len(self.layer_types))
         names = {place.kind for place in self.places}
         if self.fixed_reduction:
             names -= {"reduce"}
-        found = jax.tree.map(jnp.shape, weights)
+        # A list of numbers has no shape, and is no array.
+        of = lambda value: getattr(value, "shape", f"a {type(value).__name__}")
+        found: Any = of(weights)
+        if isinstance(weights, Mapping):
+            found = {name: of(value) for name, value in weights.items()}
         fits = isinstance(weights, Mapping) and names <= set(weights)
         if not fits or any(found[name] != shape for name in weights):
             raise UserError(
-                f'alphas must be {{"normal": {shape}, "reduce": {shape}}}, a row for '
+                f'{what} must be {{"normal": {shape}, "reduce": {shape}}}, a row for '
                 f"each edge and a column for each of layer_types, got {found}"
             )
 
@@ -330,6 +338,23 @@ class MixedCell(nn.Module):
             bn_of_pools=self.form.bn_of_pools_in_search,
             name=f"state{source}",
         )
+
+
+def _names(layer_types: Any) -> tuple[str, ...]:
+    """The names of layer types; raises `UserError` for other values, and for two equal.
+
+    layer_types: names in any collection.
+    """
+    names: tuple = ()
+    if isinstance(layer_types, Iterable) and not isinstance(layer_types, str):
+        names = tuple(layer_types)
+    are_names = all(isinstance(name, str) for name in names)
+    if not names or not are_names or len(set(names)) < len(names):
+        raise UserError(
+            'layer_types must be different names such as ("none", "bin_conv_3x3"), got '
+            f"{shown(layer_types)}"
+        )
+    return names
 
 
 def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:

@@ -1,9 +1,11 @@
 """Batches of a data set by step number, for notebooks and other training loops."""
 
+import operator
 from typing import Any
 
 import jax
 
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.load import Dataset, load
 from bnas_jax.data.readers.encoded import ReadOptions
@@ -19,11 +21,13 @@ class Batches:
 
     dataset: the training and test images, and how they are augmented.
     seed: the seed of the order, of the augmentation and of the halves of a search.
+
+    Raises `UserError` for a batch size below 1.
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int = 64, seed: int = 0):
         self.dataset = dataset
-        self.batch_size = batch_size
+        self.batch_size = _whole("batch_size", batch_size, least=1)
         self.seed = seed
         # Part of the training set ("all", "train" or "valid") -> (its batch source, the
         # source's jitted `prepare`). A source is made when its first batch is asked
@@ -45,8 +49,8 @@ class Batches:
 
         `image` is float32 (B, H, W, C), `label` is int32 (B,). The set is shuffled anew
         in each epoch. An epoch has whole batches only: the examples left over at its
-        end are skipped. Raises `UserError` where the set is smaller than a batch, and
-        for an image of a streamed set that cannot be read.
+        end are skipped. Raises `UserError` where the set is smaller than a batch, for
+        a step below 0, and for an image of a streamed set that cannot be read.
 
         step: the number of the step, from 0. The same step gives the same batch, in
           whatever order steps are asked for.
@@ -69,6 +73,7 @@ class Batches:
         }
 
     def _batch(self, part: str, step: int) -> Batch:
+        step = _whole("step", step, least=0)
         if part not in self._sources:
             self._sources[part] = self._source(part)
         source, prepare = self._sources[part]
@@ -93,6 +98,22 @@ class Batches:
             augmentation=self.dataset.augmentation,
         )
         return source, jax.jit(source.prepare)
+
+
+def _whole(name: str, value: Any, *, least: int) -> int:
+    """The value as an int; raises `UserError` unless it is whole and from `least` on.
+
+    value: a number, or a scalar array such as the step of a state.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise UserError(
+            f"{name} must be a whole number, at least {least}, got {shown(value)}"
+        )
+    return number
 
 
 def load_data(

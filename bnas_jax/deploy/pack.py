@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.convolution import PACKED, Convolution
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import is_latent
 from bnas_jax.core.ops.packed import pack_signs
+from bnas_jax.core.stack import check_image_shape
 from bnas_jax.runtime import devices
 
 # The module of a network's second classifier, which only training has.
@@ -38,6 +40,12 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
     Example: `logits = model.apply(bnas.pack(model, variables, image_shape=(32, 32, 3)),
     images, train=False)`.
     """
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise UserError(
+            'variables must be {"params", "batch_stats"}, such as state.variables, got '
+            f"a {type(variables).__name__}"
+        )
+    check_image_shape(image_shape)
     if PACKED in variables:
         raise UserError(
             "these are the variables of a packed network already; use them as they are"
@@ -145,9 +153,12 @@ def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
 
     The paths are those of all convolutions whose weights are binarized.
     """
-    # In the plain form an operation is traced faster, and the weights are the same.
-    plain = dataclasses.replace(model.arithmetic, plain=True)
-    model = model.clone(arithmetic=plain)
+    # In the plain form an operation is traced faster, and the weights are the same. A
+    # user's module around a network need not have an arithmetic of its own.
+    arithmetic = getattr(model, "arithmetic", None)
+    if arithmetic is not None:
+        model = model.clone(arithmetic=dataclasses.replace(arithmetic, plain=True))
+    dtype = (arithmetic or Arithmetic()).dtype
 
     # Once it is compiled, no image is convolved: XLA leaves out all that the weights do
     # not need.
@@ -159,7 +170,7 @@ def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
             found[module.path] = binarized
 
         # A blank image, (1, rows, columns, channels).
-        images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
+        images = jnp.zeros((1, *image_shape), dtype)
         with each_binarized(note):
             model.apply(variables, images, train=False)
         return found

@@ -19,6 +19,7 @@ from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import derivation
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.alphas import Alphas
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.genotype import TABLE_3, Cell, Genotype
 from bnas_jax.core.layers import learnable_share
 
@@ -287,11 +288,26 @@ class Searcher:
         return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
-        """The genotype derived from alpha: `derive_cell` of each cell's `strengths`."""
-        weights = self.strengths(alphas)
+        """The genotype derived from alpha: `derive_cell` of each cell's `strengths`.
+
+        Raises `UserError` for alphas of other names or shapes, and for NaN.
+        """
+        if not isinstance(alphas, Mapping) or not set(self.searched) <= set(alphas):
+            found = list(alphas) if isinstance(alphas, Mapping) else alphas
+            raise UserError(
+                f"derive takes alphas such as state.alphas, a dict of {self.searched}, "
+                f"got {shown(found)}"
+            )
+        strengths = self.strengths(alphas)
         cells = {}
         for name in self.searched:
-            cells[name] = self.derive_cell(np.asarray(weights[name]))
+            of_cell = np.asarray(strengths[name])
+            if np.isnan(of_cell).any():
+                raise UserError(
+                    f"the alphas of {name} are NaN: the search has diverged; lower its "
+                    "learning rates"
+                )
+            cells[name] = self.derive_cell(of_cell)
         return genotype_lib.of_cells(cells)
 
     def strengths(self, alphas: Alphas) -> dict[str, jax.Array]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bnas_jax.core.checks import choice
 from bnas_jax.training.schedules import Schedule
 
 
@@ -64,8 +65,9 @@ def with_decay(
     """The optimizer `descent`, with weight decay added to the gradient before it.
 
     decayed: which parameters decay: `all`; `kernels`, see `decays`; or `moved`, see
-        `decay_of_moved`.
+        `decay_of_moved`. Raises `UserError` for any other value.
     """
+    choice("decayed", decayed, choices=("all", "kernels", "moved"))
     if decayed == "kernels":
         mask = lambda tree: jax.tree_util.tree_map_with_path(decays, tree)
         decay = optax.add_decayed_weights(weight_decay, mask=mask)

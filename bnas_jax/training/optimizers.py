@@ -6,10 +6,13 @@ are explained in docs/schemes.md and docs/conventions.md.
 
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.schemes import LatentRule, Scheme, Xnor
+from bnas_jax.core.schemes.scheme import check_scheme
 from bnas_jax.training import latents
 from bnas_jax.training.descent import sgd, with_decay
 from bnas_jax.training.schedules import Schedule, constant
@@ -63,11 +66,12 @@ def for_latents(
         scheme with gradients in closed form needs it.
 
     `TrainStep` and `SearchStep` pass the loss of the batch as `value`, which some
-    optimizers need, such as `optax.contrib.reduce_on_plateau`. Line searches need more
-    and do not work.
+    optimizers need, such as `optax.contrib.reduce_on_plateau`. Line searches,
+    `optax.lookahead` and `optax.contrib.sam` need more and do not work.
 
     Raises `UserError` for an optimizer that was made by this function, for
-    `optax.MultiSteps` if weights are projected, and for a missing rate.
+    `optax.MultiSteps` if weights are projected, for a missing rate, and for a
+    `clip_norm` that is not above 0.
 
     >>> optimizer = bnas.for_latents(optax.adam(1e-3), bnas.SCHEMES["bireal"]())
     """
@@ -87,6 +91,8 @@ def for_latents(
             "are projected in every step; write TrainStep(..., microbatches=K) with "
             "K times the batch"
         )
+    if clip_norm is not None and not clip_norm > 0:
+        raise UserError(f"clip_norm must be greater than 0 or None, got {clip_norm}")
     if rule.gradients is not None and rate is None:
         raise UserError(
             f"the gradients of {type(scheme).__name__} depend on the learning rate; "
@@ -101,7 +107,7 @@ def for_latents(
     if rule.factor is not None:
         links.append(latents.scale_latent_gradients(rule.factor))
     if rule.gradients is not None and rate is not None:
-        links.append(latents.latent_gradients(rule.gradients, _schedule(rate)))
+        links.append(latents.latent_gradients(rule.gradients, _schedule("rate", rate)))
 
     # After the optimizer: the transformations of updates. The projection needs the
     # whole update, and so is the last one.
@@ -140,10 +146,14 @@ def latent_sgd(
     decayed: see `descent.with_decay`.
     clip_norm, scheme: see `for_latents`.
 
+    Raises `UserError` as `for_latents` does, and for a learning rate or a momentum of
+    another type.
+
     >>> rate = optax.cosine_decay_schedule(0.025, 1000)
     >>> optimizer = bnas.latent_sgd(rate, weight_decay=3e-4)
     """
-    descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
+    rate = _schedule("learning_rate", learning_rate)
+    descent = sgd(rate, _schedule("momentum", momentum), nesterov=nesterov)
     decaying = with_decay(descent, weight_decay=weight_decay, decayed=decayed)
     return for_latents(decaying, scheme, clip_norm=clip_norm, rate=learning_rate)
 
@@ -163,7 +173,8 @@ def latent_adam(
 
     Weight decay is L2 regularisation. All other arguments are those of `latent_sgd`.
     """
-    descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
+    rate = _schedule("learning_rate", learning_rate)
+    descent = optax.adam(rate, b1=beta1, b2=beta2, eps=eps)
     decaying = with_decay(descent, weight_decay=weight_decay, decayed=decayed)
     return for_latents(decaying, scheme, clip_norm=clip_norm, rate=learning_rate)
 
@@ -196,13 +207,6 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
         )
 
 
-def check_scheme(scheme: Any) -> None:
-    """Raises `UserError` unless this is a scheme."""
-    # A common mistake is a scheme's name, or its class without parentheses.
-    if not isinstance(scheme, Scheme):
-        raise UserError(f"scheme must be an object such as Xnor(), got {scheme!r}")
-
-
 def check_optimizer(name: str, optimizer: Any) -> None:
     """Raises `UserError` unless this is an optimizer; it may be a learning rate.
 
@@ -211,11 +215,20 @@ def check_optimizer(name: str, optimizer: Any) -> None:
     if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
         raise UserError(
             f"{name} must be an optax optimizer such as optax.adam(3e-4), got "
-            f"{optimizer!r}"
+            f"{shown(optimizer)}"
         )
 
 
-def _schedule(value: float | Schedule) -> Schedule:
+def _schedule(name: str, value: float | Schedule) -> Schedule:
+    """A function of the step; raises `UserError` for what is no number and no function.
+
+    name: the name of the argument.
+    """
     if callable(value):
         return value
+    # A scalar array, perhaps a traced one, is a number, too.
+    if not isinstance(value, (int, float, np.number, np.ndarray, jax.Array)):
+        raise UserError(
+            f"{name} must be a number or a function of the step, got {shown(value)}"
+        )
     return constant(value)

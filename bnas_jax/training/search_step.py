@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.losses import cross_entropy, hits
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher, Tried
@@ -31,6 +31,8 @@ from bnas_jax.training.step_parts import (
     Batch,
     accumulate,
     check_batch,
+    check_lengths,
+    check_state,
     noted,
     of_images,
 )
@@ -40,9 +42,9 @@ from bnas_jax.training.step_parts import (
 class SearchStep:
     """One step of the search: `step(state, batches) -> state`.
 
-    batches are {"train": batch, "valid": batch}, each in the form for `TrainStep`. The
-    searcher defines the stages of a step, for instance an alpha step and a weight step.
-    `stage(index, ...)` runs one of them.
+    batches are {"train": batch, "valid": batch}, each in the form for `TrainStep`,
+    without targets. The searcher defines the stages of a step, for instance an alpha
+    step and a weight step. `stage(index, ...)` runs one of them.
 
     weights, alphas: the optimizers of the supernet's weights and of alpha.
     num_epochs, steps_per_epoch: the lengths of the search and of an epoch, for the
@@ -75,13 +77,14 @@ class SearchStep:
             raise UserError(
                 f"supernet must be a Supernet, got a {kind}, which TrainStep trains"
             )
+        check_lengths(self)
         check_optimizer("weights", self.weights)
         check_optimizer("alphas", self.alphas)
         check_latents(self.weights, self.supernet.scheme)
         # A common mistake is a searcher's name, or its class without parentheses.
         if not isinstance(self.searcher, Searcher):
             raise UserError(
-                f"searcher must be an object such as Bnas(), got {self.searcher!r}"
+                f"searcher must be an object such as Bnas(), got {shown(self.searcher)}"
             )
         # A frozen dataclass refuses a plain assignment.
         object.__setattr__(self, "searcher", self.searcher.of(self.supernet))
@@ -119,6 +122,7 @@ class SearchStep:
         index: the number of the stage, from 0.
         batches: at least the batches that the stage takes.
         """
+        check_state(state, SearchState)
         stage = self.searcher.stages[index]
         self._check(batches, names=stage.batches)
         # The objective is the loss on the first of the stage's batches.
@@ -168,6 +172,11 @@ class SearchStep:
                     f'"{name}" among them'
                 )
             check_batch(batches[name], parts=self.microbatches)
+            if "targets" in batches[name]:
+                raise UserError(
+                    f'the batch "{name}" has "targets", which a search does not read; '
+                    "leave them out"
+                )
 
     def restarted(
         self, state: SearchState, first: SearchState, *, number: int

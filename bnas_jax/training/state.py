@@ -14,8 +14,9 @@ import optax
 from flax import struct
 
 from bnas_jax.core.checks import choice
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.first_weights import FIRST_WEIGHTS, PYTORCH, redrawn
+from bnas_jax.core.stack import check_image_shape
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.runtime.steps import once_options
 from bnas_jax.training.divergence import Guard
@@ -144,7 +145,7 @@ def _check_seed(seed: Any) -> None:
         fits = whole and jnp.shape(seed) == ()
     if not fits:
         raise UserError(
-            f"seed must be a whole number from 0 to 2**32 - 1, got {seed}; "
+            f"seed must be a whole number from 0 to 2**32 - 1, got {shown(seed)}; "
             "jax.vmap takes several"
         )
 
@@ -163,9 +164,11 @@ def initial_variables(
     image_shape: (H, W, C).
     first_weights: a key of `FIRST_WEIGHTS`.
 
-    Raises `UserError` for a key that is not in `FIRST_WEIGHTS`.
+    Raises `UserError` for a key that is not in `FIRST_WEIGHTS`, and for a shape or a
+    seed that is none.
     """
     choice("first_weights", first_weights, choices=FIRST_WEIGHTS)
+    check_image_shape(image_shape)
     key = run_key(seed, PARAMETERS)
     drawing = run_key(seed, REDRAWN)
     # Inside another traced program, the compiler options of that program apply.

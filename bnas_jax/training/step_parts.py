@@ -12,11 +12,42 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from bnas_jax.core.checks import whole
 from bnas_jax.core.errors import UserError
 from bnas_jax.training.divergence import watch
 from bnas_jax.training.state import SearchState, TrainState
 
-Batch = dict[str, jax.Array]
+# The arrays of a batch by name, of JAX or of NumPy.
+Batch = Mapping[str, Any]
+
+# What Flax raises where a network does not find its variables, or in other shapes.
+_OTHER_VARIABLES = (
+    flax.errors.ScopeParamShapeError,
+    flax.errors.ScopeParamNotFoundError,
+    flax.errors.ScopeVariableNotFoundError,
+    flax.errors.ScopeCollectionNotFound,
+)
+
+
+def check_lengths(step: Any) -> None:
+    """Raises `UserError` for a number of epochs, steps or microbatches below 1.
+
+    step: a `TrainStep` or `SearchStep`.
+    """
+    for name in ("num_epochs", "steps_per_epoch", "microbatches"):
+        whole(name, getattr(step, name))
+
+
+def check_state(state: Any, kind: type) -> None:
+    """Raises `UserError` unless the state is of that kind.
+
+    kind: `TrainState` or `SearchState`.
+    """
+    if not isinstance(state, kind):
+        raise UserError(
+            f"the state must be a {kind.__name__}, as step.init makes it, got a "
+            f"{type(state).__name__}"
+        )
 
 
 def check_batch(batch: Any, *, parts: int) -> None:
@@ -81,11 +112,13 @@ def _check_answers(batch: Mapping[str, Any], *, number: int) -> None:
 def of_images(images: jax.Array) -> Iterator[None]:
     """Raises `UserError` if Flax finds parameters made for images of another shape.
 
+    It raises it for those of another network, too.
+
     images: (N, H, W, C).
     """
     try:
         yield
-    except flax.errors.ScopeParamShapeError:
+    except _OTHER_VARIABLES:
         _, *shape = images.shape
         raise UserError(
             f"the state was made for other images than (H, W, C) = {tuple(shape)}, or "

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bnas_jax.core.checks import rates, require, shares
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.core.losses import Loss, cross_entropy, hits, soft_cross_entropy
@@ -27,6 +28,8 @@ from bnas_jax.training.step_parts import (
     Batch,
     accumulate,
     check_batch,
+    check_lengths,
+    check_state,
     noted,
     of_images,
 )
@@ -36,11 +39,13 @@ from bnas_jax.training.step_parts import (
 class TrainStep:
     """One step of training a network: `step(state, batch) -> state`.
 
-    A batch is {"image": (N, H, W, C), "label": (N,)}. It may also have "targets",
-    probabilities (N, classes), such as a teacher's. The loss is then (1 - soft_share)
-    times the loss with the labels, plus soft_share * temperature^2 times the
-    cross-entropy of logits / temperature with the targets (arXiv 1503.02531, section
-    2).
+    A batch is {"image": (N, H, W, C), "label": (N,)}, arrays of JAX or NumPy. Labels
+    are from 0 to classes - 1; any other makes the loss NaN.
+
+    A batch may also have "targets", probabilities (N, classes), such as a teacher's.
+    The loss is then (1 - soft_share) times the loss with the labels, plus soft_share *
+    temperature^2 times the cross-entropy of logits / temperature with the targets
+    (arXiv 1503.02531, section 2).
 
     optimizer: an optimizer for the network's scheme, see `optimizers.for_latents`.
     loss: the loss with the labels, such as those of `losses.LOSSES`.
@@ -58,9 +63,10 @@ class TrainStep:
         `check_vma=False`; None on one device.
 
     Raises `UserError` for an optimizer that does not follow the network's scheme (such
-    as `latent_sgd(0.1)`, which follows `Xnor`, for a network of `BiReal`), and for a
-    network without the fields `scheme` and `arithmetic`. The call raises it for a batch
-    of other shapes or types, and for images that the state's parameters do not fit.
+    as `latent_sgd(0.1)`, which follows `Xnor`, for a network of `BiReal`), for a
+    network without the fields `scheme` and `arithmetic`, and for a number out of its
+    range. The call raises it for a batch of other shapes or types, for images that the
+    state's parameters do not fit, and for a loss of another shape than (N,).
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
@@ -97,8 +103,21 @@ class TrainStep:
                 "loss must be a function (logits, labels, smoothing), such as those of "
                 f"bnas_jax.core.losses.LOSSES, got {self.loss!r}"
             )
+        check_lengths(self)
+        self._check_numbers()
         check_optimizer("optimizer", self.optimizer)
         check_latents(self.optimizer, self.network.scheme)
+
+    def _check_numbers(self) -> None:
+        """Raises `UserError` for a number out of its range."""
+        # The value of a traced number, for instance under `jax.vmap`, is not known.
+        known = lambda name: not isinstance(getattr(self, name), jax.core.Tracer)
+        shares("TrainStep", self, *filter(known, ("label_smoothing", "drop_path")))
+        rates("TrainStep", self, *filter(known, ("temperature",)))
+        rates("TrainStep", self, *filter(known, ("auxiliary_weight",)), least=0)
+        if known("soft_share"):
+            message = f"TrainStep.soft_share must be from 0 to 1, got {self.soft_share}"
+            require(0 <= self.soft_share <= 1, message)
 
     def init(
         self,
@@ -122,6 +141,7 @@ class TrainStep:
         )
 
     def __call__(self, state: TrainState, batch: Batch) -> TrainState:
+        check_state(state, TrainState)
         check_batch(batch, parts=self.microbatches)
 
         # Forward and backward pass of each microbatch, then the mean over microbatches
@@ -183,7 +203,14 @@ class TrainStep:
 
     def _losses(self, logits: jax.Array, batch: Batch) -> jax.Array:
         """The loss of each example, (N,)."""
-        hard = self.loss(logits, batch["label"], self.label_smoothing)
+        labels = batch["label"]  # (N,)
+        hard = self.loss(logits, labels, self.label_smoothing)
+        # The mean of other shapes would be another loss; that of a scalar is the same.
+        if jnp.shape(hard) not in (labels.shape, ()):
+            raise UserError(
+                f"loss must return the loss of each example, {labels.shape}, got "
+                f"{jnp.shape(hard)}"
+            )
         if "targets" not in batch:
             return hard
         targets = batch["targets"]  # (N, classes)

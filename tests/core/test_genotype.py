@@ -138,6 +138,17 @@ def test_files_that_cannot_be_read(tmp_path):
     message_of(caught)
 
 
+def test_what_is_no_name_path_or_text_is_refused():
+    cell = genotypes.load("latest_cell")
+    for wrong in (None, 3, cell, cell.to_dict()):
+        with pytest.raises(UserError, match="takes a name, a path or a text") as caught:
+            genotypes.load(wrong)
+        message_of(caught)
+    with pytest.raises(UserError, match="not valid JSON") as caught:
+        genotypes.load('{"normal":\n 1')
+    message_of(caught)
+
+
 def test_any_name_of_a_layer_type_makes_a_genotype():
     """Which of them have a layer is decided where a network is built: `layers.LAYERS`
     grows.
@@ -252,7 +263,14 @@ def test_json_and_back(name, tmp_path):
     assert genotypes.from_text(genotype.to_json()) == genotype
     assert genotypes.from_dict(json.loads(json.dumps(genotype.to_dict()))) == genotype
     (tmp_path / "genotype.json").write_text(genotype.to_json())
-    assert genotypes.load(str(tmp_path / "genotype.json")) == genotype
+    # The file, as a text and as a path; the folder; and what stands in the file.
+    for given in (
+        str(tmp_path / "genotype.json"),
+        tmp_path / "genotype.json",
+        tmp_path,
+        genotype.to_json(),
+    ):
+        assert genotypes.load(given) == genotype
 
 
 ABBREVIATIONS = {

@@ -195,6 +195,12 @@ def test_a_type_without_a_layer_is_refused():
     assert "\n" not in str(caught.value)
 
 
+def test_a_class_in_the_table_is_refused(monkeypatch):
+    monkeypatch.setitem(LAYERS, "mine", type(LAYERS["none"]))
+    with pytest.raises(UserError, match=r"LAYERS\['mine'\] must be an object such as"):
+        layer_type("mine")
+
+
 @pytest.mark.parametrize(("stride", "size"), [(1, 7), (2, 7), (2, 8)])
 def test_zeroise_gives_zeros_of_the_right_shape_and_no_gradient(stride, size):
     x = normal(2, size, size, 3)

@@ -30,6 +30,7 @@ from bnas_jax.core.ops.geometry import square
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude
 from bnas_jax.core.stack import Place
+from bnas_jax.core.supernet import Supernet
 from bnas_jax.networks import NETWORKS
 
 ZEROISED = genotypes.load("latest_cell_zeroise")
@@ -170,6 +171,39 @@ def test_the_name_of_a_genotype_is_not_taken_for_one():
         UserError, match=r"got 'latest_cell'; bnas_jax\.load_genotype reads"
     ):
         network("latest_cell", 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"num_cells": 0}, "num_cells must be a whole number, at least 1, got 0"),
+        ({"channels": 2.5}, "channels must be a whole number, at least 1, got 2.5"),
+        ({"num_classes": "7"}, "num_classes must be a whole number, .* got '7'"),
+        ({"scheme": "xnor"}, r"scheme must be an object such as Xnor\(\), got 'xnor'"),
+        ({"arithmetic": jnp.bfloat16}, r"such as Arithmetic\(.*\), got <class"),
+    ],
+)
+def test_fields_that_no_network_has_are_refused_in_a_sentence(changes, expected):
+    sizes = {"num_cells": 3, "channels": 4, "num_classes": 7} | changes
+    for make in (functools.partial(Network, WITHOUT), Supernet):
+        with pytest.raises(UserError, match=expected) as caught:
+            make(**sizes)
+        assert "\n" not in str(caught.value)
+    assert network(WITHOUT, np.int64(3)).num_cells == 3
+
+
+def test_types_that_are_not_of_floats_are_no_arithmetic():
+    for wrong in (
+        {"dtype": jnp.int32},
+        {"dtype": None},
+        {"conv_dtype": "int8"},
+        {"activations": "half a float"},
+    ):
+        with pytest.raises(UserError, match="must be a type of floats such as"):
+            Arithmetic(**wrong)
+    with pytest.raises(UserError, match="bn_examples must be a whole number, at least"):
+        Arithmetic(bn_examples=0)
+    Arithmetic(dtype="float32", conv_dtype=jnp.bfloat16, activations=np.float16)
 
 
 def test_a_cell_with_a_layer_type_that_is_none_is_refused():

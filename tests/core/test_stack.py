@@ -73,10 +73,13 @@ def test_only_the_inputs_of_a_reduction_cell_are_strided():
             "cells",
         ),
         ((1, 8, 30, 1), 5, "images of 30 pixels .* for instance 28"),
-        ((1, 2, 2, 1), 5, "images of 2 pixels .* for instance 4"),
+        (
+            (1, 3, 32, 32), 5,
+            r"images of 3 pixels .* for instance 4, and images \(N, H, W, C\)$",
+        ),
         ((1, 9, 9, 3), 1, "cannot be halved by 1 reduction cells; use a multiple of 2"),
     ],
-)
+)  # fmt: skip
 def test_images_that_the_reductions_cannot_halve_are_refused(
     shape, num_cells, expected
 ):
@@ -98,4 +101,6 @@ def test_images_that_the_reductions_cannot_halve_are_refused(
 def test_pixels_and_single_images_are_no_input(images, message):
     with pytest.raises(UserError, match=message):
         check_images(images)
+    with pytest.raises(UserError, match="images must be an array, got a list"):
+        check_images([[[[0.0]]]])
     check_images(np.zeros((1, 8, 8, 1), jnp.bfloat16))

@@ -666,13 +666,18 @@ def test_weights_of_another_shape_are_refused():
     ):
         with pytest.raises(UserError, match=r'"normal": \(14, 7\), .*, got '):
             jax.eval_shape(net.init, jax.random.key(0), wrong, IMAGES)
+    lists = {name: np.zeros((14, 7)).tolist() for name in ("normal", "reduce")}
+    with pytest.raises(UserError, match=r"got {'normal': 'a list', 'reduce': 'a list'"):
+        net.apply({}, lists, IMAGES)
+    with pytest.raises(UserError, match="mixture weights must be"):
+        net.apply({}, lists, IMAGES, method="mixture")
 
 
 def test_a_list_of_layer_types_is_as_good_as_a_tuple_but_a_name_is_none():
     net = supernet(2, 2)
     assert hash(net.clone(layer_types=list(net.layer_types))) == hash(net)
-    for wrong in ("none", ()):
-        with pytest.raises(UserError, match="layer_types must be names such as"):
+    for wrong in ("none", (), 3, ("none", "none"), (1, 2)):
+        with pytest.raises(UserError, match="layer_types must be different names"):
             net.clone(layer_types=wrong)
 
 

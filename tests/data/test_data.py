@@ -498,6 +498,21 @@ def test_the_two_batches_of_a_search_step_are_not_augmented_alike():
     assert not np.array_equal(step["train"]["image"], step["valid"]["image"])
 
 
+def test_steps_and_sizes_of_batches_are_whole_numbers():
+    train = Arrays(photos(16).images, np.arange(16) % 10, 10, name="few")
+    data = Dataset(train, train, Augmentation((0.0,) * 3, (1.0,) * 3))
+    for size in (0, 6.4, "8"):
+        with pytest.raises(UserError, match="batch_size must be a whole number, at le"):
+            Batches(data, batch_size=size)
+    batches_of_4 = Batches(data, batch_size=4)
+    for step in (-1, 1.5, "0"):
+        with pytest.raises(UserError, match="step must be a whole number, at least 0"):
+            batches_of_4.train_batch(step)
+    # The step of a state.
+    of_state = batches_of_4.train_batch(jnp.int32(2))["label"]
+    assert np.array_equal(of_state, batches_of_4.train_batch(2)["label"])
+
+
 def test_cutout_hides_a_square_around_each_centre_and_no_more():
     """As DARTS's code clips the square to the image."""
     centres = {"y": jnp.array([0, 5, 7]), "x": jnp.array([1, 5, 7])}

@@ -25,6 +25,8 @@ from bnas_jax.core.schemes import (
 from bnas_jax.core.schemes.binary_conv import binary_conv
 from bnas_jax.deploy.export import count_stored
 from bnas_jax.deploy.pack import pack
+from bnas_jax.training.optimizers import latent_sgd
+from bnas_jax.training.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -124,6 +126,35 @@ def test_a_float_network_is_refused():
     model = Layers(Float())
     with pytest.raises(UserError, match="no binary weights that could be packed"):
         pack(model, variables_of(model), image_shape=SHAPE)
+
+
+def test_what_are_no_variables_is_refused_in_a_sentence():
+    model = Layers(Xnor())
+    state = TrainStep(model, latent_sgd(0.1)).init(image_shape=SHAPE)
+    for wrong in (state, state.params, None):
+        with pytest.raises(
+            UserError, match=r"such as state.variables, got a "
+        ) as error:
+            pack(model, wrong, image_shape=SHAPE)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="image_shape must be"):
+        pack(model, state.variables, image_shape=6)
+
+
+def test_a_network_inside_a_module_of_a_user_is_packed():
+    """The module around it needs no arithmetic."""
+
+    class Around(nn.Module):
+        inner: nn.Module
+
+        @nn.compact
+        def __call__(self, images, *, train: bool = False):
+            return nn.Dense(3)(self.inner(images, train=train))
+
+    model = Around(Layers(Xnor()))
+    packed = pack(model, variables_of(model), image_shape=SHAPE)
+    assert set(packed[PACKED]) == {"inner"}
+    assert set(packed[PACKED]["inner"]) == {"binary", "weights", "depthwise"}
 
 
 def test_a_scheme_that_hides_its_signs_is_named():

@@ -105,6 +105,17 @@ def test_a_genotype_is_derived_from_the_searchers_own_weights():
     assert sorted(source for _, source in record["genotype"]["reduce"][-2:]) == [0, 1]
 
 
+def test_alphas_of_other_names_and_nan_give_no_genotype():
+    searcher = Darts()
+    alphas = searcher.init(jax.random.key(0))
+    for wrong in (SimpleNamespace(alphas=alphas), {"normal": alphas["normal"]}, None):
+        with pytest.raises(UserError, match="derive takes alphas such as"):
+            searcher.derive(wrong)
+    alphas["reduce"] = alphas["reduce"].at[0, 0].set(jnp.nan)
+    with pytest.raises(UserError, match="alphas of reduce are NaN: the search has div"):
+        searcher.derive(alphas)
+
+
 def test_snas_keeps_every_edge_and_darts_may_keep_zeroise(reference):
     with np.load(
         reference / "searchers" / "snas_derivation.npz", allow_pickle=False

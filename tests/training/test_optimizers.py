@@ -690,6 +690,19 @@ def test_what_is_no_optimizer_or_scheme_is_refused_in_a_sentence():
                 make(optax.adam(1e-3), wrong)
 
 
+def test_what_an_optimizer_cannot_take_is_refused_in_a_sentence():
+    for wrong in ({"learning_rate": "0.1"}, {"momentum": None}, {"momentum": [0.9]}):
+        with pytest.raises(UserError, match="a number or a function of the step, got "):
+            latent_sgd(**{"learning_rate": 0.1} | wrong)
+    for clip in (0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="clip_norm must be greater than 0 or None"):
+            latent_adam(0.1, clip_norm=clip)
+    with pytest.raises(UserError, match="decayed must be one of all, kernels, moved"):
+        latent_sgd(0.1, weight_decay=1e-4, decayed="kernel")
+    for rate in (np.float32(0.1), jnp.float32(0.1), lambda step: 0.1):
+        latent_sgd(rate)
+
+
 def test_an_optimizer_is_told_the_loss():
     """As `optax.contrib.reduce_on_plateau` needs it: here the update is the loss."""
 

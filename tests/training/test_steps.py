@@ -16,6 +16,7 @@ from arrays import close
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.cost import cost
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import edges
 from bnas_jax.core.losses import cross_entropy, hits
@@ -181,6 +182,15 @@ def test_nan_is_a_miss():
         0,
     ]
     assert hits(jnp.full((1, 3), NAN), jnp.array([0]), 3).tolist() == [0]
+
+
+@pytest.mark.parametrize("label", [-1, -3, 3, 2**31 - 1])
+def test_a_label_that_is_no_class_is_a_miss_with_a_loss_of_nan(label):
+    """An index of -1 would be the last class."""
+    logits, labels = jnp.array([[1.0, 2.0, 3.0]] * 2), jnp.array([2, label])
+    losses = cross_entropy(logits, labels, 0.1)
+    assert np.isfinite(losses[0]) and np.isnan(losses[1])
+    assert hits(logits, labels, 3).tolist() == [1, 0]
 
 
 def test_all_classes_are_a_hit_where_there_are_no_more_than_k():
@@ -428,6 +438,66 @@ def test_what_cannot_be_divided_or_is_missing_is_refused_in_a_sentence():
             searching()(search_state(), batches)
 
 
+def test_targets_of_a_search_are_refused_and_not_left_out():
+    data = of(targets=(8, CLASSES))
+    with pytest.raises(UserError, match=r'"valid" has "targets", .* leave them out'):
+        searching()(search_state(), {"train": of(), "valid": data})
+
+
+def test_another_state_is_refused_in_a_sentence():
+    batches = {"train": of(), "valid": of()}
+    for wrong in (None, train_state().params, search_state()):
+        with pytest.raises(UserError, match="must be a TrainState, as step"):
+            training()(wrong, of())
+    with pytest.raises(UserError, match=r"must be a SearchState, .* got a TrainState"):
+        searching()(train_state(), batches)
+    other = train_state().replace(params={}, batch_stats={})
+    with pytest.raises(UserError, match=r"or for another network; make it by step\.i"):
+        training()(other, of())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"microbatches": 0}, "microbatches must be a whole number, at least 1, got 0"),
+        ({"num_epochs": 1.5}, "num_epochs must be a whole number, at least 1"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be a whole number, at least 1"),
+        ({"drop_path": 2.0}, "drop_path must be from 0 to below 1, got 2"),
+        ({"label_smoothing": -1.0}, "label_smoothing must be from 0 to below 1"),
+        ({"temperature": 0}, "temperature must be a finite number greater than 0"),
+        ({"auxiliary_weight": -1.0}, "auxiliary_weight must be a finite number at"),
+        ({"soft_share": 2.0}, "soft_share must be from 0 to 1, got 2"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_in_a_sentence(option, message):
+    with pytest.raises(UserError, match=message):
+        TrainStep(Classifier(), OPTIMIZER, **option)
+    if "whole number" in message:
+        with pytest.raises(UserError, match=message):
+            dataclasses.replace(searching(), **option)
+
+
+def test_a_number_may_be_traced():
+    smoothed = lambda share: (
+        TrainStep(
+            Classifier(), OPTIMIZER, label_smoothing=share, temperature=1 + share
+        )(train_state(), of()).sums.loss
+    )
+    assert jax.eval_shape(jax.vmap(smoothed), jnp.zeros(2)).shape == (2,)
+
+
+def test_a_loss_of_another_shape_is_refused_in_a_sentence():
+    def after(loss):
+        return jax.eval_shape(
+            TrainStep(Classifier(), OPTIMIZER, loss=loss), train_state(), of()
+        )
+
+    with pytest.raises(UserError, match=r"loss of each example, \(8,\), got \(8, 4\)"):
+        after(lambda logits, labels, smoothing: logits)
+    # The mean itself is the same loss.
+    assert after(lambda logits, labels, smoothing: logits.mean()).step.shape == ()
+
+
 def test_all_types_of_integers_and_floats_make_a_batch():
     state = train_state()
     after = jax.eval_shape(training(), state, of(targets=(8, CLASSES)))
@@ -562,8 +632,16 @@ def test_every_seed_of_32_bits_is_taken(seed):
 def test_what_is_no_seed_is_refused_in_a_sentence(seed):
     if callable(seed):
         seed = seed(0)
-    with pytest.raises(UserError, match="seed must be a whole number from 0"):
+    with pytest.raises(UserError, match="seed must be a whole number from 0") as error:
         training().init(seed=seed, image_shape=(FEATURES,))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [8, "8", (8.0, 8.0, 1), (-8, 8, 1), None])
+def test_what_is_no_shape_is_refused_in_a_sentence(shape):
+    for of_shape in (training().init, functools.partial(cost, Classifier())):
+        with pytest.raises(UserError, match=r"image_shape.*\(H, W, C\)"):
+            of_shape(image_shape=shape)
 
 
 # A step of the search

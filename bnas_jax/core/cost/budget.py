@@ -3,22 +3,26 @@
 import math
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import TypeVar
 
 import flax.linen as nn
 
 from bnas_jax.core.cost.walk import cost
 from bnas_jax.core.errors import UserError
 
+# The type of the network, which the result has, too.
+Net = TypeVar("Net", bound=nn.Module)
+
 
 def fit_budget(
-    network: nn.Module,
+    network: Net,
     flops: float,
     *,
     image_shape: tuple[int, int, int],
     min_channels: int = 1,
     max_channels: int | None = None,
     cells: Iterable[int] = (),
-) -> nn.Module:
+) -> Net:
     """The network whose FLOPs come nearest to a budget without exceeding it.
 
     It differs from `network` only in its size.
@@ -44,7 +48,7 @@ def fit_budget(
 
     # For each number of cells the widest network within the budget; of these networks
     # the one with the most FLOPs.
-    best: tuple[Fraction, nn.Module] | None = None
+    best: tuple[Fraction, Net] | None = None
     needed: float = math.inf  # FLOPs of the smallest network so far
     walked: dict = {}  # cells that are counted already, see `cost`
     for num_cells in tuple(cells) or (network.num_cells,):
@@ -63,7 +67,8 @@ def fit_budget(
         channels = quadratic.widest(flops, limit=max_channels)
         found = quadratic(channels)
         if best is None or found > best[0]:
-            best = found, quadratic.network.clone(channels=channels)
+            widest = network.clone(num_cells=num_cells, channels=channels)
+            best = found, widest
 
     if best is None:
         raise UserError(

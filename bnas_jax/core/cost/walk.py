@@ -12,10 +12,11 @@ import jax.numpy as jnp
 
 from bnas_jax.core.cell import FinalCell
 from bnas_jax.core.cost.counts import Cost, Row
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.layers import is_latent
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes import Float
+from bnas_jax.core.stack import check_image_shape
 from bnas_jax.core.supernet import MixedCell, Supernet
 
 
@@ -41,6 +42,9 @@ def cost(
     >>> bnas.cost(network, image_shape=(8, 8, 1)).total.params
     209940
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"cost takes a network, such as a Network, got {shown(model)}")
+    check_image_shape(image_shape)
     # Without the auxiliary head, which exists only in training.
     if getattr(model, "auxiliary", False):
         model = model.clone(auxiliary=False)

@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Mapping
 
 from bnas_jax.core import paths
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.genotype import INPUTS, NODES, Genotype
 from bnas_jax.core.genotypes import text as text_lib
 
@@ -97,7 +97,7 @@ def named() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _NAMED.glob("*.json")))
 
 
-def load(name_or_path: str) -> Genotype:
+def load(name_or_path: str | pathlib.PurePath) -> Genotype:
     """The genotype of a name, a file, a search's work directory or a text.
 
     The names are those of `named`. In a work directory, genotype.json is read. For
@@ -109,18 +109,24 @@ def load(name_or_path: str) -> Genotype:
     >>> genotype.normal[0]
     (('bin_conv_3x3', 1), ('bin_dil_conv_3x3', 0))
     """
-    if name_or_path in named():
-        return from_text((_NAMED / f"{name_or_path}.json").read_text())
-    if text_lib.is_printed(name_or_path):
-        return from_text(name_or_path)
+    if not isinstance(name_or_path, (str, pathlib.PurePath)):
+        raise UserError(
+            "genotype: load_genotype takes a name, a path or a text, got "
+            f"{shown(name_or_path)}"
+        )
+    name = str(name_or_path)
+    if name in named():
+        return from_text((_NAMED / f"{name}.json").read_text())
+    if text_lib.is_text(name):
+        return from_text(name)
 
     # A file, which may begin with a byte order mark.
     try:
-        path = _file(name_or_path)
+        path = _file(name)
         data = path.read_bytes()
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"genotype: cannot read {name_or_path} ({reason})") from None
+        raise UserError(f"genotype: cannot read {name} ({reason})") from None
     try:
         value = text_lib.parse(data.decode("utf-8-sig"))
     except (UnicodeDecodeError, UserError) as error:
@@ -133,7 +139,7 @@ def load(name_or_path: str) -> Genotype:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"genotype: cannot read {name_or_path}, which is not text; name a search's "
+            f"genotype: cannot read {name}, which is not text; name a search's "
             "genotype.json"
         ) from None
     return from_dict(value)

@@ -26,6 +26,11 @@ def is_printed(text: str) -> bool:
     return "Genotype(" in text and not text.lstrip().startswith("{")
 
 
+def is_text(value: str) -> bool:
+    """Whether a value is a genotype itself, printed or in JSON, and no name or path."""
+    return is_printed(value) or value.lstrip().startswith("{")
+
+
 def parse(text: str) -> Any:
     """The value in a text, a dict if it is a genotype.
 

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 
 from bnas_jax.core.checks import choice
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.ops.geometry import Geometry, Pair
 from bnas_jax.core.schemes.activations import ACTIVATIONS
 from bnas_jax.core.schemes.binary_conv import (
@@ -247,3 +247,10 @@ def _not_written(scheme: Scheme, method: str) -> UserError:
     method: the method's name, its arguments and what it returns.
     """
     return UserError(f"{type(scheme).__name__} lacks a method: write {method}")
+
+
+def check_scheme(scheme: Any) -> None:
+    """Raises `UserError` unless this is a scheme."""
+    # A common mistake is a scheme's name, or its class without parentheses.
+    if not isinstance(scheme, Scheme):
+        raise UserError(f"scheme must be an object such as Xnor(), got {shown(scheme)}")
