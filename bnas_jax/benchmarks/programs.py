@@ -1,9 +1,8 @@
 """The steps to measure: those of a run on random images, and the same in plain form."""
 
-import dataclasses
-
 import numpy as np
 
+from bnas_jax.core.arithmetic import plain_form
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.defaults import CIFAR10
@@ -80,11 +79,11 @@ def in_plain_form(model):
 
     See `Arithmetic.plain`.
     """
-    arithmetic = dataclasses.replace(model.arithmetic, plain=True)
+    model = plain_form(model)
     # A supernet also computes its edges one by one.
     if isinstance(model, Supernet):
-        return model.clone(arithmetic=arithmetic, edges="plain")
-    return model.clone(arithmetic=arithmetic)
+        model = model.clone(edges="plain")
+    return model
 
 
 def in_one(program: Program) -> Program:

@@ -1,6 +1,5 @@
 """From latent weights to one bit a weight: the variables of a packed network."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.arithmetic import Arithmetic, plain_form
 from bnas_jax.core.convolution import PACKED, Convolution
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import is_latent
@@ -153,12 +152,10 @@ def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
 
     The paths are those of all convolutions whose weights are binarized.
     """
-    # In the plain form an operation is traced faster, and the weights are the same. A
-    # user's module around a network need not have an arithmetic of its own.
-    arithmetic = getattr(model, "arithmetic", None)
-    if arithmetic is not None:
-        model = model.clone(arithmetic=dataclasses.replace(arithmetic, plain=True))
-    dtype = (arithmetic or Arithmetic()).dtype
+    # The plain form is traced faster, and the weights are the same.
+    model = plain_form(model)
+    # A user's module around a network need not have an arithmetic of its own.
+    dtype = getattr(model, "arithmetic", Arithmetic()).dtype
 
     # Once it is compiled, no image is convolved: XLA leaves out all that the weights do
     # not need.

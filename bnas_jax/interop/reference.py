@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core import genotypes
+from bnas_jax.core.arithmetic import plain_form
 from bnas_jax.core.checks import choice
 from bnas_jax.core.conventions import conventions as conventions_of
 from bnas_jax.core.errors import UserError
@@ -148,6 +149,7 @@ def _check_genotype(genotype: Genotype) -> None:
 
 def shapes(model: Model) -> dict:
     """The variables of a model as `ShapeDtypeStruct`s; nothing is computed."""
+    model = plain_form(model)  # which is traced faster
     # ImageNet's stem divides the image size by 8, so that it needs larger images.
     size = 64 if _is_imagenet(model) else 32
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -191,7 +193,9 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
             "genotype and conventions"
         )
     variables = traverse_util.unflatten_dict(flat)
-    params = project_params(variables["params"], model.scheme.latents)
+    # One program: as single operations, each shape would be compiled by itself.
+    project = jax.jit(lambda params: project_params(params, model.scheme.latents))
+    params = project(variables["params"])
     return {**variables, "params": params}
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bnas_jax.core.arithmetic import plain_form
 from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.losses import cross_entropy, hits
 from bnas_jax.core.supernet import Supernet
@@ -288,8 +289,7 @@ class SearchStep:
         if self.searcher.second_order:
             # Second derivatives need the plain arithmetic: otherwise, sums of signs are
             # integers, which have no derivative.
-            plain = dataclasses.replace(supernet.arithmetic, plain=True)
-            supernet = supernet.clone(arithmetic=plain)
+            supernet = plain_form(supernet)
 
         # The mean of `function(loss)` over the parts of a batch, where `loss` is the
         # loss on the part as a function of (weights, alpha).

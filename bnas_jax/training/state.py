@@ -3,7 +3,6 @@
 A checkpoint saves the state, and a resumed run continues from it.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from bnas_jax.core.arithmetic import plain_form
 from bnas_jax.core.checks import choice
 from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.first_weights import FIRST_WEIGHTS, PYTORCH, redrawn
@@ -191,8 +191,7 @@ def _initialise(
 ) -> dict:
     """`initial_variables`, given the keys for the modules and for `first_weights`."""
     # The plain arithmetic is traced faster, and the parameters are the same.
-    plain = dataclasses.replace(model.arithmetic, plain=True)
-    model = model.clone(arithmetic=plain)
+    model = plain_form(model)
 
     # A forward pass on one image makes the parameters.
     images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)  # (1, H, W, C)

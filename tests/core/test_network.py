@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from bnas_jax.core import genotype, genotypes
 from bnas_jax.core import network as networks
-from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.arithmetic import Arithmetic, plain_form
 from bnas_jax.core.cell import FinalCell, num_convs, num_layers
 from bnas_jax.core.cell_parts import (
     REDUCTION_SKIPS,
@@ -50,13 +50,19 @@ def network(cell, num_cells, *, channels=4, num_classes=7, **options):
     )
 
 
-def variables_of(model, shape):
-    """The shapes of a network's variables, and of its logits for such images."""
+def shapes_of(model, shape):
+    """The shapes of a network's logits for such images, and of its variables."""
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     logits, variables = jax.eval_shape(
         lambda x: model.init_with_output(jax.random.key(0), x, train=False), images
     )
     return logits, traverse_util.flatten_dict(variables)
+
+
+def variables_of(model, shape):
+    """The shapes of a network's variables."""
+    _, variables = shapes_of(plain_form(model), shape)
+    return variables
 
 
 @pytest.mark.parametrize(
@@ -74,7 +80,7 @@ def variables_of(model, shape):
     ],
 )
 def test_any_image_size_and_channel_count_the_strides_allow(form, shape, num_cells):
-    logits, variables = variables_of(network(WITHOUT, num_cells, form=form), shape)
+    logits, variables = shapes_of(network(WITHOUT, num_cells, form=form), shape)
     assert logits.shape == (2, 7)
     assert logits.dtype == jnp.float32
     first = variables[
@@ -227,7 +233,7 @@ LONG_NAMED = ("gdas_v1", "snas_moderate", "snas_aggressive", "darts_v1")
 def test_the_cells_of_other_searches_are_networks(name):
     """Binary, with the skips between cells."""
     net = network(genotypes.load(name), 3, channels=4, form="darts")
-    _, variables = variables_of(net, (1, 8, 8, 3))
+    variables = variables_of(net, (1, 8, 8, 3))
     assert conv_leaves(variables) == {"latent", "kernel"}  # the stem's stays
     assert skips(variables)
 
@@ -236,7 +242,7 @@ def test_the_cells_of_other_searches_are_networks_without_skips():
     net = network(
         genotypes.load("snas_moderate"), 3, channels=4, form="darts", skip=False
     )
-    _, variables = variables_of(net, (1, 8, 8, 3))
+    variables = variables_of(net, (1, 8, 8, 3))
     assert conv_leaves(variables) == {"latent", "kernel"}
     assert not skips(variables)
 
@@ -258,7 +264,7 @@ def test_the_cells_of_other_searches_are_float_networks(order, name, skip):
     net = network(
         cells, 3, channels=4, form="darts", skip=skip, scheme=Float(order=order)
     )
-    _, variables = variables_of(net, (1, 8, 8, 3))
+    variables = variables_of(net, (1, 8, 8, 3))
     assert conv_leaves(variables) == {"kernel"}
     assert bool(skips(variables)) == skip
 
@@ -271,7 +277,7 @@ def conv_leaves(variables):
 def test_forms_differ_beside_the_cells():
     mild = genotypes.load("snas_mild")
     of_form = {
-        form: variables_of(network(mild, 3, form=form), (1, 8, 8, 3))[1]
+        form: variables_of(network(mild, 3, form=form), (1, 8, 8, 3))
         for form in ("cifar", "darts", "snas", "gdas")
     }
     assert {
@@ -337,7 +343,7 @@ def test_an_auxiliary_head_on_features_of_another_size_is_refused(with_auxiliary
 
 def test_the_fixed_reduction_keeps_its_convolutions_binary_and_is_dropped_in_parts():
     net = network(genotypes.load("gdas_f1"), 3, channels=4, form="darts")
-    _, variables = variables_of(net, (1, 8, 8, 3))
+    variables = variables_of(net, (1, 8, 8, 3))
     kernels = [
         path[-1]
         for path in variables
@@ -389,7 +395,7 @@ def test_an_identity_is_not_dropped():
 
 
 def test_channels_double_at_reductions():
-    _, variables = variables_of(network(WITHOUT, 6), (1, 8, 8, 3))
+    variables = variables_of(network(WITHOUT, 6), (1, 8, 8, 3))
     preprocessing = [
         variables["params", f"cell{i}", "preprocess", "input1", "conv", "latent"]
         for i in range(6)
@@ -405,15 +411,15 @@ def skips(variables):
 @pytest.mark.parametrize("form", genotype.FORMS)
 def test_skips_can_be_left_out(form):
     shape = (1, 64, 64, 3) if form == "imagenet" else (1, 8, 8, 3)
-    assert skips(variables_of(network(WITHOUT, 6, form=form), shape)[1]) == {
+    assert skips(variables_of(network(WITHOUT, 6, form=form), shape)) == {
         "cell2",
         "cell4",
     }
-    assert not skips(variables_of(network(WITHOUT, 6, form=form, skip=False), shape)[1])
+    assert not skips(variables_of(network(WITHOUT, 6, form=form, skip=False), shape))
 
 
 def test_the_first_cell_has_no_skip():
-    assert not skips(variables_of(network(WITHOUT, 1), (1, 8, 8, 3))[1])
+    assert not skips(variables_of(network(WITHOUT, 1), (1, 8, 8, 3)))
 
 
 def skip_of(*, reduction: bool):
@@ -536,7 +542,7 @@ def test_preprocessing_brings_both_inputs_to_one_size(halved):
 def test_the_bn_before_a_strided_preprocessing_is_affine_in_the_imagenet_form_alone(
     form, affine
 ):
-    _, variables = variables_of(network(WITHOUT, 6, form=form), (1, 64, 64, 3))
+    variables = variables_of(network(WITHOUT, 6, form=form), (1, 64, 64, 3))
     found = [
         i
         for i in range(6)
@@ -711,7 +717,7 @@ def test_the_index_error_walks_over_skips_and_leaves_them_and_the_stem_as_they_a
     kernels, without = (
         {
             path[1:-1]
-            for path in variables_of(net, (1, size, size, 3))[1]
+            for path in variables_of(net, (1, size, size, 3))
             if path[-1] == "kernel"
         }
         for net in (model, model.clone(float_head=False))

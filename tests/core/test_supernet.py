@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from bnas_jax.core.alphas import relax
-from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.arithmetic import Arithmetic, plain_form
 from bnas_jax.core.edge_spec import batching
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import form_of
@@ -82,7 +82,8 @@ def drawn(shapes, rng):
 
 def variables_of(net, seed=2):
     """Drawn variables, in the arithmetic of the net."""
-    shapes = jax.eval_shape(net.init, jax.random.key(0), alphas_of(net), IMAGES)
+    initialise = plain_form(net).init
+    shapes = jax.eval_shape(initialise, jax.random.key(0), alphas_of(net), IMAGES)
     return drawn(shapes, np.random.default_rng(seed))
 
 

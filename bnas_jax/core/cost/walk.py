@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bnas_jax.core.arithmetic import plain_form
 from bnas_jax.core.cell import FinalCell
 from bnas_jax.core.cost.counts import Cost, Row
 from bnas_jax.core.errors import UserError, shown
@@ -48,10 +49,8 @@ def cost(
     # Without the auxiliary head, which exists only in training.
     if getattr(model, "auxiliary", False):
         model = model.clone(auxiliary=False)
-    # The plain arithmetic, which is traced faster and has the same counts.
-    if hasattr(model, "arithmetic"):
-        plain = dataclasses.replace(model.arithmetic, plain=True)
-        model = model.clone(arithmetic=plain)
+    # The plain arithmetic is traced faster and has the same counts.
+    model = plain_form(model)
     if walked is None:
         walked = {}
 

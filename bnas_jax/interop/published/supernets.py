@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from bnas_jax.core.arithmetic import plain_form
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import DARTS_TYPES, EDGES, INPUTS, leaving
 from bnas_jax.core.layers import POOLING, layer_type
@@ -99,6 +100,7 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
 def _shapes(model: Supernet) -> dict:
     """The variables of a supernet as `ShapeDtypeStruct`s."""
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    model = plain_form(model)  # which is traced faster
 
     # With an even mixture, all layer types of all edges have variables.
     def create(x):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from bnas_jax.core.arithmetic import plain_form
 from bnas_jax.core.errors import UserError
 
 # Our leaves of a batch norm -> their names in PyTorch.
@@ -43,7 +44,8 @@ def variables_of(
     Raises `UserError` as `load_published` does.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    create = lambda x: model.init(jax.random.key(0), x, train=False)
+    plain = plain_form(model)  # which is traced faster
+    create = lambda x: plain.init(jax.random.key(0), x, train=False)
     shapes = jax.eval_shape(create, images)
     return fill(shapes, arrays=arrays, counterpart=counterpart)
 
