@@ -300,7 +300,9 @@ def test_exponents_are_fitted():
     assert grow.exponent([(2, 12.0), (4, None)]) is None
 
 
-@pytest.mark.parametrize("task", ["search", "train"])
+@pytest.mark.parametrize(
+    "task", [pytest.param("search", marks=pytest.mark.long), "train"]
+)
 def test_a_save_is_timed_until_it_is_on_disk(capfd, network, task):
     result = figures(capfd, "save", *network[task])
     blocked, on_disk = result["blocked_seconds"], result["seconds_until_on_disk"]

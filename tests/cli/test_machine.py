@@ -59,7 +59,9 @@ def process(
 # What the environment lacks
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tqu"])
+@pytest.mark.parametrize(
+    "platform", ["cuda", pytest.param("tqu", marks=pytest.mark.long)]
+)
 def test_an_accelerator_that_is_not_there(tmp_path, platform):
     """JAX_PLATFORMS names what the machine does not have: one line, and nothing is
     written.

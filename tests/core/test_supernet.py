@@ -495,7 +495,7 @@ def shapes_of(net, images=IMAGES):
     ("num_cells", "shape", "layer_types"),
     [
         (5, (2, 8, 8, 1), NO_DILATED),
-        (4, (2, 12, 16, 3), NO_DILATED),
+        pytest.param(4, (2, 12, 16, 3), NO_DILATED, marks=pytest.mark.long),
         (1, (2, 2, 2, 3), TABLE_3),
         pytest.param(8, (2, 32, 32, 3), TABLE_3, marks=pytest.mark.long),
     ],

@@ -193,7 +193,7 @@ def test_the_crops_of_an_augmented_evaluation_are_those_of_its_epoch(folder):
         )
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_the_global_batch_is_the_same_for_any_hosts_and_workers(folder, workers):
     straight = feeds(StreamTrainSource(opened(folder)[0], 6, 5, CROPS), range(5))
     train, test = opened(folder, workers)

@@ -110,7 +110,10 @@ def test_a_row_of_the_table_has_the_time_of_its_collectives(result):
 
 @pytest.mark.parametrize(
     ("signal_number", "code", "said"),
-    [(signal.SIGKILL, -9, ""), (signal.SIGINT, 130, "bnas_jax: stopped by Ctrl-C\n")],
+    [
+        pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.long),
+        (signal.SIGINT, 130, "bnas_jax: stopped by Ctrl-C\n"),
+    ],
 )
 def test_the_compiler_ends_with_a_command_that_is_stopped(
     signal_number, code, said, tmp_path

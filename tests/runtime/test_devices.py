@@ -533,29 +533,40 @@ def test_processes_with_other_settings_end_with_the_setting_that_differs(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_work_directory_that_hosts_do_not_share_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "digests", "says"),
+    [
+        (
+            ("one", "other"),
+            ("a", "a"),
+            "is not the directory of that name on the first",
+        ),
+        pytest.param(
+            ("one", "one"),
+            ("a", "b"),
+            "is not that of the first process; copy it again",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_what_hosts_do_not_share_is_refused(tmp_path, names, digests, says):
+    """A work directory, or data of the same digest."""
     script = ROOT / "tests" / "runtime" / "sharing.py"
-    for names, says in [
-        (("one", "other", "a", "a"), "is not the directory of that name on the first"),
-        (("one", "one", "a", "b"), "is not that of the first process; copy it again"),
-    ]:
-        coordinator = f"localhost:{free_port()}"
-        processes = []
-        for number, (name, digest) in enumerate(zip(names[:2], names[2:], strict=True)):
-            # It is there on both hosts, as it was made by hand.
-            (tmp_path / name).mkdir(exist_ok=True)
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, script, coordinator, str(number)),
-                    *(str(tmp_path / name), digest),
-                ],
-                env=environment(1),
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            processes.append(process)
-        said = [process.communicate(timeout=120)[0] for process in processes]
-        assert all(says in text for text in said), said
+    coordinator = f"localhost:{free_port()}"
+    processes = []
+    for number, (name, digest) in enumerate(zip(names, digests, strict=True)):
+        # It is there on both hosts, as it was made by hand.
+        (tmp_path / name).mkdir(exist_ok=True)
+        arguments = [coordinator, str(number), str(tmp_path / name), digest]
+        process = subprocess.Popen(
+            [sys.executable, script, *arguments],
+            env=environment(1),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert all(says in text for text in said), said
     assert not (tmp_path / "one" / "shared").exists()
 
 

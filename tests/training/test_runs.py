@@ -178,7 +178,12 @@ def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(
 
 
 @pytest.mark.parametrize(
-    "damaged", [None, b"", bytes(100)], ids=["gone", "empty", "zeros"]
+    "damaged",
+    [
+        pytest.param(None, id="gone"),
+        pytest.param(b"", id="empty", marks=pytest.mark.long),
+        pytest.param(bytes(100), id="zeros", marks=pytest.mark.long),
+    ],
 )
 def test_a_search_that_has_ended_writes_a_lost_history_of_alpha_anew(
     whole, tmp_path, cell, capfd, damaged

@@ -179,7 +179,17 @@ def test_a_network_of_cells_is_trained_and_counted(name):
     check_cost(model, state.params)
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+# One scheme without parameters of its own, one with, and one without binarization.
+SHORT = ("xnor", "abc_net", "float")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in SHORT else pytest.mark.long)
+        for name in SCHEMES
+    ],
+)
 def test_a_supernet_is_searched_and_counted(name):
     """Edges run side by side where the scheme has no parameters of its own.
 
