@@ -557,9 +557,9 @@ def test_what_hosts_do_not_share_is_refused(tmp_path, names, digests, says):
     for number, (name, digest) in enumerate(zip(names, digests, strict=True)):
         # It is there on both hosts, as it was made by hand.
         (tmp_path / name).mkdir(exist_ok=True)
-        arguments = [coordinator, str(number), str(tmp_path / name), digest]
+        words = [coordinator, str(number), str(tmp_path / name), digest]
         process = subprocess.Popen(
-            [sys.executable, script, *arguments],
+            [sys.executable, script, *words],
             env=environment(1),
             stdout=subprocess.PIPE,
             text=True,
