@@ -8,12 +8,14 @@ import errno
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from commands import error, printed
 from documents import README, blocks
+from numpy_networks import logits_of_document
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -83,6 +85,17 @@ def test_predictions_are_as_good_as_the_evaluation(workdir, exported, tmp_path, 
     exec(given.replace("runs/digits.bnas", str(exported)), names)
     assert names["facts"]["mean"] == read(workdir / "run.json")["mean"]
     assert np.array_equal(names["classes"], classes[:3].astype(int))
+
+
+def test_the_document_s_lines_give_the_logits_without_jax(exported, tmp_path, capfd):
+    np.save(tmp_path / "images.npy", load("digits").test.images[:50])
+    shutil.copy(exported, tmp_path / "digits.bnas")
+    _, ours = logits_of_document(tmp_path)
+    out = tmp_path / "logits.npz"
+    options = (f"--input={tmp_path / 'images.npy'}", f"--out={out}")
+    assert printed(capfd, "predict", f"--model={exported}", *options)
+    with np.load(out) as stored:
+        np.testing.assert_allclose(ours, stored["logits"], rtol=1e-4, atol=1e-5)
 
 
 def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd):
