@@ -257,6 +257,24 @@ def test_arrays_that_the_network_has_not_are_named(exported, tmp_path, capfd):
     assert "is damaged" in error(capfd, "evaluate", f"--model={path}")
 
 
+def test_settings_of_another_version_say_which_one_wrote_them(
+    exported, tmp_path, capfd
+):
+    with safe_open(exported, framework="numpy") as file:
+        header = json.loads(file.metadata()["bnas_jax_packed"])
+    del header["header_sha256"]
+    header["settings"]["network"]["gates"] = 2
+    path = tmp_path / "net.bnas"
+    for version, advice in {
+        header["bnas_jax"]: "); export it again",
+        "9.9.0": "); bnas-jax 9.9.0 wrote it, this is ",
+    }.items():
+        metadata = {"bnas_jax_packed": json.dumps({**header, "bnas_jax": version})}
+        save_file(load_file(exported), path, metadata=metadata)
+        message = error(capfd, "evaluate", f"--model={path}")
+        assert "gates is not a setting" in message and advice in message
+
+
 def test_the_file_says_nothing_of_the_machine(exported):
     with safe_open(exported, framework="numpy") as file:
         header = json.loads(file.metadata()["bnas_jax_packed"])
