@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict
 
-from bnas_jax import extensions, settings
+from bnas_jax import __version__, extensions, settings
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
@@ -112,6 +112,11 @@ def _network(file: pathlib.Path, content: PackedFile) -> PackedNetwork:
     except UserError as error:
         names = ", ".join(str(entry.get("file")) for entry in content.extensions)
         advice = "export it again"
+        if content.version != __version__:
+            advice = (
+                f"bnas-jax {content.version} wrote it, this is {__version__}: use that "
+                "version, or export it again"
+            )
         if names:
             advice = f"import the extension {names} first"
         raise UserError(

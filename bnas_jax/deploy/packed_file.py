@@ -61,6 +61,8 @@ class PackedFile(NamedTuple):
     variables: Mapping
     # The files of a user's entries that the network needs, {"file", "sha256"} each.
     extensions: tuple[Mapping, ...] = ()
+    # The version of this package that wrote the file.
+    version: str = __version__
 
 
 def write(path: pathlib.Path, content: PackedFile) -> None:
@@ -87,7 +89,7 @@ def write(path: pathlib.Path, content: PackedFile) -> None:
 
     header = {
         "format": FORMAT,
-        "bnas_jax": __version__,
+        "bnas_jax": content.version,
         "settings": content.settings,
         "facts": content.facts,
         "extensions": list(content.extensions),
@@ -123,6 +125,7 @@ def read(path: pathlib.Path) -> PackedFile:
             facts=header["facts"],
             variables=_variables(arrays, header["shapes"]),
             extensions=tuple(header["extensions"]),
+            version=str(header.get("bnas_jax")),
         )
     except _DAMAGE as error:
         message = " ".join(str(error).split())

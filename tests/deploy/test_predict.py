@@ -8,12 +8,14 @@ import errno
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from commands import error, printed
 from documents import README, blocks
+from numpy_networks import logits_of_document
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -83,6 +85,17 @@ def test_predictions_are_as_good_as_the_evaluation(workdir, exported, tmp_path, 
     exec(given.replace("runs/digits.bnas", str(exported)), names)
     assert names["facts"]["mean"] == read(workdir / "run.json")["mean"]
     assert np.array_equal(names["classes"], classes[:3].astype(int))
+
+
+def test_the_document_s_lines_give_the_logits_without_jax(exported, tmp_path, capfd):
+    np.save(tmp_path / "images.npy", load("digits").test.images[:50])
+    shutil.copy(exported, tmp_path / "digits.bnas")
+    _, ours = logits_of_document(tmp_path)
+    out = tmp_path / "logits.npz"
+    options = (f"--input={tmp_path / 'images.npy'}", f"--out={out}")
+    assert printed(capfd, "predict", f"--model={exported}", *options)
+    with np.load(out) as stored:
+        np.testing.assert_allclose(ours, stored["logits"], rtol=1e-4, atol=1e-5)
 
 
 def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd):
@@ -242,6 +255,24 @@ def test_arrays_that_the_network_has_not_are_named(exported, tmp_path, capfd):
     del arrays[operand]
     save_file(arrays, path, metadata=metadata)
     assert "is damaged" in error(capfd, "evaluate", f"--model={path}")
+
+
+def test_settings_of_another_version_say_which_one_wrote_them(
+    exported, tmp_path, capfd
+):
+    with safe_open(exported, framework="numpy") as file:
+        header = json.loads(file.metadata()["bnas_jax_packed"])
+    del header["header_sha256"]
+    header["settings"]["network"]["gates"] = 2
+    path = tmp_path / "net.bnas"
+    for version, advice in {
+        header["bnas_jax"]: "); export it again",
+        "9.9.0": "); bnas-jax 9.9.0 wrote it, this is ",
+    }.items():
+        metadata = {"bnas_jax_packed": json.dumps({**header, "bnas_jax": version})}
+        save_file(load_file(exported), path, metadata=metadata)
+        message = error(capfd, "evaluate", f"--model={path}")
+        assert "gates is not a setting" in message and advice in message
 
 
 def test_the_file_says_nothing_of_the_machine(exported):
