@@ -102,6 +102,14 @@ class Task:
                 "write a smaller one, too"
             )
 
+        # One that has ended before its only epoch.
+        setting = build_optimizers.never_learns(self.run)
+        if setting is not None:
+            self.workdir.say(
+                "warning: the learning rate is 0 in every step, so that nothing is "
+                f"learned: write {setting}=0, or more epochs"
+            )
+
     def build(self, data: Dataset) -> Program:
         """The program of the run."""
         raise NotImplementedError
