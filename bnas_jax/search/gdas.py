@@ -133,13 +133,14 @@ class Gdas(Searcher):
 
         The norm is that of both gradients together. The alpha step is not clipped.
         """
-        if self.clip_norm == math.inf or WEIGHTS not in gradients:
+        limit = self.clip_norm or math.inf
+        if limit == math.inf or WEIGHTS not in gradients:
             return gradients
 
         # min(1, clip_norm / norm), without a division by 0 where all gradients are 0.
         size = optax.tree_utils.tree_norm(gradients)
         divisor = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
-        factor = jnp.minimum(1.0, self.clip_norm / divisor)
+        factor = jnp.minimum(1.0, limit / divisor)
         return jax.tree.map(
             lambda gradient: gradient * factor.astype(gradient.dtype), gradients
         )

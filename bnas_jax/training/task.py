@@ -103,11 +103,11 @@ class Task:
             )
 
         # One that has ended before its only epoch.
-        setting = build_optimizers.never_learns(self.run)
-        if setting is not None:
+        position = build_optimizers.never_learns(self.run)
+        if position is not None:
             self.workdir.say(
                 "warning: the learning rate is 0 in every step, so that nothing is "
-                f"learned: write {setting}=0, or more epochs"
+                f"learned: write {position}=0, or more epochs"
             )
 
     def build(self, data: Dataset) -> Program:
