@@ -787,6 +787,15 @@ def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
     assert settings.from_config(settings.to_dict(run)) == run
 
 
+def test_a_search_that_does_not_move_alpha_reads_no_setting_of_it():
+    for searcher in search.SEARCHERS:
+        unread = settings.unread(resolved(f"search:digits_{searcher}"))
+        expected = []
+        if searcher.startswith("random"):
+            expected = ["alphas", "alphas_as_of"]
+        assert sorted(unread) == expected
+
+
 def test_none_in_python_is_not_the_default_of_a_config():
     """A config has None for what is not set; a run must read its own config back."""
     search = dataclasses.replace(
