@@ -116,6 +116,9 @@ class Wrn40(NetworkSettings):
 
     def __post_init__(self):
         positive("config.network", self, "width", "blocks")
+        # In a config, None stands for the default, which need not be None.
+        if self.stem is None and type(self).stem is not None:
+            object.__setattr__(self, "stem", self.width)
         if self.stem is not None:
             positive("config.network", self, "stem")
         choice("config.network.code", self.code, choices=CODES)

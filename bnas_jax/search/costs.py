@@ -19,6 +19,7 @@ from bnas_jax.core.forms import form_of
 from bnas_jax.core.genotype import EDGES, INPUTS
 from bnas_jax.core.layers import NOTHING, layer_type
 from bnas_jax.core.schemes import Scheme
+from bnas_jax.core.stack import check_image_size
 
 Shape = tuple[int, int, int]
 
@@ -42,10 +43,18 @@ class Costs(NamedTuple):
 
 
 def costs(supernet, image_shape: Shape) -> Costs:
-    """The costs of a supernet's edges. image_shape: (H, W, C) of its images."""
+    """The costs of a supernet's edges.
+
+    image_shape: (H, W, C) of its images.
+
+    Raises `UserError` for images that cannot be halved at each reduction.
+    """
     # The size of the first cell's input, rounded up as the stem's convolutions do.
     stride = form_of(supernet.form).image_stride
     rows, columns = (-(-size // stride) for size in image_shape[:2])
+
+    first = (1, rows, columns, supernet.channels)  # (N, H, W, C)
+    check_image_size(first, supernet.num_cells, image_stride=stride)
 
     of_cells = []
     for place in supernet.places:

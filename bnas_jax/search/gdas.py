@@ -6,6 +6,7 @@ Formulas and numbers are those of the authors' code for the search space of DART
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -15,7 +16,7 @@ import optax
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import Alphas
-from bnas_jax.core.checks import rates
+from bnas_jax.core.checks import clipping, rates
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Cell, arriving
 from bnas_jax.search import gumbel
@@ -46,7 +47,7 @@ class Gdas(Searcher):
     tau_max, tau_min: the temperature of the first and of the last epoch, linear between
         them.
     clip_norm: the largest joint norm of the gradients of weights and alpha in the
-        weight step; None does not clip.
+        weight step; None and infinity, which it becomes, do not clip.
     other_scalars: True adds to each edge's output the mixture weights of the layer
         types that were not chosen, as the authors' code for another search space does.
         These weights are 0, but give all of alpha a gradient.
@@ -74,8 +75,10 @@ class Gdas(Searcher):
                 f"{prefix}.tau_min={self.tau_min} must be at most "
                 f"{prefix}.tau_max={self.tau_max}"
             )
-        if self.clip_norm is not None:
-            rates(prefix, self, "clip_norm")
+        clipping(prefix, self)
+        # In a config, None stands for the default.
+        if self.clip_norm is None:
+            object.__setattr__(self, "clip_norm", math.inf)
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
         """The one-hot mixture weights of the drawn layer types.
@@ -130,13 +133,14 @@ class Gdas(Searcher):
 
         The norm is that of both gradients together. The alpha step is not clipped.
         """
-        if self.clip_norm is None or WEIGHTS not in gradients:
+        limit = self.clip_norm or math.inf
+        if limit == math.inf or WEIGHTS not in gradients:
             return gradients
 
         # min(1, clip_norm / norm), without a division by 0 where all gradients are 0.
         size = optax.tree_utils.tree_norm(gradients)
         divisor = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
-        factor = jnp.minimum(1.0, self.clip_norm / divisor)
+        factor = jnp.minimum(1.0, limit / divisor)
         return jax.tree.map(
             lambda gradient: gradient * factor.astype(gradient.dtype), gradients
         )

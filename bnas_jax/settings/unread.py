@@ -4,6 +4,7 @@ Adam, for instance, never reads the momentum. A user who sets it on the command 
 probably made a mistake, so `cli.configs` refuses it.
 """
 
+from bnas_jax.search.searcher import ALPHAS
 from bnas_jax.settings.schema import Settings
 from bnas_jax.settings.search import SearchSettings
 from bnas_jax.settings.train import OptimizerSettings, TrainSettings
@@ -44,8 +45,9 @@ def unread(run: Settings) -> dict[str, str]:
 
 def _unread_by_search(run: SearchSettings) -> dict[str, str]:
     """`unread` of a search."""
-    if not run.searcher.has_alphas:
-        return {"alphas": "config.searcher.name=bnas"}
+    # Random searches have no alpha, or draw it anew for each candidate.
+    if not any(ALPHAS in stage.moves for stage in run.searcher.stages):
+        return dict.fromkeys(("alphas", "alphas_as_of"), "config.searcher.name=bnas")
     if run.alphas.optimizer == "sgd":
         adam = "config.alphas.optimizer=adam"
         return {"alphas.beta1": adam, "alphas.beta2": adam}

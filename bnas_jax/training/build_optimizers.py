@@ -143,6 +143,23 @@ def higher_rates(run: Settings) -> list[str]:
     return _above(run.optimizer, "config.optimizer", *names)
 
 
+def never_learns(run: Settings) -> str | None:
+    """The setting that makes the learning rate 0 in every step, or None.
+
+    A schedule that begins at position 1 has ended before a single epoch.
+    """
+    settings: Any
+    if isinstance(run, SearchSettings):
+        name, settings = "weights", run.weights
+        # The schedule of a search may restart with each candidate.
+        epochs = run.searcher.restart_epochs or run.num_epochs
+    else:
+        name, settings, epochs = "optimizer", run.optimizer, run.num_epochs
+    if settings.first_epoch < epochs or settings.min_learning_rate > 0:
+        return None
+    return f"config.{name}.first_epoch"
+
+
 def _above(settings: Any, prefix: str, *names: str) -> list[str]:
     """The named rates that are above `learning_rate`, as `PREFIX.NAME=VALUE`."""
     found = []

@@ -102,6 +102,14 @@ class Task:
                 "write a smaller one, too"
             )
 
+        # One that has ended before its only epoch.
+        position = build_optimizers.never_learns(self.run)
+        if position is not None:
+            self.workdir.say(
+                "warning: the learning rate is 0 in every step, so that nothing is "
+                f"learned: write {position}=0, or more epochs"
+            )
+
     def build(self, data: Dataset) -> Program:
         """The program of the run."""
         raise NotImplementedError

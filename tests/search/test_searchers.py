@@ -5,6 +5,7 @@ search with shared weights gave; derivations and samples.npz hold them.
 """
 
 import dataclasses
+import math
 from types import SimpleNamespace
 
 import jax
@@ -396,6 +397,10 @@ def test_costs_are_our_counts_of_each_edge():
     # ImageNet's stem leaves an eighth of the size to the cells.
     assert costs(supernet.clone(form="imagenet"), (64, 64, 3)) == counted
 
+    # Images that are too small are refused as the supernet refuses them.
+    with pytest.raises(UserError, match="images of 1 pixels at the first cell cannot"):
+        costs(supernet.clone(form="imagenet"), (8, 8, 1))
+
     searcher = Snas(resource_weight=0.5, layer_types=types)
     weights = {name: np.full((14, 3), 1 / 3, np.float32) for name in CELLS}
     with pytest.raises(
@@ -427,6 +432,7 @@ def test_gdas_clips_weights_and_alpha_together_before_the_weights_move():
     assert (
         Gdas(clip_norm=1.0).clip(untouched[0]) == untouched[0]
         and Gdas(clip_norm=None).clip(gradients) is gradients
+        and Gdas(clip_norm=math.inf).clip(gradients) is gradients
     )
     assert optax.tree_utils.tree_norm(
         Gdas(clip_norm=100.0).clip(gradients)

@@ -20,6 +20,7 @@ from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.core.schemes import SCHEMES
+from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS, Progress, Searcher
 from bnas_jax.settings import entries, recipes, template
 from bnas_jax.settings.schema import TASKS
@@ -784,6 +785,28 @@ def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
     run = resolved("train:d", "release", optimizer__clip_norm=math.inf)
     assert run.optimizer.clip_norm == math.inf
     assert settings.from_config(settings.to_dict(run)) == run
+
+
+def test_a_search_that_does_not_move_alpha_reads_no_setting_of_it():
+    for searcher in search.SEARCHERS:
+        unread = settings.unread(resolved(f"search:digits_{searcher}"))
+        expected = []
+        if searcher.startswith("random"):
+            expected = ["alphas", "alphas_as_of"]
+        assert sorted(unread) == expected
+
+
+def test_none_in_python_is_not_the_default_of_a_config():
+    """A config has None for what is not set; a run must read its own config back."""
+    search = dataclasses.replace(
+        resolved("search:digits_gdas"), searcher=SEARCHERS["gdas"](clip_norm=None)
+    )
+    wide = resolved("train:digits")
+    network = NETWORKS["wrn40"](stem=None, width=8)
+    wide = dataclasses.replace(wide, network=network)
+    assert (search.searcher.clip_norm, wide.network.stem) == (math.inf, 8)
+    for run in (search, wide):
+        assert settings.from_config(settings.to_dict(run)) == run
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,28 @@ def test_a_search_whose_learning_rate_would_rise_is_noticed():
     assert found == ["config.weights.min_learning_rate=0.001"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "config.optimizer.first_epoch"),
+        ({"first_epoch": 0}, None),
+        ({"min_learning_rate": 1e-5}, None),
+    ],
+)
+def test_a_learning_rate_that_is_0_in_every_step_is_noticed(changes, expected):
+    """Bi-Real's schedule begins at its position 1, where one epoch has ended."""
+    config = train.get_config("digits")
+    config.recipe, config.num_epochs = "bireal", 1
+    config.optimizer.update(changes)
+    run = settings.from_config(config)
+    assert build_optimizers.never_learns(run) == expected
+    rate = build_optimizers.learning_rate(run, steps_per_epoch=3)
+    assert (max(curve(rate, range(3))) < 1e-9) == (expected is not None)
+
+    config.num_epochs = 2
+    assert build_optimizers.never_learns(settings.from_config(config)) is None
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_schedule_that_has_ended_stays_where_it_ends(schedule):
     chosen = settings.OptimizerSettings(
