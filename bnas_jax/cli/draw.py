@@ -178,7 +178,7 @@ def _title(given: str) -> str:
     # The text of a genotype is too long for a title.
     if is_printed(given):
         return "genotype"
-    path = paths.local(given, "--genotype").resolve()
+    path = paths.followed(paths.local(given, "--genotype"))
     if path.name == "genotype.json":
         return path.parent.name
     return path.stem

@@ -51,7 +51,7 @@ def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
         raise UserError(f"--out={out} must end in {' or '.join(endings)}")
     # A link is kept, and its target is written.
     if path.is_symlink():
-        path = path.resolve()
+        path = paths.followed(path)
 
     # Folders are not created, because a misspelled path would create some, too.
     if not path.parent.is_dir():
