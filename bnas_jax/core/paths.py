@@ -3,7 +3,6 @@
 A path is a folder or file of this machine, or an address such as gs://bucket/run.
 """
 
-import os
 import pathlib
 import re
 
@@ -39,15 +38,6 @@ def local(path, option: str) -> pathlib.Path:
         raise UserError(
             f"{option}={path}: there is no such home directory; write the whole path"
         ) from None
-
-
-def followed(path: pathlib.Path) -> pathlib.Path:
-    """The absolute path that the links in a path lead to.
-
-    A link that leads to itself is left as it is.
-    """
-    # `Path.resolve` raises an error for such a link.
-    return pathlib.Path(os.path.realpath(path))
 
 
 def mounted(address, option: str) -> str:
