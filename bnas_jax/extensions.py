@@ -155,7 +155,8 @@ def line_of(error: BaseException, path: pathlib.Path) -> str:
     path: the path of the file.
     """
     if isinstance(error, SyntaxError):
-        return f", line {error.lineno}"
+        # Without a number for a file with null bytes.
+        return f", line {error.lineno}" if error.lineno else ""
 
     # The lines of this file in the traceback.
     lines = []

@@ -18,7 +18,7 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
 
     It also extends `sys.path`, so that the file can import its neighbours and the
     presets, as in `from configs import train`. Raises `UserError` if there is no such
-    file.
+    file, or one that does not end in .py.
 
     name: such as "configs/train.py", "train", or the path of a user's file.
     option, example: the option and a value of it, for the error message.
@@ -39,6 +39,11 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
         advice = _instead(name, option, example=example)
         raise UserError(f"no config file {name}; {advice}")
     path = found[0]
+    # Of what is in another file, only Python's complaint would be said.
+    if path.suffix != ".py":
+        raise UserError(
+            f"{option}={name} is not a Python file; write {option}={example}"
+        )
 
     # A file in configs/ imports its neighbours as `configs.NAME`. The user's folder
     # takes precedence over the roots.

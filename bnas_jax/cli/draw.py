@@ -16,7 +16,7 @@ from bnas_jax.extensions import Extension
 from bnas_jax.report import cells, template
 from bnas_jax.report.sheet import FORMATS, Sheet, style
 from bnas_jax.workdir import RunDirectory
-from bnas_jax.workdir.files import file_to_write, whole
+from bnas_jax.workdir.files import file_to_write, followed, whole
 from bnas_jax.workdir.history import read_history
 
 
@@ -178,7 +178,7 @@ def _title(given: str) -> str:
     # The text of a genotype is too long for a title.
     if is_printed(given):
         return "genotype"
-    path = paths.local(given, "--genotype").resolve()
+    path = followed(paths.local(given, "--genotype"))
     if path.name == "genotype.json":
         return path.parent.name
     return path.stem

@@ -20,7 +20,7 @@ def report(arguments: list[str], loaded: Sequence[Extension]) -> dict:
 
     # Read the run first: a directory without a run is the most important error.
     run = read_run(workdir)
-    path = file_to_write(out)
+    path = file_to_write(out, (".html", ".htm"))
     extensions.check(directory.path, tuple(loaded))
     text = page(run)
     with whole(path) as part:

@@ -183,6 +183,11 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
     from safetensors import SafetensorError, safe_open
 
     # There must be a file.
+    if (path / "config.json").is_file():
+        raise UserError(
+            f"{path} is a work directory; write the file by: python -m bnas_jax export "
+            f"--workdir={path} --out=FILE"
+        )
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the file that export wrote")
     if not path.is_file():
@@ -199,8 +204,8 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
             arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is not a complete file of a packed network ({error}); export it "
-            "again with --format=packed"
+            f"{path} is not a packed network, or an incomplete one ({error}); write "
+            "one by export with --format=packed"
         ) from None
 
     # It must be one of this package: its metadata has the header.

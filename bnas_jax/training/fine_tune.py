@@ -206,7 +206,12 @@ def _check_network(source: WorkDir, run: TrainSettings) -> None:
     same_scheme = ours["scheme"]["name"] == theirs["scheme"]["name"]
     here = _network(ours, same_scheme)
     there = _network(theirs, same_scheme)
-    difference = next(settings.differences(here, there), None)
+    # Networks of two names have other settings, too.
+    difference = min(
+        settings.differences(here, there),
+        key=lambda found: found.key != "network.name",
+        default=None,
+    )
     if difference:
         raise UserError(
             f"--init={source.path} has another network: {difference}; take the "

@@ -103,9 +103,10 @@ def _settings(directory: WorkDir) -> Settings:
         extensions = directory.facts().get("extensions", ())
         if not extensions:
             raise
-        files = ", ".join(str(extension.get("file")) for extension in extensions)
+        files = ",".join(str(extension.get("file")) for extension in extensions)
         raise UserError(
-            f"{error}; the run was made with the extension {files}: import that first"
+            f"{directory.path} was made with the extension {files}: import that first, "
+            f"or write --extensions={files} ({error})"
         ) from None
 
 

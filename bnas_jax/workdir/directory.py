@@ -120,10 +120,7 @@ class RunDirectory:
                     f"{self.path} has lost its {name}; restore it or choose another "
                     "--workdir"
                 ) from None
-            raise UserError(
-                f"{self.path} is not a work directory: it has no {name}; name one that "
-                "search or train wrote"
-            ) from None
+            raise UserError(self._no_run(name)) from None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{self / name} cannot be read ({_reason_of(error)}); {advice}"
@@ -131,6 +128,21 @@ class RunDirectory:
         if not isinstance(value, dict):
             raise UserError(f"{self / name} contains no JSON object; {advice}")
         return value
+
+    def _no_run(self, name: str) -> str:
+        """The message for a directory without the file `name` of a run."""
+        # Perhaps the folder of several runs, or of a study: ROW/SEED/train.
+        for pattern in ("*/run.json", "0/*/run.json", "*/0/*/run.json"):
+            found = min(self.path.glob(pattern), default=None)
+            if found is not None:
+                return (
+                    f"{self.path} is not a work directory, but holds some; name one, "
+                    f"such as {found.parent}"
+                )
+        return (
+            f"{self.path} is not a work directory: it has no {name}; name one that "
+            "search or train wrote"
+        )
 
     def read_metrics(self) -> list[dict]:
         """The records of metrics.jsonl, without damaged or incomplete lines."""

@@ -39,6 +39,15 @@ def write_whole(path: pathlib.Path, value: Any) -> None:
         part.write_text(json_text(value, indent=1) + "\n")
 
 
+def followed(path: pathlib.Path) -> pathlib.Path:
+    """The absolute path that the links in a path lead to.
+
+    A link that leads to itself is left as it is.
+    """
+    # `Path.resolve` raises an error for such a link.
+    return pathlib.Path(os.path.realpath(path))
+
+
 def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
     """The path of the option `--out`.
 
@@ -51,7 +60,7 @@ def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
         raise UserError(f"--out={out} must end in {' or '.join(endings)}")
     # A link is kept, and its target is written.
     if path.is_symlink():
-        path = path.resolve()
+        path = followed(path)
 
     # Folders are not created, because a misspelled path would create some, too.
     if not path.parent.is_dir():

@@ -301,19 +301,19 @@ def cell_file(folder: pathlib.Path, **changes) -> str:
         ),
         (
             [["none", 2], *REST],
-            "genotype: normal pair 0 feeds node 2: its input must be 0 to 1, got 2",
+            "cell.json: normal pair 0 feeds node 2: its input must be 0 to 1, got 2",
         ),
         ([["none", -1], *REST], "its input must be 0 to 1, got -1"),
         (
             REST,
-            "genotype: the normal cell needs 8 [layer type, input] pairs, two a node, "
+            "cell.json: the normal cell needs 8 [layer type, input] pairs, two a node, "
             "14 for all edges, or a list",
         ),
         (
             [["none"], *REST],
-            "genotype: normal pair 0 must be [layer type, input], got ['none']",
+            "cell.json: normal pair 0 must be [layer type, input], got ['none']",
         ),
-        (5, "genotype: the normal cell needs 8 [layer type, input] pairs"),
+        (5, "cell.json: the normal cell needs 8 [layer type, input] pairs"),
     ],
 )
 def test_a_cell_that_is_none_is_refused(capfd, tmp_path, normal, message):
@@ -330,7 +330,7 @@ def test_a_cell_that_is_none_is_refused(capfd, tmp_path, normal, message):
 def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path):
     (tmp_path / "cell.json").write_text("{")
     train = ["train", TRAIN, f"--workdir={tmp_path / 'run'}"]
-    assert "genotype: not valid JSON" in error(
+    assert "cell.json: not valid JSON" in error(
         capfd, *train, f"--config.network.genotype={tmp_path / 'cell.json'}"
     )
     (tmp_path / "cell.json").write_text("[]")

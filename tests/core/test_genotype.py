@@ -101,10 +101,12 @@ def test_what_is_no_cell_is_refused(cell, expected):
 def test_texts_that_hold_no_genotype(text, expected, tmp_path):
     with pytest.raises(UserError, match=expected) as caught:
         genotypes.from_text(text)
-    (tmp_path / "g.json").write_text(text)
+    file = tmp_path / "g.json"
+    file.write_text(text)
     with pytest.raises(UserError) as from_file:
-        genotypes.load(str(tmp_path / "g.json"))
-    assert message_of(from_file) == message_of(caught)
+        genotypes.load(str(file))
+    named = message_of(caught).replace("genotype: ", f"genotype: {file}: ", 1)
+    assert message_of(from_file) == named
 
 
 def test_messages_are_short_however_long_or_deep_a_value_is():

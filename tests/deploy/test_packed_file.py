@@ -163,9 +163,9 @@ def damage(path, content):
 
 
 MESSAGES = {
-    "cut": "is not a complete file of a packed network",
-    "text": "is not a complete file of a packed network",
-    "empty": "is not a complete file of a packed network",
+    "cut": "is not a packed network, or an incomplete one",
+    "text": "is not a packed network, or an incomplete one",
+    "empty": "is not a packed network, or an incomplete one",
     "other": "is not a packed network of this package",
     "nested": "is damaged .*recursion",
     "whole numbers": "is damaged .the numbers of params/stem/kernel are int8",

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from bnas_jax.core.errors import UserError, first_line
-from bnas_jax.workdir.files import whole, write_whole
+from bnas_jax.workdir.files import file_to_write, whole, write_whole
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -46,3 +46,11 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
     # Other readers of JSON than Python's know no NaN.
     found = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert found == {"loss": None, "top1": [60.0, None], "infinity": "NaN"}
+
+
+def test_a_link_to_itself_is_replaced_by_the_file(tmp_path):
+    link = tmp_path / "cell.svg"
+    link.symlink_to("cell.svg")
+    with whole(file_to_write(str(link))) as part:
+        part.write_text("picture")
+    assert link.read_text() == "picture"

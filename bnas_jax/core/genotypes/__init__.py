@@ -137,12 +137,22 @@ def load(name_or_path: str | pathlib.PurePath) -> Genotype:
                 "again with its --workdir, rewrites it"
             ) from None
         if isinstance(error, UserError):
-            raise
+            raise _of_file(error, path) from None
         raise UserError(
             f"genotype: cannot read {name}, which is not text; name a search's "
             "genotype.json"
         ) from None
-    return from_dict(value)
+    try:
+        return from_dict(value)
+    except UserError as error:
+        raise _of_file(error, path) from None
+
+
+def _of_file(error: UserError, path: pathlib.Path) -> UserError:
+    """The error about a genotype, with the file that it was read from."""
+    # A command may read several.
+    reason = str(error).removeprefix("genotype: ")
+    return UserError(f"genotype: {path}: {reason}")
 
 
 def _file(name: str) -> pathlib.Path:
@@ -157,18 +167,26 @@ def _file(name: str) -> pathlib.Path:
         )
     path = paths.local(name, "genotype")
     if path.is_dir():
-        path = path / "genotype.json"
+        folder, path = path, path / "genotype.json"
         if not path.is_file():
-            raise UserError(
-                f"genotype: {name} contains no genotype.json, which a search writes at "
-                "its end; end it first"
-            )
+            raise UserError(f"genotype: {name} contains no {path.name}, {_why(folder)}")
     if not path.is_file():
         raise UserError(
             f"genotype: {name!r} is neither a file nor a named cell; named: "
             f"{', '.join(named())}"
         )
     return path
+
+
+def _why(folder: pathlib.Path) -> str:
+    """Why a folder has no genotype.json, as the end of a sentence."""
+    try:
+        task = json.loads((folder / "config.json").read_text())["task"]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        task = None
+    if task == "train":
+        return "as it holds a training; name the work directory of a search"
+    return "which a search writes at its end; end it first"
 
 
 def without_zeroise(name: str) -> str | None:

@@ -106,6 +106,8 @@ def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
 
     Raises `UserError` where it cannot be read, and where an array is missing.
     """
+    if not file.is_file():
+        raise UserError(f"there is no file {file}; set {_SETTING} to {_LAYOUT}")
     arrays: dict[str, np.ndarray] = {}
     # A file of a single array (.npy) has no names, and fails here. So does an array of
     # objects, which would have to be unpickled.

@@ -44,7 +44,7 @@ def convert(source: str, out: str) -> dict:
     data_directory = paths.local(out, "--out")
     configuration = info.get("configName", "")
     target = data_directory / info["name"] / configuration / info["version"]
-    if target.resolve() == directory.resolve():
+    if os.path.realpath(target) == os.path.realpath(directory):
         raise UserError(
             f"--out={out} is where the source is; write into another data directory"
         )
