@@ -70,6 +70,9 @@ def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
         )
     if path.is_dir():
         raise UserError(f"--out={out} is a folder; write the name of a file")
+    # Without them, a run cannot be read any more.
+    if path.name in ("config.json", "run.json") and path.exists():
+        raise UserError(f"--out={out} is a file of a run; write another name")
     return path
 
 
