@@ -39,7 +39,7 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
         advice = _instead(name, option, example=example)
         raise UserError(f"no config file {name}; {advice}")
     path = found[0]
-    # Of what is in another file, only Python's complaint would be said.
+    # Python's own error about another kind of file would not help.
     if path.suffix != ".py":
         raise UserError(
             f"{option}={name} is not a Python file; write {option}={example}"

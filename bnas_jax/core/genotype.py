@@ -74,9 +74,8 @@ FIXED_REDUCTION = "gdas_fixed"
 Pair = tuple[str, int]  # (layer type, input)
 Node = tuple[Pair, ...]  # the edges that the node adds up
 Cell = tuple[Node, ...]  # the four nodes
-CellLike = (
-    Sequence[Pair] | Sequence[Sequence[Pair]]
-)  # a cell in any form, see `Genotype`
+# A cell in any of the forms that `Genotype` takes.
+CellLike = Sequence[Pair] | Sequence[Sequence[Pair]]
 
 
 class Edge(NamedTuple):

@@ -206,7 +206,8 @@ def _check_network(source: WorkDir, run: TrainSettings) -> None:
     same_scheme = ours["scheme"]["name"] == theirs["scheme"]["name"]
     here = _network(ours, same_scheme)
     there = _network(theirs, same_scheme)
-    # Networks of two names have other settings, too.
+    # The first difference, but the name of the network before all others: networks of
+    # two names differ in most settings.
     difference = min(
         settings.differences(here, there),
         key=lambda found: found.key != "network.name",

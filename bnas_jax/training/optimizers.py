@@ -75,29 +75,9 @@ def for_latents(
 
     >>> optimizer = bnas.for_latents(optax.adam(1e-3), bnas.SCHEMES["bireal"]())
     """
-    if isinstance(optimizer, LatentOptimizer):
-        raise UserError(
-            "this optimizer already treats latent weights; make it again with scheme=, "
-            "or wrap the one inside"
-        )
-    check_optimizer("optimizer", optimizer)
     check_scheme(scheme)
     rule = scheme.latents
-    # Latent weights would be projected, and so change, even after an update of 0.
-    owner = getattr(optimizer.init, "__self__", None)
-    if isinstance(owner, optax.MultiSteps) and rule.project is not None:
-        raise UserError(
-            "optax.MultiSteps would move latent weights between its updates, as they "
-            "are projected in every step; write TrainStep(..., microbatches=K) with "
-            "K times the batch"
-        )
-    if clip_norm is not None and not clip_norm > 0:
-        raise UserError(f"clip_norm must be greater than 0 or None, got {clip_norm}")
-    if rule.gradients is not None and rate is None:
-        raise UserError(
-            f"the gradients of {type(scheme).__name__} depend on the learning rate; "
-            "write for_latents(optimizer, scheme, rate=...) with the optimizer's own"
-        )
+    _check_for_latents(optimizer, scheme, clip_norm=clip_norm, rate=rate)
 
     # Before the optimizer: the transformations of gradients.
     links = []
@@ -125,6 +105,34 @@ def for_latents(
     return LatentOptimizer.of(
         chain=optax.chain(*links), scheme=scheme, unclipped=optax.chain(*unclipped)
     )
+
+
+def _check_for_latents(
+    optimizer: Any, scheme: Scheme, *, clip_norm: float | None, rate: Any
+) -> None:
+    """Raises the errors of `for_latents`."""
+    if isinstance(optimizer, LatentOptimizer):
+        raise UserError(
+            "this optimizer already treats latent weights; make it again with scheme=, "
+            "or wrap the one inside"
+        )
+    check_optimizer("optimizer", optimizer)
+
+    # Latent weights would be projected, and so change, even after an update of 0.
+    owner = getattr(optimizer.init, "__self__", None)
+    if isinstance(owner, optax.MultiSteps) and scheme.latents.project is not None:
+        raise UserError(
+            "optax.MultiSteps would move latent weights between its updates, as they "
+            "are projected in every step; write TrainStep(..., microbatches=K) with "
+            "K times the batch"
+        )
+    if clip_norm is not None and not clip_norm > 0:
+        raise UserError(f"clip_norm must be greater than 0 or None, got {clip_norm}")
+    if scheme.latents.gradients is not None and rate is None:
+        raise UserError(
+            f"the gradients of {type(scheme).__name__} depend on the learning rate; "
+            "write for_latents(optimizer, scheme, rate=...) with the optimizer's own"
+        )
 
 
 def latent_sgd(

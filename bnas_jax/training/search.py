@@ -20,6 +20,7 @@ from bnas_jax.training import build
 from bnas_jax.training.build import Program
 from bnas_jax.training.derive import rule_of, taken
 from bnas_jax.training.evaluate import Evaluator
+from bnas_jax.training.restarts import restarted
 from bnas_jax.training.state import CANDIDATES, SearchState, Sums, run_key
 from bnas_jax.training.task import BetweenBatches, Task, run_task
 from bnas_jax.training.workdir import WorkDir, write_json
@@ -126,7 +127,8 @@ class SearchTask(Task):
         if self.searcher.restart_epochs is not None and period_ends:
             number = (epoch + 1) // period
             first = self.first_state()
-            state = self.program.step.restarted(state, first=first, number=number)
+            step = self.program.step
+            state = restarted(step, state, first=first, number=number)
             return state, record, None
         return state, record, valid["top1"]
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from bnas_jax.core.arithmetic import plain_form
 from bnas_jax.core.errors import UserError, shown
 from bnas_jax.core.losses import cross_entropy, hits
 from bnas_jax.core.supernet import Supernet
-from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher, Tried
+from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher
 from bnas_jax.training import state as state_lib
 from bnas_jax.training.collectives import average
 from bnas_jax.training.optimizers import check_latents, check_optimizer
@@ -178,45 +177,6 @@ class SearchStep:
                     f'the batch "{name}" has "targets", which a search does not read; '
                     "leave them out"
                 )
-
-    def restarted(
-        self, state: SearchState, first: SearchState, *, number: int
-    ) -> SearchState:
-        """The state after a restart in the middle of a run.
-
-        Weights, batch statistics and the optimizer's state are those of the first
-        state. The searcher gives the next alpha, from all candidates so far. The step,
-        the history and the accuracies are kept.
-
-        first: the result of `init`.
-        number: the number of the restart, from 1.
-        """
-        key = jax.random.fold_in(run_key(state.seed, state_lib.ALPHAS), number)
-        tried = self._tried(state, number)
-        dtype = self.supernet.arithmetic.dtype
-        # It may be made with NumPy.
-        alphas = {}
-        for name, value in self.searcher.restart(key, tried, dtype).items():
-            alphas[name] = jnp.asarray(value, dtype)
-        return state.replace(
-            params=first.params,
-            batch_stats=first.batch_stats,
-            opt_state=first.opt_state,
-            alphas=alphas,
-        )
-
-    def _tried(self, state: SearchState, number: int) -> list[Tried]:
-        """The candidates before a restart, which has that number."""
-        # A number of epochs, as there was a restart.
-        period = self.searcher.restart_epochs or 1
-        tried = []
-        for restart in range(1, number + 1):
-            # Row 0 of the history is alpha before the first epoch.
-            ended = restart * period
-            of_row = lambda rows, row=ended: np.asarray(rows[row])
-            alphas = jax.tree.map(of_row, state.history)
-            tried.append(Tried(alphas, top1=float(state.valid_top1[ended - 1])))
-        return tried
 
     def _move_alphas(self, state: SearchState, grads: Any) -> SearchState:
         """The state after an update of alpha by its optimizer."""

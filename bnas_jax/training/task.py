@@ -102,7 +102,7 @@ class Task:
                 "write a smaller one, too"
             )
 
-        # One that has ended before its only epoch.
+        # A schedule that has ended before its only epoch.
         position = build_optimizers.never_learns(self.run)
         if position is not None:
             self.workdir.say(

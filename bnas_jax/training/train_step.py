@@ -110,11 +110,15 @@ class TrainStep:
 
     def _check_numbers(self) -> None:
         """Raises `UserError` for a number out of its range."""
+
         # The value of a traced number, for instance under `jax.vmap`, is not known.
-        known = lambda name: not isinstance(getattr(self, name), jax.core.Tracer)
-        shares("TrainStep", self, *filter(known, ("label_smoothing", "drop_path")))
-        rates("TrainStep", self, *filter(known, ("temperature",)))
-        rates("TrainStep", self, *filter(known, ("auxiliary_weight",)), least=0)
+        def known(*names):
+            traced = lambda name: isinstance(getattr(self, name), jax.core.Tracer)
+            return [name for name in names if not traced(name)]
+
+        shares("TrainStep", self, *known("label_smoothing", "drop_path"))
+        rates("TrainStep", self, *known("temperature"))
+        rates("TrainStep", self, *known("auxiliary_weight"), least=0)
         if known("soft_share"):
             message = f"TrainStep.soft_share must be from 0 to 1, got {self.soft_share}"
             require(0 <= self.soft_share <= 1, message)

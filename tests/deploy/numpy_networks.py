@@ -1,7 +1,6 @@
-"""Packed networks in NumPy, by the layers that docs/packed.md has: what the format is.
+"""Whole packed networks in NumPy, made of the functions in docs/packed.md.
 
-Nothing here comes from the package. `layers` are the document's functions.
-Activations are float32 (N, H, W, C).
+Nothing here comes from the package. Activations are float32 (N, H, W, C).
 """
 
 import contextlib
@@ -39,7 +38,10 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 
 class _Network:
-    """The layers that both networks have."""
+    """The layers that both networks have.
+
+    layers: the document's functions.
+    """
 
     def __init__(self, network: Mapping, arrays: Mapping, layers: SimpleNamespace):
         self.network, self.arrays, self.layers = network, arrays, layers

@@ -12,8 +12,9 @@ from bnas_jax.interop.published import load_published
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-MOBILENET = pytest.param("reactnet_mobilenet", marks=pytest.mark.long)
-NAMES = ("bireal_resnet18", "reactnet_resnet18", MOBILENET)
+# The others take longer; their blocks: baselines/test_published_blocks.py.
+LONG = ("reactnet_resnet18", "reactnet_mobilenet")
+NAMES = ("bireal_resnet18", *(pytest.param(n, marks=pytest.mark.long) for n in LONG))
 
 
 @pytest.mark.parametrize("name", NAMES)

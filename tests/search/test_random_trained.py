@@ -23,6 +23,7 @@ from bnas_jax.search import RandomTrained
 from bnas_jax.search.random import genotype_of, sample
 from bnas_jax.training import build, build_optimizers
 from bnas_jax.training.derive import Rule, taken
+from bnas_jax.training.restarts import restarted
 from bnas_jax.training.state import initial_variables
 from configs import search as presets
 
@@ -147,7 +148,7 @@ def step_of(searcher) -> bnas.SearchStep:
 def test_a_restart_takes_the_first_weights_and_draws_another_alpha_each_time(ended):
     step, first, later = ended
 
-    found = [step.restarted(later, first, number=number) for number in (1, 2, 2)]
+    found = [restarted(step, later, first, number=number) for number in (1, 2, 2)]
 
     for state in found:
         for name in ("params", "batch_stats", "opt_state"):
@@ -172,7 +173,7 @@ def test_a_searcher_may_make_the_next_candidate_of_all_before_it(ended):
     _, first, later = ended
     step = step_of(Sum(candidate_epochs=2))
 
-    found = [step.restarted(later, first, number=number) for number in (1, 2)]
+    found = [restarted(step, later, first, number=number) for number in (1, 2)]
 
     # The candidates' alphas are 2 and 4, their accuracies 20 and 40.
     for state, expected in zip(found, (2 * 20, 2 * 20 + 4 * 40), strict=True):

@@ -2,6 +2,7 @@
 the formulas of the paper.
 """
 
+import contextlib
 import dataclasses
 
 import jax
@@ -11,7 +12,10 @@ import optax
 import pytest
 
 from bnas_jax import settings
+from bnas_jax.runtime import devices
 from bnas_jax.training import build_optimizers, schedules
+from bnas_jax.training.train import TrainTask
+from bnas_jax.training.workdir import WorkDir
 from configs import search, train
 
 
@@ -217,6 +221,18 @@ def test_a_learning_rate_that_is_0_in_every_step_is_noticed(changes, expected):
 
     config.num_epochs = 2
     assert build_optimizers.never_learns(settings.from_config(config)) is None
+
+
+def test_a_training_says_that_its_learning_rate_is_always_0(tmp_path, capfd):
+    config = train.get_config("digits")
+    config.recipe, config.num_epochs = "bireal", 1
+    config.network.update(num_cells=3, channels=2)
+    with contextlib.closing(WorkDir(tmp_path / "run")) as workdir:
+        TrainTask(settings.from_config(config), workdir, where=devices.ONE)
+    warning = (
+        "warning: the learning rate is 0 in every step, so that nothing is learned"
+    )
+    assert f"{warning}: write config.optimizer.first_epoch=0" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
