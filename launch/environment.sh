@@ -6,6 +6,8 @@
 # and defines install_requirements, which makes that environment if it does not exist, and installs requirements files
 # into it. If an installation that it began was interrupted, it makes the environment again; to an environment that the
 # user made, it only adds packages.
+# The scripts also run with the Bash of macOS, 3.2: it has no mapfile and no declare -A, and with `set -u` it refuses
+# "${words[@]}" if the array is empty.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${BNAS_VENV:-$root/.venv}

@@ -69,7 +69,7 @@ free_port() { "$python" -c 'import socket; s = socket.socket(); s.bind(("", 0));
 pids=()
 hand_on() {
     local pid
-    for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
+    for pid in ${pids[@]+"${pids[@]}"}; do kill "-$1" "$pid" 2>/dev/null || true; done
 }
 trap 'hand_on TERM' TERM
 trap 'hand_on INT' INT
@@ -77,8 +77,7 @@ trap 'hand_on INT' INT
 # Starts all processes and waits for them. Returns the exit code of the first one that fails; if a process is lost, the
 # others are killed.
 run_all() {
-    local code=0 ended i pid
-    local -A running=()
+    local code=0 ended i left pid running
     pids=()
     for ((i = 0; i < processes; i++)); do
         command_of "$i"
@@ -89,20 +88,24 @@ run_all() {
             "${words[@]}" &
         fi
         pids+=($!)
-        running[$!]=1
     done
+    running=("${pids[@]}")
     while ((${#running[@]})); do
-        for pid in "${!running[@]}"; do
-            kill -0 "$pid" 2>/dev/null && continue
+        left=()
+        for pid in "${running[@]}"; do
+            if kill -0 "$pid" 2>/dev/null; then
+                left+=("$pid")
+                continue
+            fi
             ended=0
             wait "$pid" || ended=$?
-            unset "running[$pid]"
             if ((ended && !code)); then
                 code=$ended
                 # The others would notice the loss only after their time-out, and cannot continue: kill them now.
                 if worth_a_restart "$code"; then hand_on KILL; fi
             fi
         done
+        running=(${left[@]+"${left[@]}"})
         sleep 0.2 || true
     done
     return "$code"

@@ -42,13 +42,11 @@ sys.stdout.buffer.write(os.fsencode("\n".join(words)))
 PYTHON
 }
 
-declare -A seen=()
 names=() settings=()
 while read -r name rest || [[ -n $name ]]; do
     [[ -z $name || $name == \#* ]] && continue
     [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || refuse "a line of $file must begin with a name of letters and digits, got $name"
-    [[ -z ${seen[$name]-} ]] || refuse "$file names $name twice"
-    seen[$name]=1
+    [[ " ${names[*]-} " != *" $name "* ]] || refuse "$file names $name twice"
     words=$(words_of "$rest") || refuse "$file: a quote in the line of $name is not closed; quote values as in a shell"
     names+=("$name")
     settings+=("$words")
@@ -65,7 +63,9 @@ failed=()
 for ((i = 0; i < ${#names[@]}; i++)); do
     name=${names[i]}
     own=()
-    [[ -z ${settings[i]} ]] || mapfile -t own <<<"${settings[i]}"
+    while IFS= read -r word; do
+        [[ -z $word ]] || own+=("$word")
+    done <<<"${settings[i]}"
     words=("$python" -m bnas_jax "$@" ${own[@]+"${own[@]}"} "--workdir=$folder/$name")
     # --change is not part of the command that is compared.
     told="$(quoted "$@" ${own[@]+"${own[@]}"}) "

@@ -226,8 +226,9 @@ if [[ -n $dry_run ]]; then
     start "$@"
     exit
 fi
-archive=$(mktemp --suffix=.tar.gz)
-trap 'rm -f "$archive"' EXIT
+folder=$(mktemp -d)
+trap 'rm -r "$folder"' EXIT
+archive=$folder/bnas.tar.gz
 for ((attempt = 0; ; attempt++)); do
     make_ready || exit
     code=0

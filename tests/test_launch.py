@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -49,6 +50,24 @@ def test_shellcheck_finds_nothing():
     done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert len(scripts) >= 8
+
+
+def test_the_scripts_need_no_newer_bash_than_that_of_macos():
+    # It is 3.2, without these; and its mktemp has no long options.
+    newer = re.compile(
+        r"(declare|local|typeset) -[a-zA-Z]*[An]|mapfile|readarray|coproc|wait -n"
+        r"|\|&|&>>|\$\{\w+(,|\^|@|\[-)|\[\[ -v|mktemp --|EPOCHSECONDS"
+    )
+    # With `set -u`, it refuses "${words[@]}" of an empty array.
+    empty = re.compile(r'^ *for \w+ in "\$\{(\w+)\[@\]\}"')
+    never_empty = {"rows", "running"}
+    for script in LAUNCH.glob("*.sh"):
+        for line in script.read_text().splitlines():
+            if line.startswith("#"):
+                continue
+            assert not newer.search(line), (script.name, line)
+            loop = empty.search(line)
+            assert loop is None or loop[1] in never_empty, (script.name, line)
 
 
 @pytest.mark.parametrize(
