@@ -65,8 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     short = importlib.metadata.version("jaxlib").startswith("0.10.")
     if short and not config.getoption("--long"):
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        wanted = "--xla_cpu_use_fusion_emitters=false"
+        # The processes of pytest-xdist have the first one's. Written twice, it would
+        # be another key of the cache.
+        if wanted not in flags:
+            os.environ["XLA_FLAGS"] = " ".join([*flags, wanted])
 
 
 def pytest_collection_modifyitems(

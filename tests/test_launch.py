@@ -307,7 +307,8 @@ def _python(folder: pathlib.Path, command: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("measured", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("measured", [0, 1])
 def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(
     tmp_path, measured
 ):

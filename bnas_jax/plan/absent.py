@@ -11,9 +11,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
+from bnas_jax.plan import EVALUATE, STEP
 from bnas_jax.plan.machines import Machine
 from bnas_jax.runtime.devices import AXIS, Devices
-from bnas_jax.settings import RunSettings
+from bnas_jax.settings import RunSettings, TrainSettings
 
 # The version of cuDNN that XLA compiles for.
 _CUDNN = (9, 8, 0)
@@ -68,11 +69,17 @@ class AbsentDevices(Devices):
 def check(run: RunSettings, machine: Machine, *, of: str) -> None:
     """Raises `UserError` where a run cannot be planned for a machine.
 
-    The reasons: the machine does not compute in the run's precision, no compiler for it
-    is installed, or the batch cannot be divided over its devices.
+    The reasons: a search has no evaluation, the machine does not compute in the run's
+    precision, no compiler for it is installed, or the batch cannot be divided over its
+    devices.
 
     of: `step`, or `evaluate`, whose batches are padded and need not be divisible.
     """
+    if of == EVALUATE and not isinstance(run, TrainSettings):
+        raise UserError(
+            "--of=evaluate is for a training; leave it out to plan a search"
+        )
+
     # The precision.
     if not machine.chip.peak(run.precision):
         raise UserError(
@@ -89,7 +96,7 @@ def check(run: RunSettings, machine: Machine, *, of: str) -> None:
         )
 
     # The batch. Only the number of devices matters: numbers stand for them.
-    if of == "step":
+    if of == STEP:
         count = 1 if _on_one(run.parallel, machine.chips) else machine.chips
         Devices(run.parallel, tuple(range(count))).check_batch(run)
 

@@ -150,8 +150,7 @@ def compile_for(
         program that would run, but such a program keeps little on the chip: the bytes
         that it moves give no bound for the real one.
 
-    Raises `UserError` where the batch cannot be divided over the devices, the compiler
-    is missing, or it refuses the program.
+    Raises `UserError` where `absent.check` does, or the compiler refuses the program.
     """
     check(run, machine, of=of)
     where = devices_of(machine, run.parallel)
@@ -215,10 +214,6 @@ def _step(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
 
 def _evaluation(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
     """The call of a batch of a training's evaluation."""
-    if not isinstance(run, TrainSettings):
-        raise UserError(
-            "--of=evaluate is for a training; leave it out to plan a search"
-        )
     model = build.network(run, data.train.num_classes, where.axis)
     evaluator = Evaluator(model, data.test, data.augmentation, run, where=where)
 

@@ -112,7 +112,7 @@ def gradient_sums(
     batch: {"image": NHWC, "label": (N,)}.
 
     >>> genotype = bnas.load_genotype("latest_cell")
-    >>> network = bnas.Network(genotype, num_cells=3, channels=2, num_classes=10)
+    >>> network = bnas.Network(genotype, num_cells=1, channels=2, num_classes=10)
     >>> batch = {"image": jnp.ones((2, 8, 8, 1)), "label": jnp.zeros(2, int)}
     >>> shapes = jax.eval_shape(network.init, jax.random.key(0), batch["image"])
     >>> sums_of = lambda variables: gradient_sums(network, variables, batch)

@@ -382,7 +382,15 @@ def test_an_unknown_preset_names_the_known_ones():
         baselines.get_config("resnet19")
 
 
-@pytest.mark.parametrize("name", ["nin", "resnet18", "resnext29", "small_cnn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "small_cnn",
+        pytest.param("nin", marks=pytest.mark.long),
+        pytest.param("resnext29", marks=pytest.mark.long),
+    ],
+)
 def test_with_short_activations_logits_and_gradients_stay_float32(name):
     """config.activations=bfloat16 is of what layers hand on alone."""
     run = settings.from_config(baselines.get_config(f"digits_{name}"))

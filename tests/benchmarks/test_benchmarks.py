@@ -318,6 +318,7 @@ def test_a_save_is_timed_until_it_is_on_disk(capfd, network, task):
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_packed_network_is_timed_beside_its_float_twin(capfd, network):
     words = [*network["train"], "--config.network.channels=8", "--batch_size=2"]

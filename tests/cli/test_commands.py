@@ -493,6 +493,7 @@ def test_a_genotype_is_taken_as_a_search_writes_it(capfd, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_cost_takes_a_search(capfd):
     """Its network beside the same one in floats."""
     result = printed(capfd, "cost", SEARCH)
@@ -506,6 +507,7 @@ def test_cost_takes_a_search(capfd):
     assert wider["channels"] == 8 and wider["flops"] > result["flops"]
 
 
+@pytest.mark.long
 def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
     cell = ["--genotype=latest_cell_zeroise", "--image_size=32", "--num_classes=10"]
     four = [*cell, "--num_cells=4", "--channels=1"]

@@ -90,6 +90,7 @@ def test_a_variable_of_jaxs_with_a_wrong_value():
     )
 
 
+@pytest.mark.long
 def test_a_reader_who_leaves_and_a_home_directory_that_is_missing():
     """`cost | head -1` has done what it was for; without a home directory nothing is
     kept, and a warning says so.

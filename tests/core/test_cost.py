@@ -478,7 +478,7 @@ def parameters(model, image_shape):
         ("cifar", "paper", {}),
         ("cifar", "release", {"scheme": Float()}),
         ("imagenet", "release", {}),
-        ("imagenet", "meant", {"skip": False}),
+        pytest.param("imagenet", "meant", {"skip": False}, marks=pytest.mark.long),
     ],
 )
 def test_parameters_of_a_network_are_those_it_has(form, convention, options):
@@ -643,6 +643,7 @@ def test_fit_budget_over_cells_is_the_best_of_all_of_them():
     assert found == TINY.clone(num_cells=found.num_cells, channels=found.channels)
 
 
+@pytest.mark.long
 def test_fit_budget_may_use_the_budget_up():
     budget = tiny_flops(channels=13)
     assert fitted(budget).channels == 13
@@ -659,6 +660,7 @@ def test_fit_budget_finds_the_width_of_the_paper():
     assert found == net.clone(reduction_skip="binary")
 
 
+@pytest.mark.long
 def test_fit_budget_keeps_within_bounds():
     assert fitted(1e9, max_channels=9).channels == 9
     assert fitted(1e9, min_channels=9, max_channels=9).channels == 9
@@ -671,6 +673,7 @@ def test_fit_budget_keeps_within_bounds():
         fitted(1e6, min_channels=4, max_channels=3)
 
 
+@pytest.mark.long
 def test_fit_budget_drops_numbers_of_cells_that_are_too_many():
     assert fitted(tiny_flops(num_cells=3, channels=1), cells=(8, 3)).num_cells == 3
 
@@ -692,6 +695,7 @@ def test_a_budget_is_a_positive_number(budget):
         fitted(budget)
 
 
+@pytest.mark.long
 def test_fit_budget_of_the_imagenet_form_has_even_widths():
     net, shape = TINY.clone(form="imagenet", num_cells=3), (32, 32, 3)
     flops = lambda channels: flops_by_hand(net.clone(channels=channels), shape)

@@ -68,14 +68,14 @@ def variables_of(model, shape):
 @pytest.mark.parametrize(
     ("form", "shape", "num_cells"),
     [
-        ("cifar", (2, 32, 32, 3), 5),
+        pytest.param("cifar", (2, 32, 32, 3), 5, marks=pytest.mark.long),
         pytest.param("cifar", (2, 8, 8, 1), 5, marks=pytest.mark.long),
         pytest.param("cifar", (2, 28, 28, 1), 4, marks=pytest.mark.long),
-        ("cifar", (2, 16, 8, 4), 3),
+        pytest.param("cifar", (2, 16, 8, 4), 3, marks=pytest.mark.long),
         pytest.param("cifar", (2, 8, 8, 3), 2, marks=pytest.mark.long),
         ("cifar", (2, 2, 2, 3), 1),
         pytest.param("imagenet", (2, 224, 224, 3), 5, marks=pytest.mark.long),
-        ("imagenet", (2, 64, 96, 1), 4),
+        pytest.param("imagenet", (2, 64, 96, 1), 4, marks=pytest.mark.long),
         ("imagenet", (2, 30, 30, 3), 3),
     ],
 )

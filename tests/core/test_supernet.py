@@ -262,7 +262,13 @@ def test_edges_run_together_only_where_weights_alone_makes_their_kernels(scheme,
     assert batching("bin_conv_3x3", scheme) == how
 
 
-@pytest.mark.parametrize("name", EDGES_OF_A_STATE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("binary", "gdas") else pytest.mark.long)
+        for name in EDGES_OF_A_STATE
+    ],
+)
 def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name):
     """Values, gradients at the state, the parameters and the weights, and which running
     statistics move.
@@ -530,6 +536,7 @@ def test_states_of_fewer_bits_are_refused():
     shapes_of(supernet(1, arithmetic=Arithmetic(conv_dtype=jnp.bfloat16)))
 
 
+@pytest.mark.long
 def test_skips_can_be_left_out():
     of_skips = lambda net: {
         path[1] for path in shapes_of(net)[1] if path[2:3] == ("skip",)

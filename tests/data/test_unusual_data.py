@@ -259,6 +259,7 @@ def test_a_mean_of_too_many_channels_is_refused_with_what_to_set(tmp_path, capfd
     )
 
 
+@pytest.mark.long
 def test_known_statistics_travel_with_an_import(tmp_path, capfd):
     """A network of the authors' for ImageNet keeps ImageNet's values.
 
@@ -365,6 +366,7 @@ def test_labels_of_streamed_examples_are_mapped(tmp_path):
         odd.example(2)
 
 
+@pytest.mark.long
 def test_a_subset_of_the_classes_is_evaluated(trained, tmp_path, capfd):
     """B and c alone give what the run's own test images of b and c give.
 

@@ -73,7 +73,13 @@ def variables_of(model):
     return {"params": variables["params"], "batch_stats": moved}
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long if "-" in name else ())
+        for name in FORMS
+    ],
+)
 def test_a_packed_network_gives_the_same_logits_without_latent_weights(name):
     model = Layers(FORMS[name])
     variables = variables_of(model)

@@ -142,7 +142,9 @@ def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd)
     assert all(0 < float(row["probability"]) <= 1 for row in rows)
 
 
-@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("float64", marks=pytest.mark.long), "bfloat16"]
+)
 def test_a_precision_of_another_run(workdir, exported, precision, capfd):
     """Evaluated in it, the file gives what the checkpoint gives."""
     option = f"--config.precision={precision}"

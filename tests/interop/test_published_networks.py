@@ -65,7 +65,7 @@ def test_nin_is_projected_as_before_each_pass_of_its_code(nin_arrays):
         )
 
 
-@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("dropout", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_numbers_of_nin(nin_arrays, monkeypatch, dropout):
     """With dropout the draws are the file's."""
     model, variables = load_published(NIN, nin_arrays)

@@ -222,6 +222,7 @@ def test_a_strip_shows_what_the_searcher_derived_at_each_epoch(capfd, tmp_path, 
     assert len(every.named("cell.-.-skip")) == 2 * 4
 
 
+@pytest.mark.long
 def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
     """Whatever matplotlib is set to."""
     (tmp_path / "matplotlibrc").write_text("svg.fonttype: path\nfont.size: 30\n")

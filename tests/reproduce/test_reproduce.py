@@ -102,6 +102,7 @@ def counted(what: str) -> dict[str, dict]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["table9"])
 def test_what_is_counted_is_within_a_tenth_of_the_paper_s(what):
     paper = get_reproduction(what, "paper").paper
@@ -556,6 +557,7 @@ def test_a_run_that_began_with_other_weights_has_no_first_gradients(made, tmp_pa
         assert "before the first step" not in chart_of_gradients(sums)
 
 
+@pytest.mark.long
 def test_gradients_of_another_step_are_computed_anew(capfd, made, wanted):
     folder, _ = made
     path = folder / "tiny/0/train"

@@ -383,11 +383,12 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("names", "kept"),
     [
         (("one", "one"), "True"),
-        pytest.param(("one", "other"), "False", marks=pytest.mark.long),
+        (("one", "other"), "False"),
     ],
 )
 def test_processes_keep_compiled_programs_where_all_find_them(tmp_path, names, kept):
@@ -411,6 +412,7 @@ def test_processes_keep_compiled_programs_where_all_find_them(tmp_path, names, k
     assert not list(tmp_path.glob("*/shared-*"))
 
 
+@pytest.mark.long
 def test_a_process_that_has_compiled_waits_for_the_other():
     """Which has nothing in its cache, for instance.
 
@@ -517,6 +519,7 @@ def test_processes_that_stream_read_their_own_rows_and_train_like_one(tmp_path):
     assert results[0]["top1"] == results[1]["top1"]
 
 
+@pytest.mark.long
 def test_processes_with_other_settings_end_with_the_setting_that_differs(tmp_path):
     command = ["train", *arguments("train", tmp_path), f"--workdir={tmp_path / 'run'}"]
     # A later start of the same run may save at other steps; the processes of one start

@@ -195,9 +195,9 @@ SIZES_ALONE = ("b", "c", "e", "f", "g", "release_f", "release_g", "release_h")
 STEPS = [
     *(
         ("train:digits", "paper"),
-        ("train:digits", "release"),
         ("train:mini", "release"),
     ),
+    pytest.param("train:digits", "release", marks=pytest.mark.long),
     pytest.param("train:d", "paper", marks=pytest.mark.long),
     pytest.param("search:cifar10", "paper", marks=pytest.mark.long),
 ]
@@ -209,9 +209,12 @@ STATES = [
         for name in train.VARIANTS
         if name not in ("digits", "mini", "d")
     ),
-    *(("search:digits", "release"), ("ablations:train_no_zeroise_digits", None)),
-    *((f"ablations:{task}_no_skip_digits", None) for task in ("search", "train")),
-    ("ablations:search_no_dilated_digits", None),
+    ("search:digits", "release"),
+    ("ablations:train_no_skip_digits", None),
+    *(
+        pytest.param(f"ablations:{name}_digits", None, marks=pytest.mark.long)
+        for name in ("train_no_zeroise", "search_no_skip", "search_no_dilated")
+    ),
 ]
 
 

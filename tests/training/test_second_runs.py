@@ -588,6 +588,7 @@ def test_images_of_another_number_of_channels_are_refused(finished, tmp_path):
         )
 
 
+@pytest.mark.long
 def test_an_imported_network_can_be_fine_tuned(reference, tmp_path):
     """The authors' weights, for three classes."""
     with np.load(reference / "cifar_net_c4_l5_latest_cell_zeroise.npz") as stored:

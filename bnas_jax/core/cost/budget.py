@@ -37,9 +37,9 @@ def fit_budget(
     Raises `UserError` if the smallest network is above the budget.
 
     >>> genotype = bnas.load_genotype("latest_cell")
-    >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
+    >>> network = bnas.Network(genotype, num_cells=2, channels=8, num_classes=10)
     >>> bnas.fit_budget(network, 1e5, image_shape=(8, 8, 1)).channels
-    13
+    21
     """
     # The smallest width that the network allows and the caller wants.
     step = getattr(network, "channel_step", 1)

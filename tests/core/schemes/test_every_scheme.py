@@ -180,7 +180,7 @@ def test_a_network_of_cells_is_trained_and_counted(name):
 
 
 # One scheme without parameters of its own, one with, and one without binarization.
-SHORT = ("xnor", "abc_net", "float")
+SHORT = ("xnor", "float")
 
 
 @pytest.mark.parametrize(
