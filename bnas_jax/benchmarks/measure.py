@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import platform
 import resource
 import sys
 import time
@@ -84,18 +85,21 @@ def conditions(*libraries: str) -> dict[str, str | int]:
 
 
 def _cpu() -> str:
-    """The name of the processor, "unknown" where Linux does not tell it."""
+    """The name of the processor; its architecture where the system does not tell it.
+
+    Linux tells it on x86 alone.
+    """
     try:
         with open("/proc/cpuinfo") as file:
             lines = file.readlines()
     except OSError:
-        return "unknown"
+        lines = []
     # `model name : AMD EPYC ...`, once for each core.
     for line in lines:
         if line.startswith("model name"):
             _, _, name = line.partition(":")
             return name.strip()
-    return "unknown"
+    return platform.machine() or "unknown"
 
 
 def short(value: float) -> float:
