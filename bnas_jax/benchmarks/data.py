@@ -227,7 +227,7 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     # The training step.
     data = noise(50000, image_size=32, num_classes=10)
     program = program_of(run, data=data, where=devices.ONE)
-    state = devices.ONE.create(program.create, 0)
+    state = devices.ONE.settle(devices.ONE.create(program.create, 0))
     call = devices.ONE.compile_steps(*program.stages)
     feeds = program.feeds(0)
 

@@ -13,6 +13,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
 from bnas_jax.plan import EVALUATE, STEP
 from bnas_jax.plan.machines import Machine
+from bnas_jax.runtime import layouts
 from bnas_jax.runtime.devices import AXIS, Devices
 from bnas_jax.settings import RunSettings, TrainSettings
 
@@ -55,7 +56,10 @@ class AbsentDevices(Devices):
         return Placement(self.place, self.place_rows, 0, self.hosts)
 
     def settle(self, state):
-        return jax.tree.map(self.place, state)
+        placed = jax.tree.map(self.place, state)
+        if not self._stores_for_gpu:
+            return placed
+        return jax.tree.map(_stored, placed, layouts.formats(placed))
 
     def create(self, function: Callable, *arguments):
         return self.settle(jax.eval_shape(function, *arguments))
@@ -187,6 +191,11 @@ gpu_device_info {{
 platform_name: "CUDA"
 dnn_version_info {{ major: {major} minor: {minor} patch: {patch} }}
 """
+
+
+def _stored(leaf: jax.ShapeDtypeStruct, how) -> jax.ShapeDtypeStruct:
+    """The same shape, placed and stored as `layouts.formats` says."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=how)
 
 
 def _shaped(array, sharding) -> jax.ShapeDtypeStruct:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
+from bnas_jax.runtime import layouts
 from bnas_jax.runtime.compiling import Program
 from bnas_jax.runtime.steps import Steps, once_options, scanned_steps, step_options
 from bnas_jax.settings import RunSettings
@@ -177,14 +178,27 @@ class Devices:
             hosts=jax.process_count(),
         )
 
+    @functools.cached_property
+    def _stores_for_gpu(self) -> bool:
+        """Whether a state is stored as `layouts.formats` says."""
+        devices = self.devices or jax.local_devices()[:1]
+        # pmap cannot say how its results are stored.
+        return self.parallel != "pmap" and devices[0].platform in layouts.PLATFORMS
+
     def settle(self, state):
-        """A state whose leaves are all replicated, as steps need them.
+        """A state whose leaves are all replicated and stored as steps need them.
 
         Since the last step, some leaves may have been computed on the host, or on one
         device.
         """
-        if self.parallel == "none":
-            return state
+        if self.parallel != "none":
+            state = self._replicated(state)
+        if self._stores_for_gpu:
+            state = jax.device_put(state, layouts.formats(state))
+        return state
+
+    def _replicated(self, state):
+        """`settle` for several devices, without the order of axes."""
         wanted = NamedSharding(self._local, _REPLICATED)
 
         def settled(leaf):
@@ -217,56 +231,58 @@ class Devices:
         # large network may not fit into memory.
         programs = []
         for stage in stages:
-            programs.append(self._program(stage, donate=(0,), options=options))
+            programs.append(self._program(stage, of_state=True, options=options))
 
         def scanned(structure, differing: list[int]) -> Program:
             several = scanned_steps(stages, structure, differing)
-            return self._program(several, donate=(0,))
+            return self._program(several, of_state=True)
 
         return Steps(programs, scanned)
 
     def compile_evaluation(self, step: Callable) -> Program:
         """The compiled evaluation, (variables, feed, ...) -> sums over all devices."""
-        return self._program(step, donate=())
+        return self._program(step, of_state=False)
 
     def _program(
-        self, step: Callable, donate: tuple[int, ...], options: dict | None = None
+        self, step: Callable, *, of_state: bool, options: dict | None = None
     ) -> Program:
         """A step or an evaluation, mapped over these devices and jitted.
 
-        donate: the positions of arguments whose buffers the program may reuse.
+        of_state: whether it makes a state from a state, its first argument, whose
+            buffers it may then reuse.
         """
-        if self.parallel == "none":
-            jitted = jax.jit(step, donate_argnums=donate, compiler_options=options)
-            return Program(lambda arguments: (jitted, ()))
+        donate = (0,) if of_state else ()
 
         # The sharding of the first arguments decides how they are mapped.
         def mapped(arguments: tuple) -> tuple[Any, tuple]:
-            specs = jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
             if self.parallel == "pmap":
-                # pmap takes no compiler options.
-                return self._pmap(step, specs=specs, donate=donate)
-            return self._shard_map(step, specs=specs, donate=donate, options=options)
+                return self._pmap(step, specs=_specs(arguments), donate=donate)
+            one_or_many = step
+            if self.parallel == "shard_map":
+                one_or_many = self._shard_map(step, specs=_specs(arguments))
+            # pmap takes none of these options.
+            further: dict[str, Any] = {"compiler_options": options}
+            if of_state and self._stores_for_gpu:
+                further["out_shardings"] = layouts.formats(arguments[0])
+            return jax.jit(one_or_many, donate_argnums=donate, **further), ()
 
         return Program(mapped)
 
-    def _shard_map(self, step: Callable, specs, donate, options) -> tuple[Any, tuple]:
-        """(the step by shard_map, no extra arguments), see `Program`.
+    def _shard_map(self, step: Callable, specs) -> Callable:
+        """The step by shard_map.
 
         specs: the `PartitionSpec` of each leaf of the arguments.
         """
         # The step averages over the axis itself, so that its outputs are replicated.
         # With the check on, JAX would also sum the gradients of replicated inputs over
         # the axis.
-        mapped = jax.shard_map(
+        return jax.shard_map(
             step,
             mesh=self._mesh,
             in_specs=specs,
             out_specs=_REPLICATED,
             check_vma=False,
         )
-        jitted = jax.jit(mapped, donate_argnums=donate, compiler_options=options)
-        return jitted, ()
 
     def _pmap(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
         """(the step by pmap, its extra argument), see `Program`.
@@ -327,13 +343,18 @@ class Devices:
 
     def restored(self, state):
         """A state that was restored to the shapes of `restorable`, ready for steps."""
-        if self.parallel != "pmap" or jax.process_count() == 1:
-            return state
-        return jax.tree.map(lambda leaf: _rewrapped(leaf, self._local), state)
+        if self.parallel == "pmap" and jax.process_count() > 1:
+            state = jax.tree.map(lambda leaf: _rewrapped(leaf, self._local), state)
+        return self.settle(state)
 
 
 # Only the default device.
 ONE = Devices()
+
+
+def _specs(arguments: tuple):
+    """The `PartitionSpec` of each leaf of the arguments."""
+    return jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
 
 
 def _called_once(function: Callable, arguments: tuple):

@@ -154,7 +154,7 @@ class _Loop:
         log: Log,
         stops: Stops,
     ):
-        self.state = state
+        self.state = where.settle(state)
         self.settings = settings
         self.workdir = workdir
         self.checkpoints = checkpoints
