@@ -25,6 +25,7 @@ from jax.flatten_util import ravel_pytree
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import checksums
+from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.checkpoints import Checkpoints
 
@@ -193,6 +194,30 @@ def test_what_a_kill_left_half_written_is_passed_over(saved):
     half = saved / "4.orbax-checkpoint-tmp"
     shutil.copytree(saved / "3" / "variables", half / "variables")
     assert same(restored(saved), counting(3))
+
+
+def test_a_kill_in_a_deletion_leaves_whole_checkpoints_and_the_next_start_ends_it(
+    saved, monkeypatch
+):
+    """Under the number of a step there is a whole checkpoint or none."""
+    monkeypatch.setattr(CheckpointFolder, "_delete", lambda self: None)
+    killed = Checkpoints(saved, CheckpointSettings(keep_last=1, keep_best=1))
+    killed.save(4, counting(4), 20.0)
+    killed.close()
+    monkeypatch.undo()
+    names = lambda: {path.name for path in saved.iterdir()}
+    assert names() == {"2", "4", "deleted"}
+    (saved / "deleted" / "1" / checksums.NAME).unlink()
+    assert same(restored(saved), counting(4)) and names() == {"2", "4"}
+
+
+def test_checksums_that_a_kill_has_prevented_are_written_at_the_next_start(saved):
+    (saved / "3" / checksums.NAME).rename(saved / "3" / f"part.1.{checksums.NAME}")
+    assert same(restored(saved), counting(3))
+    assert (saved / "3" / checksums.NAME).is_file()
+    assert not list((saved / "3").glob("part.*"))
+    flip(arrays_file(saved / "3", "variables"))
+    assert same(restored(saved), counting(2))
 
 
 def test_after_damage_the_run_goes_on_and_saves_over_the_place(saved):
