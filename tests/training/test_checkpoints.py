@@ -437,7 +437,7 @@ def test_there_is_room_for_those_that_are_kept_and_the_one_being_written(
 
 @pytest.mark.parametrize("noticed", ["at the end", "by the next save"])
 def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(
-    saved, noticed
+    saved, noticed, caplog
 ):
     """The size of files is limited, as a full disk would.
 
@@ -457,4 +457,5 @@ def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [record for record in caplog.records if record.exc_info]
     assert same(restored(saved), counting(3))
