@@ -23,6 +23,7 @@ from counted_runs import (
 from jax.flatten_util import ravel_pytree
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.runtime.devices import ONE
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import checksums
 from bnas_jax.training.checkpoint_folder import CheckpointFolder
@@ -459,3 +460,12 @@ def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [record for record in caplog.records if record.exc_info]
     assert same(restored(saved), counting(3))
+
+
+def test_a_new_state_and_a_restored_one_have_the_same_programs(saved):
+    """JAX keeps programs by whether their arguments are bound to a device: a run that
+    is resumed would compile all of them again.
+    """
+    new = ONE.create(lambda: counting(3))
+    bound = lambda state: {leaf.committed for leaf in jax.tree.leaves(state)}
+    assert bound(new) == bound(restored(saved)) == {True}
