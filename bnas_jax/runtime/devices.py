@@ -212,7 +212,10 @@ class Devices:
         """The result of `function(*arguments)`, computed once and replicated."""
         created = _called_once(function, arguments)
         if self.parallel == "none":
-            return created
+            # As a state that was restored (`restorable`): for arrays that are not bound
+            # to a device JAX compiles other programs, and a run that is resumed would
+            # find none of its own in the compilation cache.
+            return jax.device_put(created, jax.local_devices()[0])
         return jax.tree.map(self.place, created)
 
     def compile_steps(self, *stages: Callable, tuned: bool = True) -> Steps:

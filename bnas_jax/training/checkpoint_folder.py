@@ -12,6 +12,8 @@ import sys
 from bnas_jax.core.errors import UserError
 
 METRIC = "top1"
+# The folder, in that of the checkpoints, for those that are about to be deleted.
+DELETED = "deleted"
 
 
 class CheckpointFolder:
@@ -109,6 +111,12 @@ class CheckpointFolder:
             else:
                 os.rename(path, replacement)
         self._replaced.rmdir()
+
+    def _delete(self) -> None:
+        """Deletes the checkpoints that Orbax has moved to the folder `DELETED`."""
+        folder = self.directory / DELETED
+        if folder.is_dir():
+            shutil.rmtree(folder)
 
     def _set_aside(self, steps: list[int], kind: str = "damaged") -> None:
         """Moves checkpoints into `checkpoints_damaged`; deletes nothing."""

@@ -215,10 +215,10 @@ class CheckpointReader(CheckpointFolder):
 
 
 def _expect_late_answers() -> None:
-    """Silences the tracebacks that a failed restore leaves behind.
+    """Silences the tracebacks that a failed restore or save leaves behind.
 
-    After a failure Orbax closes its event loop while other reads are still running, and
-    Python would print a traceback for each of them.
+    After a failed restore Orbax closes its event loop while other reads are still
+    running, and Python would print a traceback for each of them.
     """
     previous = sys.unraisablehook
     if getattr(previous, "expects_late_answers", False):
@@ -235,6 +235,10 @@ def _expect_late_answers() -> None:
     sys.unraisablehook = hook
     logging.getLogger("asyncio").addFilter(
         lambda record: "never retrieved" not in record.getMessage()
+    )
+    # A failed save also raises its error, which becomes a line (`Checkpoints._room`).
+    logging.getLogger("absl").addFilter(
+        lambda record: not record.exc_info or "orbax" not in record.pathname
     )
 
 

@@ -19,13 +19,14 @@ from bnas_jax.runtime import devices, hosts
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import checksums, refit
-from bnas_jax.training.checkpoint_folder import METRIC
+from bnas_jax.training.checkpoint_folder import DELETED, METRIC
 from bnas_jax.training.checkpoint_reader import (
     ITEMS,
     CheckpointReader,
     reason_of,
     split,
 )
+from bnas_jax.workdir.files import remove_parts
 
 
 def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
@@ -44,6 +45,9 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(
         best_fn=metric,
         preservation_policy=policies.AnyPreservationPolicy(kept),
+        # Moved at once and deleted afterwards (`_delete`): a crash in the midst of a
+        # deletion would leave a part of a checkpoint under its name.
+        todelete_subdir=DELETED,
         create=True,
     )
 
@@ -84,6 +88,7 @@ class Checkpoints(CheckpointReader):
         hosts.on_first(self._put_back)
         hosts.on_first(self._set_scores_aside)
         with self._room():
+            hosts.on_first(self._delete)
             self._manager = _Manager(
                 directory, options=_options(settings), item_names=ITEMS
             )
@@ -125,6 +130,7 @@ class Checkpoints(CheckpointReader):
             manager.save(step, args=items, metrics=metrics)
             manager.wait_until_finished()
             checksums.write(self.directory / str(step), ITEMS)
+            self._delete()
 
         if hosts.count() == 1:
             self._saving = self._worker.submit(write)
@@ -153,11 +159,20 @@ class Checkpoints(CheckpointReader):
                 self._put_back()
                 if self._unchecked is not None:
                     checksums.write(self.directory / str(self._unchecked), ITEMS)
+                self._delete()
             self._unchecked = None
 
     def _make_way(self, step: int) -> None:
         with self._room():
             self._put_by(step)
+
+    def _complete(self, step: int) -> None:
+        """Writes the checksums of a checkpoint if a crash came before them."""
+        folder = self.directory / str(step)
+        with self._room():
+            remove_parts(folder, [checksums.NAME])
+            if not (folder / checksums.NAME).exists():
+                checksums.write(folder, ITEMS)
 
     def last_before(self, step: int) -> int | None:
         """The newest checkpoint before the step where a run diverged, or None.
@@ -219,7 +234,8 @@ class Checkpoints(CheckpointReader):
         restored = self._newest(items, steps, changed=changed)
         if restored is None:
             return None
-        _, saved, damaged = restored
+        step, saved, damaged = restored
+        hosts.on_first(lambda: self._complete(step))
 
         # Move the damaged ones away: the run will save new checkpoints of these steps.
         hosts.on_first(lambda: self._set_aside(damaged))

@@ -27,12 +27,25 @@ from bnas_jax.workdir.directory import FORMAT, RunDirectory
 from bnas_jax.workdir.files import (
     append,
     convenience,
+    remove_parts,
     write_whole,
 )
 
 # The errors of locking on file systems without locks: FUSE, Lustre without flock, NFS
 # without its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+# The files that only the process with the lock writes.
+_OF_A_RUN = (
+    "run.json",
+    "config.json",
+    "metrics.jsonl",
+    "alphas.npz",
+    "candidates.json",
+    "genotype.json",
+    "cell.svg",
+    "summary.json",
+    "shared",
+)
 
 
 def write_json(path: pathlib.Path, value) -> None:
@@ -150,6 +163,7 @@ class WorkDir(RunDirectory):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
+            remove_parts(self.path, _OF_A_RUN)
             if not self.exists():
                 self._begin(run, facts, entries)
             elif facts.known().keys() - self.facts().keys():
@@ -246,9 +260,12 @@ class WorkDir(RunDirectory):
         """
         added = changes.records(self._changes, step)
         if added:
+            # First, because a crash between the two must not leave old results beside
+            # new settings.
+            if hosts.is_first():
+                (self / "summary.json").unlink(missing_ok=True)
             config = {**settings.to_dict(run), "changed": [*self.changed(), *added]}
             write_json(self / "config.json", config)
-            (self / "summary.json").unlink(missing_ok=True)
         self._changes = []
         return added
 

@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bnas_jax.core import paths
@@ -100,6 +100,16 @@ def whole(path: pathlib.Path):
             os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Removes what killed processes have left of writing files of a folder by `whole`.
+
+    names: the names of the files. No other process may be writing them.
+    """
+    for name in names:
+        for part in folder.glob(f"part.*.{name}"):
             part.unlink(missing_ok=True)
 
 

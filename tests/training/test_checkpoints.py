@@ -23,8 +23,10 @@ from counted_runs import (
 from jax.flatten_util import ravel_pytree
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.runtime.devices import ONE
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import checksums
+from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.checkpoints import Checkpoints
 
@@ -193,6 +195,30 @@ def test_what_a_kill_left_half_written_is_passed_over(saved):
     half = saved / "4.orbax-checkpoint-tmp"
     shutil.copytree(saved / "3" / "variables", half / "variables")
     assert same(restored(saved), counting(3))
+
+
+def test_a_kill_in_a_deletion_leaves_whole_checkpoints_and_the_next_start_ends_it(
+    saved, monkeypatch
+):
+    """Under the number of a step there is a whole checkpoint or none."""
+    monkeypatch.setattr(CheckpointFolder, "_delete", lambda self: None)
+    killed = Checkpoints(saved, CheckpointSettings(keep_last=1, keep_best=1))
+    killed.save(4, counting(4), 20.0)
+    killed.close()
+    monkeypatch.undo()
+    names = lambda: {path.name for path in saved.iterdir()}
+    assert names() == {"2", "4", "deleted"}
+    (saved / "deleted" / "1" / checksums.NAME).unlink()
+    assert same(restored(saved), counting(4)) and names() == {"2", "4"}
+
+
+def test_checksums_that_a_kill_has_prevented_are_written_at_the_next_start(saved):
+    (saved / "3" / checksums.NAME).rename(saved / "3" / f"part.1.{checksums.NAME}")
+    assert same(restored(saved), counting(3))
+    assert (saved / "3" / checksums.NAME).is_file()
+    assert not list((saved / "3").glob("part.*"))
+    flip(arrays_file(saved / "3", "variables"))
+    assert same(restored(saved), counting(2))
 
 
 def test_after_damage_the_run_goes_on_and_saves_over_the_place(saved):
@@ -412,7 +438,7 @@ def test_there_is_room_for_those_that_are_kept_and_the_one_being_written(
 
 @pytest.mark.parametrize("noticed", ["at the end", "by the next save"])
 def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(
-    saved, noticed
+    saved, noticed, caplog
 ):
     """The size of files is limited, as a full disk would.
 
@@ -432,4 +458,14 @@ def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [record for record in caplog.records if record.exc_info]
     assert same(restored(saved), counting(3))
+
+
+def test_a_new_state_and_a_restored_one_have_the_same_programs(saved):
+    """JAX keeps programs by whether their arguments are bound to a device: a run that
+    is resumed would compile all of them again.
+    """
+    new = ONE.create(lambda: counting(3))
+    bound = lambda state: {leaf.committed for leaf in jax.tree.leaves(state)}
+    assert bound(new) == bound(restored(saved)) == {True}

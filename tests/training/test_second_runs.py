@@ -137,6 +137,22 @@ def test_another_kind_of_optimizer_is_no_change_that_a_run_goes_on_with(tmp_path
         again(counted, optimizer=adam)
 
 
+def test_old_results_do_not_stand_beside_changed_settings(tmp_path, monkeypatch):
+    """Not even if the run is killed while it notes the change."""
+    counted = Counting(tmp_path, num_epochs=1)
+    counted.start()
+    summary = tmp_path / "summary.json"
+    summary.write_text("{}")
+    longer = again(counted, num_epochs=2)
+    seen = []
+    monkeypatch.setattr(
+        "bnas_jax.training.workdir.write_whole",
+        lambda path, value: seen.append((path.name, summary.exists())),
+    )
+    longer.workdir.note_changes(longer.run, 5)
+    assert seen == [("config.json", False)]
+
+
 def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(
     tmp_path,
 ):
