@@ -339,6 +339,17 @@ def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
             "import bnas_jax as bnas\nbnas.SEARCHERS['mine'] = bnas.Bnas()\n",
             "the entry 'mine' must be a subclass of bnas_jax.Searcher, got Bnas(",
         ),
+        # Names of an earlier version: that of a scheme was ignored in silence.
+        (
+            "import bnas_jax as bnas\nclass Mine(bnas.Xnor):\n    joins = False\n"
+            "bnas.SCHEMES['mine'] = Mine\n",
+            "Mine.joins is now batches_edges; rename it",
+        ),
+        (
+            "import bnas_jax as bnas\nclass Mine:\n    joins = None\n"
+            "bnas.LAYERS['mine'] = Mine()\n",
+            "Mine.joins is now batching; rename it",
+        ),
     ],
 )
 def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(
@@ -352,9 +363,18 @@ def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(
         f"--extensions={tmp_path / 'mine.py'}",
     ]
     said = error(capfd, *cost)
-    for table in (bnas.SCHEMES, bnas.SEARCHERS):
+    for table in (bnas.SCHEMES, bnas.SEARCHERS, bnas.LAYERS):
         table.pop("mine", None)
     assert message in said
+
+
+def test_an_entry_may_have_the_names_of_two_versions(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Mine(bnas.Xnor):
+        joins = batches_edges = False
+
+    monkeypatch.setitem(bnas.SCHEMES, "mine", Mine)
+    entries.check()
 
 
 def test_an_entry_may_annotate_what_is_no_setting(monkeypatch):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnas_jax.core.checks import choice, require
+from bnas_jax.core.layers import LAYERS
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import SCHEMES, Scheme
 from bnas_jax.networks import NETWORKS
@@ -39,8 +40,15 @@ _OF_DERIVE = ("workdir", "epoch", "out", "as_of", "extensions")
 def check() -> None:
     """Raises `UserError` for an entry that is not a dataclass of settings.
 
-    Only an entry of an extension can be wrong.
+    It also refuses entries that were written for an earlier version. Only an entry of
+    an extension can be wrong.
     """
+    for kind in LAYERS.values():
+        _refuse_joins(kind if isinstance(kind, type) else type(kind), "batching")
+    for entry in SCHEMES.values():
+        if isinstance(entry, type):
+            _refuse_joins(entry, "batches_edges")
+
     for base, table in TABLES.items():
         for name, entry in table.items():
             message = (
@@ -60,6 +68,20 @@ def check() -> None:
                 f"it, which makes settings of {listed}"
             )
             require(not lost, message)
+
+
+def _refuse_joins(entry: type, new: str) -> None:
+    """Raises `UserError` for a class with `joins`, the old name of an attribute.
+
+    Without this check, a scheme would have the default of the new name in silence. A
+    class may have both, to be of use to several versions.
+
+    new: the name of the attribute now.
+    """
+    for cls in entry.__mro__:
+        names = vars(cls)
+        message = f"{cls.__name__}.joins is now {new}; rename it"
+        require("joins" not in names or new in names, message)
 
 
 def _annotated(entry: type) -> list[str]:

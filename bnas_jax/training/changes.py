@@ -5,12 +5,16 @@ in config.json.
 """
 
 import pathlib
+import shlex
 from collections.abc import Mapping
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CHANGEABLE, Difference, Settings
 from bnas_jax.training.build_optimizers import learning_rate
+
+# With more differences than this, the command is rather for another run.
+_FEW = 3
 
 
 def check(
@@ -49,7 +53,8 @@ def check(
         )
     if fixed:
         raise UserError(
-            f"{path} belongs to another run: {fixed[0]}; choose another --workdir"
+            f"{path} belongs to another run: {fixed[0]}; {_restored(fixed)}choose "
+            "another --workdir"
         )
 
     # The other settings may differ with --change.
@@ -62,6 +67,22 @@ def check(
     if not change:
         return []
     return [difference for difference in found if difference.is_changeable]
+
+
+def _restored(differences: list[Difference]) -> str:
+    """How to write the settings of the run so far, for an error; "" if that is long.
+
+    A preset may have changed since the run began, perhaps in a later version.
+    """
+    values = [difference.theirs for difference in differences]
+    written = all(isinstance(value, bool | int | float | str) for value in values)
+    if not written or len(values) > _FEW:
+        return ""
+    named = " ".join(
+        f"--config.{difference.key}={shlex.quote(str(difference.theirs))}"
+        for difference in differences
+    )
+    return f"write {named} to continue it, or "
 
 
 def records(differences: list[Difference], step: int) -> list[dict]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.cost import cost
+from bnas_jax.core.first_weights import PYTORCH
 from bnas_jax.core.losses import cross_entropy
 from bnas_jax.data.batches import Batches
 from bnas_jax.runtime import jax_setup
@@ -77,7 +78,7 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     # came from `--init`.
     first = None
     if "init" not in directory.facts():
-        rule = _first_rule(restored.run, directory)
+        rule = first_rule(restored.run, directory)
         drawn = initial_variables(
             model, image_shape, seed=restored.run.seed, first_weights=rule
         )
@@ -90,11 +91,14 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     }
 
 
-def _first_rule(run: TrainSettings, directory: WorkDir) -> str:
+def first_rule(run: TrainSettings, directory: WorkDir) -> str:
     """The rule by which a run's weights were drawn, before any later change."""
     for change in directory.changed():
         if change["key"] == "first_weights":
             return change["from"]
+    # Before there was the setting, recipes did not decide it.
+    if "first_weights" not in directory.config():
+        return PYTORCH
     return run.first_weights
 
 

@@ -11,10 +11,12 @@ from small_runs import arguments
 from work_directories import CELL
 
 import bnas_jax as bnas
+from bnas_jax import settings
 from bnas_jax.__main__ import run
-from bnas_jax.training.gradients import gradient_sums, gradients_of_run
+from bnas_jax.training.gradients import first_rule, gradient_sums, gradients_of_run
 from bnas_jax.training.load import restore
 from bnas_jax.training.workdir import WorkDir
+from configs import train as train_configs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -71,6 +73,22 @@ def test_the_gradients_before_the_first_step_are_of_the_rule_of_first_weights(tm
     assert stem.std() == pytest.approx(0.05, rel=0.3)
     found = gradients_of_run(tmp_path / "run")
     assert found["first"] == pytest.approx(found["last"], rel=1e-3)
+
+
+def test_a_run_from_before_first_weights_began_with_pytorchs(tmp_path):
+    """Its recipe has another rule only since."""
+    config = train_configs.get_config("digits")
+    config.recipe = "nin"
+    run = settings.from_config(config)
+    assert run.first_weights == "nin"
+    values = settings.to_dict(run)
+    for written, rule in ((values, "nin"), (without_first_weights(values), "pytorch")):
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        assert first_rule(run, WorkDir(tmp_path)) == rule
+
+
+def without_first_weights(values: dict) -> dict:
+    return {key: value for key, value in values.items() if key != "first_weights"}
 
 
 def test_a_search_has_no_network_to_take_gradients_of(tmp_path):

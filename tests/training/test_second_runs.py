@@ -241,7 +241,7 @@ def test_without_the_flag_a_setting_that_could_change_names_it(tmp_path):
     ):
         again(counted, change=False, num_epochs=3)
     with pytest.raises(
-        UserError, match=r"config\.seed is 7 now and 0 there; choose another --workdir"
+        UserError, match=r"config\.seed is 7 now and 0 there; write --config\.seed=0 to"
     ):
         again(counted, change=False, num_epochs=3, seed=7)
 

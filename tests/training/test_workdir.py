@@ -108,10 +108,15 @@ def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_di
     with pytest.raises(
         UserError,
         match=(
-            r"another run: config\.seed is 5 now and 0 there; choose another --workdir"
+            r"another run: config\.seed is 5 now and 0 there; write "
+            r"--config\.seed=0 to continue it, or choose another --workdir"
         ),
     ):
         Counting(tmp_path, seed=5)
+    # Of the settings of another run, a long command line is of no use.
+    many = {"seed": 5, "batch_size": 32, "microbatches": 2, "sync_bn": False}
+    with pytest.raises(UserError, match=r"batch_size is 32 .* there; choose another"):
+        Counting(tmp_path, **many)
     Counting(
         tmp_path, log_every_steps=7, checkpoint_every_steps=3
     )  # nothing that is trained hangs on these
