@@ -191,7 +191,12 @@ class Devices:
         Since the last step, some leaves may have been computed on the host, or on one
         device.
         """
-        if self.parallel != "none":
+        if self.parallel == "none":
+            # As a restored state (`restorable`): for arrays that are not bound to a
+            # device JAX compiles other programs, and a run that is resumed would find
+            # none of its own in the compilation cache.
+            state = jax.device_put(state, jax.local_devices()[0])
+        else:
             state = self._replicated(state)
         if self._stores_for_gpu:
             state = jax.device_put(state, layouts.formats(state))
@@ -212,10 +217,7 @@ class Devices:
         """The result of `function(*arguments)`, computed once and replicated."""
         created = _called_once(function, arguments)
         if self.parallel == "none":
-            # As a state that was restored (`restorable`): for arrays that are not bound
-            # to a device JAX compiles other programs, and a run that is resumed would
-            # find none of its own in the compilation cache.
-            return jax.device_put(created, jax.local_devices()[0])
+            return created
         return jax.tree.map(self.place, created)
 
     def compile_steps(self, *stages: Callable, tuned: bool = True) -> Steps:

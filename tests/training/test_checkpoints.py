@@ -466,6 +466,6 @@ def test_a_new_state_and_a_restored_one_have_the_same_programs(saved):
     """JAX keeps programs by whether their arguments are bound to a device: a run that
     is resumed would compile all of them again.
     """
-    new = ONE.create(lambda: counting(3))
+    new = ONE.settle(ONE.create(lambda: counting(3)))
     bound = lambda state: {leaf.committed for leaf in jax.tree.leaves(state)}
     assert bound(new) == bound(restored(saved)) == {True}
