@@ -59,9 +59,8 @@ def process(
 # What the environment lacks
 
 
-@pytest.mark.parametrize(
-    "platform", ["cuda", pytest.param("tqu", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("platform", ["cuda", "tqu"])
 def test_an_accelerator_that_is_not_there(tmp_path, platform):
     """JAX_PLATFORMS names what the machine does not have: one line, and nothing is
     written.
@@ -114,6 +113,7 @@ def test_a_reader_who_leaves_and_a_home_directory_that_is_missing():
     assert not pathlib.Path("/nonexistent").exists()
 
 
+@pytest.mark.long
 def test_a_full_disk_behind_stdout():
     """A result that cannot be written is an error."""
     done = process(COST, "> /dev/full")

@@ -723,7 +723,7 @@ MOBINET = Genotype(
         pytest.param(genotypes.load("gdas_f1"), Xnor(), 4, marks=pytest.mark.long),
         pytest.param(genotypes.load("gdas_f1"), Cbcn(), 16, marks=pytest.mark.long),
         # Each output sees 4 channels where 4 divides them.
-        (MOBINET, Xnor(), 4),
+        pytest.param(MOBINET, Xnor(), 4, marks=pytest.mark.long),
     ],
 )
 def test_fit_budget_is_right_where_groups_depend_on_the_width(cells, scheme, step):

@@ -265,7 +265,7 @@ def test_edges_run_together_only_where_weights_alone_makes_their_kernels(scheme,
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("binary", "gdas") else pytest.mark.long)
+        pytest.param(name, marks=() if name == "binary" else pytest.mark.long)
         for name in EDGES_OF_A_STATE
     ],
 )

@@ -663,6 +663,7 @@ def test_evaluation_neither_augments_nor_traces_twice():
     assert np.allclose(images, (arrays.images / 255 - 0.5) / 0.2, atol=1e-5)
 
 
+@pytest.mark.long
 def test_an_augmented_evaluation_differs_by_epoch_and_not_by_the_size_of_batches():
     arrays, augmentation = (
         photos(10),

@@ -124,8 +124,15 @@ def test_training_gives_their_loss_gradients_and_statistics(published):
     assert not theirs
 
 
-@pytest.mark.parametrize("halved", [False, True], ids=["normal", "reduction"])
-@pytest.mark.parametrize("search", [False, True], ids=["affine", "search"])
+@pytest.mark.parametrize(
+    ("search", "halved"),
+    [
+        pytest.param(False, False, marks=pytest.mark.long, id="affine-normal"),
+        pytest.param(False, True, id="affine-reduction"),
+        pytest.param(True, False, id="search-normal"),
+        pytest.param(True, True, id="search-reduction"),
+    ],
+)
 def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
     arrays = dict(np.load(reference / "searchers" / "gdas_reduction_cell.npz"))
     kind = "search" if search else "affine"

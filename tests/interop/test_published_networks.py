@@ -29,7 +29,7 @@ NIN = "xnor_cifar_nin"
         pytest.param("kuangliu_senet18", marks=pytest.mark.long),
         pytest.param("kuangliu_resnext29_2x4d", marks=pytest.mark.long),
         pytest.param("wrn22_i4_xternalz", marks=pytest.mark.long),
-        "wrn22_i4_meliketoy",
+        pytest.param("wrn22_i4_meliketoy", marks=pytest.mark.long),
     ],
 )
 def test_numbers_of_the_published_code(reference, name):

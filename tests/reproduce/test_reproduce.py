@@ -142,9 +142,8 @@ def test_the_sizes_of_table_5_are_those_of_the_presets():
         assert network.channels == table.paper[row.name]["channels"]
 
 
-@pytest.mark.parametrize(
-    "scale", ["paper", pytest.param("smoke", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("scale", ["paper", "smoke"])
 def test_every_network_of_three_layers_can_be_built(scale):
     for what in ("table1", "table12"):
         for row in get_reproduction(what, scale).rows:

@@ -600,7 +600,8 @@ def alone(
     )
 
 
-@pytest.mark.parametrize("process_id", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("process_id", [0, 1])
 def test_a_process_whose_others_do_not_come_says_so(tmp_path, process_id):
     done = alone(tmp_path, free_port(), process_id)
     assert done.returncode == 2 and not (tmp_path / "run").exists()

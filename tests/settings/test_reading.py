@@ -43,6 +43,7 @@ SMALL = ("--config.network.channels=8", "--config.network.num_cells=3")
 COST = ("cost", "--config=configs/train.py:d", *SMALL)
 
 
+@pytest.mark.long
 def test_the_cost_is_that_of_the_size_that_is_set(capfd):
     """`config.dataset.image_size` and `channels` stand above what is known of a set.
 

@@ -327,6 +327,7 @@ def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(
     check_same_run(workdir, whole(task)[0])
 
 
+@pytest.mark.long
 def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatch):
     same_command = arguments(
         "train", tmp_path / "run", cell, "--config.checkpoint_every_steps=10"
