@@ -472,7 +472,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("code", [pytest.param(0, marks=pytest.mark.long), 130])
+@pytest.mark.long
+@pytest.mark.parametrize("code", [0, 130])
 def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path, code):
     """Grain frees shared memory with the arrays in it; the last batch lives until the
     program ends.

@@ -355,6 +355,7 @@ def test_the_fixed_reduction_keeps_its_convolutions_binary_and_is_dropped_in_par
     assert num_layers("gdas_fixed") == 4
 
 
+@pytest.mark.long
 def test_an_identity_is_not_dropped():
     """As in DARTS's code; a factorized reduce is."""
     skip = ("skip_connect", 0)
@@ -408,7 +409,9 @@ def skips(variables):
     return {path[1] for path in variables if path[2:3] == ("skip",)}
 
 
-@pytest.mark.parametrize("form", genotype.FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param("cifar", marks=pytest.mark.long), "imagenet"]
+)
 def test_skips_can_be_left_out(form):
     shape = (1, 64, 64, 3) if form == "imagenet" else (1, 8, 8, 3)
     assert skips(variables_of(network(WITHOUT, 6, form=form), shape)) == {

@@ -395,7 +395,7 @@ def test_records_are_the_same_from_workers_and_halves_are_by_class(imagenet):
         } and len(half) == 6
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_labels_out_of_range_and_damaged_shards_end_a_stream(tmp_path, workers):
     good = encoded(picture(0, 32, 32))
     parts: Any = {

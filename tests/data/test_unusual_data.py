@@ -123,6 +123,7 @@ def test_a_run_keeps_what_it_learned(trained):
     assert facts["digest"] == train.digest()
 
 
+@pytest.mark.long
 def test_evaluate_normalises_with_the_runs_values(trained, tmp_path, capfd):
     """Another path with darker training images gives the same loss.
 

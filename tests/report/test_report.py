@@ -207,6 +207,7 @@ def test_the_page_of_an_imported_network_does_not_call_it_a_training(capfd, tmp_
     assert rows(page)["state"].startswith("imported weights")
 
 
+@pytest.mark.long
 def test_the_same_run_gives_the_same_page_without_jax(training):
     """As a process: the page needs no accelerator, and no other file."""
     command = [

@@ -634,6 +634,7 @@ def test_a_table_of_counts_by_the_command(capfd, tmp_path):
     assert (tmp_path / "tableD.md").is_file()
 
 
+@pytest.mark.long
 def test_settings_of_the_command_line_reach_every_run(capfd, tmp_path):
     words = [
         "reproduce",
