@@ -20,7 +20,8 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
 from bnas_jax.runtime import layouts
 from bnas_jax.runtime.compiling import Program
-from bnas_jax.runtime.steps import Steps, once_options, scanned_steps, step_options
+from bnas_jax.runtime.once import called_once
+from bnas_jax.runtime.steps import Steps, scanned_steps, step_options
 from bnas_jax.settings import RunSettings
 
 AXIS = "devices"
@@ -215,7 +216,7 @@ class Devices:
 
     def create(self, function: Callable, *arguments):
         """The result of `function(*arguments)`, computed once and replicated."""
-        created = _called_once(function, arguments)
+        created = called_once(function, arguments)
         if self.parallel == "none":
             return created
         return jax.tree.map(self.place, created)
@@ -259,19 +260,21 @@ class Devices:
         donate = (0,) if of_state else ()
 
         # The sharding of the first arguments decides how they are mapped.
-        def mapped(arguments: tuple) -> tuple[Any, tuple]:
+        def jitted(arguments: tuple) -> tuple[Any, tuple]:
             if self.parallel == "pmap":
                 return self._pmap(step, specs=_specs(arguments), donate=donate)
-            one_or_many = step
+            mapped = step
             if self.parallel == "shard_map":
-                one_or_many = self._shard_map(step, specs=_specs(arguments))
-            # pmap takes none of these options.
+                mapped = self._shard_map(step, specs=_specs(arguments))
+
+            # pmap takes neither of these options.
             further: dict[str, Any] = {"compiler_options": options}
+            # The new state is stored as the old one.
             if of_state and self._stores_for_gpu:
                 further["out_shardings"] = layouts.formats(arguments[0])
-            return jax.jit(one_or_many, donate_argnums=donate, **further), ()
+            return jax.jit(mapped, donate_argnums=donate, **further), ()
 
-        return Program(mapped)
+        return Program(jitted)
 
     def _shard_map(self, step: Callable, specs) -> Callable:
         """The step by shard_map.
@@ -360,38 +363,6 @@ ONE = Devices()
 def _specs(arguments: tuple):
     """The `PartitionSpec` of each leaf of the arguments."""
     return jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
-
-
-def _called_once(function: Callable, arguments: tuple):
-    """The result of a program that runs once, on the default device.
-
-    If the default device is an accelerator, the CPU runs the program, because its
-    compiler is the fastest: compiling the program that draws BNAS-A's parameters takes
-    5 s of processor time for the CPU, 30 s for an H100, and 25 s for a v5e.
-    """
-    host = _host()
-    if host is None:
-        return jax.jit(function, compiler_options=once_options())(*arguments)
-    options = once_options(host.platform)
-    with jax.default_device(host):
-        arguments = jax.device_put(arguments, host)
-        made = jax.jit(function, compiler_options=options)(*arguments)
-    return jax.device_put(made, jax.local_devices()[0])
-
-
-def _host() -> jax.Device | None:
-    """The CPU device of a machine with an accelerator; None without an accelerator.
-
-    It is also None for several processes, because the CPUs of their hosts may round
-    differently.
-    """
-    if jax.default_backend() == "cpu" or jax.process_count() > 1:
-        return None
-    # JAX_PLATFORMS may exclude the CPU.
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return None
 
 
 def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:

@@ -53,7 +53,7 @@ def check(
         )
     if fixed:
         raise UserError(
-            f"{path} belongs to another run: {fixed[0]}; {_restored(fixed)}choose "
+            f"{path} belongs to another run: {fixed[0]}; {_to_continue(fixed)}choose "
             "another --workdir"
         )
 
@@ -69,7 +69,7 @@ def check(
     return [difference for difference in found if difference.is_changeable]
 
 
-def _restored(differences: list[Difference]) -> str:
+def _to_continue(differences: list[Difference]) -> str:
     """How to write the settings of the run so far, for an error; "" if that is long.
 
     A preset may have changed since the run began, perhaps in a later version.
