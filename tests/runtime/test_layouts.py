@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnas_jax.plan.absent import AbsentDevices
 from bnas_jax.runtime import layouts
 from bnas_jax.runtime.devices import Devices
 
@@ -55,6 +56,17 @@ def test_kernels_keep_their_numbers_and_their_order_from_step_to_step(devices):
     saved = devices.saveable(state)
     assert order(saved["kernel"]) == PLAIN
     assert order(devices.restored(saved)["kernel"]) == wanted
+
+
+def test_a_plan_compiles_for_kernels_that_are_stored_so(monkeypatch):
+    monkeypatch.setattr(layouts, "PLATFORMS", ("cpu",))
+    absent = AbsentDevices("none", tuple(jax.devices()[:1]))
+    state = absent.create(first_state)
+    assert order(state["kernel"]) == OUTPUTS_FIRST
+    steps = absent.compile_steps(lambda state, feed: state, tuned=False)
+    ((program, arguments),) = steps.calls(state, [(absent.place(np.float32(2)),)])
+    compiled = program.lower(*arguments).compile()
+    assert compiled.output_formats["kernel"].layout.major_to_minor == OUTPUTS_FIRST
 
 
 def test_a_cpu_and_a_tpu_store_a_state_as_jax_does():
