@@ -350,10 +350,10 @@ class Devices:
         return jax.tree.map(placed, shapes)
 
     def restored(self, state):
-        """A state that was restored to the shapes of `restorable`, ready for steps."""
+        """A state that was restored to the shapes of `restorable`, on these devices."""
         if self.parallel == "pmap" and jax.process_count() > 1:
             state = jax.tree.map(lambda leaf: _rewrapped(leaf, self._local), state)
-        return self.settle(state)
+        return state
 
 
 # Only the default device.

@@ -52,10 +52,10 @@ def test_kernels_keep_their_numbers_and_their_order_from_step_to_step(devices):
     assert np.array_equal(state["kernel"], kernel)
     assert np.array_equal(state["momentum"][0], kernel - 1)
 
-    # A checkpoint is written, and a state restored, in the usual order.
+    # A checkpoint is written, and a state restored, in the usual order: files are
+    # written from restored arrays, byte by byte.
     saved = devices.saveable(state)
-    assert order(saved["kernel"]) == PLAIN
-    assert order(devices.restored(saved)["kernel"]) == wanted
+    assert order(saved["kernel"]) == order(devices.restored(saved)["kernel"]) == PLAIN
 
 
 def test_a_plan_compiles_for_kernels_that_are_stored_so(monkeypatch):
