@@ -83,9 +83,9 @@ def write(path: pathlib.Path, content: PackedFile) -> None:
             shapes[name] = value.shape
         elif leaf == "operands":
             for number, operand in enumerate(value):
-                arrays[f"{name}/operand{number}"] = np.asarray(operand)
+                arrays[f"{name}/operand{number}"] = _in_order(operand)
         else:
-            arrays[f"{name}/{leaf}"] = np.asarray(value)
+            arrays[f"{name}/{leaf}"] = _in_order(value)
 
     header = {
         "format": FORMAT,
@@ -99,6 +99,14 @@ def write(path: pathlib.Path, content: PackedFile) -> None:
     header[_HEADER_HASH] = _hash_of_header(header)
     with whole(path) as part:
         part.write_bytes(save(arrays, metadata={_HEADER: json.dumps(header)}))
+
+
+def _in_order(array) -> np.ndarray:
+    """The array with its last axis contiguous, because safetensors writes the memory.
+
+    A transposed array is stored otherwise, and a GPU may store kernels otherwise.
+    """
+    return np.asarray(array, order="C")
 
 
 def read(path: pathlib.Path) -> PackedFile:

@@ -54,6 +54,15 @@ def test_what_is_written_is_read(content, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net.bnas"]
 
 
+def test_the_order_of_axes_in_memory_makes_no_difference(content, tmp_path):
+    kernel = np.arange(6, dtype=np.float32).reshape(3, 2).T
+    content.variables["params"]["stem"]["kernel"] = kernel
+    content.variables["packed"]["one"]["conv"]["operands"] = (np.ones((5, 2)).T,)
+    write(tmp_path / "net.bnas", content)
+    found = read(tmp_path / "net.bnas")
+    assert same(found.variables, dict(content.variables))
+
+
 def test_a_weight_takes_a_bit(content, tmp_path):
     write(tmp_path / "net.bnas", content)
     arrays = load_file(tmp_path / "net.bnas")
