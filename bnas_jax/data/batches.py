@@ -88,8 +88,8 @@ class Batches:
                 examples = train
             else:
                 # Another seed, so that the two batches of a step get different random
-                # numbers.
-                examples, seed = valid, seed + 1
+                # numbers. After the largest seed comes 0.
+                examples, seed = valid, (int(seed) + 1) % 2**32
 
         source = train_source(
             examples,

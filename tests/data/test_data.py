@@ -498,6 +498,14 @@ def test_the_two_batches_of_a_search_step_are_not_augmented_alike():
     assert not np.array_equal(step["train"]["image"], step["valid"]["image"])
 
 
+def test_the_largest_seed_has_batches_of_a_search():
+    train = Arrays(photos(16).images, np.arange(16) % 10, 10, name="few")
+    data = Dataset(train, train, Augmentation((0.0,) * 3, (1.0,) * 3))
+    for seed in (2**32 - 1, np.uint32(2**32 - 1), np.int32(3)):
+        step = Batches(data, batch_size=4, seed=seed).search_batches(0)
+        assert [len(batch["image"]) for batch in step.values()] == [4, 4]
+
+
 def test_steps_and_sizes_of_batches_are_whole_numbers():
     train = Arrays(photos(16).images, np.arange(16) % 10, 10, name="few")
     data = Dataset(train, train, Augmentation((0.0,) * 3, (1.0,) * 3))
