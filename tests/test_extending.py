@@ -350,6 +350,20 @@ def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
             "bnas.LAYERS['mine'] = Mine()\n",
             "Mine.joins is now batching; rename it",
         ),
+        # Methods that are called with other arguments.
+        (
+            "import bnas_jax as bnas\nclass Mine(bnas.Xnor):\n"
+            "    def cost(self, row): return row\nbnas.SCHEMES['mine'] = Mine\n",
+            "Mine.cost takes other arguments than a scheme's; write cost(self, row, "
+            "module)",
+        ),
+        (
+            "import bnas_jax as bnas\nclass Base(bnas.Xnor):\n"
+            "    def input_scale(self, x, size, geometry): return None\n"
+            "class Mine(Base): pass\nbnas.SCHEMES['mine'] = Mine\n",
+            "Base.input_scale takes other arguments than a scheme's; write "
+            "input_scale(self, x, kernel, geometry)",
+        ),
     ],
 )
 def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(
@@ -375,6 +389,32 @@ def test_an_entry_may_have_the_names_of_two_versions(monkeypatch):
 
     monkeypatch.setitem(bnas.SCHEMES, "mine", Mine)
     entries.check()
+
+
+def test_methods_of_a_scheme_may_name_and_add_arguments(monkeypatch):
+    class Mine(bnas.Xnor):
+        cost = staticmethod(lambda row, module: row)
+
+        def signs(self, values, *, window=1.0):
+            return super().signs(values)
+
+        def input_scale(self, *_, **sizes):
+            return None
+
+        def after(self, sums, gain):
+            return sums * gain
+
+    monkeypatch.setitem(bnas.SCHEMES, "mine", Mine)
+    entries.check()
+
+
+def test_a_scheme_is_checked_also_where_no_table_has_it():
+    class Mine(bnas.Xnor):
+        def cost(self, row):
+            return row
+
+    with pytest.raises(UserError, match=r"^Mine\.cost takes other arguments"):
+        bnas.Supernet(num_cells=3, channels=2, num_classes=2, scheme=Mine())
 
 
 def test_an_entry_may_annotate_what_is_no_setting(monkeypatch):

@@ -1,6 +1,7 @@
 """`study`: runs several variants with several seeds, and writes their table."""
 
 import importlib.util
+import inspect
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,10 @@ def study_of(given: str) -> "Study":
     path = preset_files.find(name, "--study", example=EXAMPLE)
     # The file may be a user's, so that any error is possible.
     with mistakes(path, function="get_study"):
-        chosen = module_of(path, name).get_study(variant)
+        get_study = module_of(path, name).get_study
+        # Like get_config, it may take no variant.
+        needed = variant or inspect.signature(get_study).parameters
+        chosen = get_study(variant) if needed else get_study()
     if not isinstance(chosen, Study):
         found = type(chosen).__name__
         raise UserError(

@@ -14,7 +14,7 @@ from bnas_jax.data.statistics import Statistics
 from bnas_jax.interop.reference import load_variables, plain_names
 from bnas_jax.runtime import jax_setup
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import build, build_optimizers
+from bnas_jax.training import build, build_optimizers, checksums
 from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import train_state_of
@@ -44,7 +44,7 @@ def import_checkpoint(
     # Check everything before writing.
     jax_setup.configure(run)
     if _is_taken(workdir, run):
-        raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
+        raise _taken(workdir)
     mean, std = statistics
     if len(mean) != image_shape[2]:
         raise UserError(
@@ -77,7 +77,12 @@ def import_checkpoint(
     workdir.open(run, facts)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
     with contextlib.closing(checkpoints):
-        checkpoints.save(0, state)
+        # An import that was killed may have saved it, all but its checksums.
+        saved = checkpoints.restore_state(jax.eval_shape(lambda: state))
+        if saved is None:
+            checkpoints.save(0, state)
+        elif not _same(saved, state):
+            raise _taken(workdir)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {"params": params, "num_classes": num_classes, "workdir": str(workdir.path)}
 
@@ -96,12 +101,25 @@ def _num_classes(arrays: Mapping[str, np.ndarray]) -> int:
 def _is_taken(workdir: WorkDir, run: TrainSettings) -> bool:
     """Whether a directory holds a run.
 
-    A directory with the settings of this import and without a checkpoint does not: an
-    earlier import may have failed, for instance on a full disk.
+    A directory with the settings of this import does not, if the checkpoint of step 0
+    or its checksums are missing: an earlier import may have failed, for instance on a
+    full disk, or was killed.
     """
     if not workdir.exists():
         return False
-    if CheckpointFolder(workdir.checkpoints).steps():
+    checked = (workdir.checkpoints / "0" / checksums.NAME).exists()
+    if checked or CheckpointFolder(workdir.checkpoints).steps() not in ([], [0]):
         return True
     ours = settings.to_dict(run)
     return settings.first_difference(ours, workdir.config()) is not None
+
+
+def _taken(workdir: WorkDir) -> UserError:
+    """The error for a directory that holds a run."""
+    return UserError(f"{workdir.path} already holds a run; choose another --workdir")
+
+
+def _same(saved, state) -> bool:
+    """Whether two states of the same shapes are the same, bit for bit."""
+    pairs = zip(jax.tree.leaves(saved), jax.tree.leaves(state), strict=True)
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)

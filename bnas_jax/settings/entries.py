@@ -14,6 +14,7 @@ from bnas_jax.core.checks import choice, require
 from bnas_jax.core.layers import LAYERS
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import SCHEMES, Scheme
+from bnas_jax.core.schemes.scheme import check_methods
 from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS, Searcher
 
@@ -68,6 +69,8 @@ def check() -> None:
                 f"it, which makes settings of {listed}"
             )
             require(not lost, message)
+            if issubclass(entry, Scheme):
+                check_methods(entry)
 
 
 def _refuse_joins(entry: type, new: str) -> None:

@@ -1,7 +1,9 @@
 """`CheckpointReader`: restores a run's newest undamaged checkpoint, or a given one."""
 
+import errno
 import json
 import logging
+import os
 import pathlib
 import re
 import sys
@@ -23,6 +25,10 @@ VARIABLES = ("params", "batch_stats", "alphas")
 ITEMS = ("variables", "rest")
 
 
+# What the system says if a disk is full, or cannot be written or read.
+_OF_DISKS = tuple(
+    os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+)
 # The text of a Python object, such as <built-in method ...> or <Future object at ...>.
 _PYTHON_OBJECT = re.compile(r"<(bound|built-in|function|class|module|\S+ object)\b")
 
@@ -269,8 +275,13 @@ def _kind(leaf, dtypes: bool) -> str:
 def reason_of(error: Exception) -> str:
     """The reason of an error from Orbax, in words for the user.
 
-    It is the first line of the error, unless that is the text of a Python object.
+    It is what the system says about the disk if the error has it, or else the first
+    line, unless that is the text of a Python object.
     """
+    # Paths of any length come before it.
+    for said in _OF_DISKS:
+        if said in str(error):
+            return said
     if isinstance(error, (UnicodeError, json.JSONDecodeError)):
         return "what describes it cannot be read"
     lines = str(error).strip().splitlines()

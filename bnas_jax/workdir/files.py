@@ -1,6 +1,8 @@
 """Writes files atomically, and files that a run does not need."""
 
 import contextlib
+import fcntl
+import glob
 import json
 import math
 import os
@@ -87,10 +89,11 @@ def whole(path: pathlib.Path):
     """
     # The file is in the same folder, because renaming does not work between file
     # systems. Its name has the id of this process, because another process may also
-    # write `path`.
-    part = path.with_name(f"part.{os.getpid()}.{path.name}")
+    # write `path`. The dot keeps it apart from files that users name.
+    part = path.with_name(f".part.{os.getpid()}.{path.name}")
     try:
-        with room(path):
+        with room(path), _locked(part):
+            _remove_abandoned(path)
             yield part
             # The contents must be on the disk before the file is renamed. Otherwise
             # `path` might be empty after a power failure.
@@ -103,14 +106,41 @@ def whole(path: pathlib.Path):
             part.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _locked(part: pathlib.Path):
+    """A context in which a file is locked; it is created if it does not exist.
+
+    The system ends the lock of a killed process. On a file system without locks, the
+    file is not locked.
+    """
+    with part.open("ab") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_abandoned(path: pathlib.Path) -> None:
+    """Removes what killed processes have left of writing `path` by `whole`.
+
+    Files that a living process has locked stay, and so do all on a file system without
+    locks.
+    """
+    for part in path.parent.glob(f".part.*.{glob.escape(path.name)}"):
+        with contextlib.suppress(OSError), part.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
+
+
 def remove_parts(folder: pathlib.Path, names: Iterable[str]) -> None:
     """Removes what killed processes have left of writing files of a folder by `whole`.
 
     names: the names of the files. No other process may be writing them.
     """
     for name in names:
-        for part in folder.glob(f"part.*.{name}"):
-            part.unlink(missing_ok=True)
+        # An earlier state of 0.3.0 wrote them without the dot.
+        for pattern in (f".part.*.{name}", f"part.*.{name}"):
+            for part in folder.glob(pattern):
+                part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

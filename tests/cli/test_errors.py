@@ -157,6 +157,12 @@ def test_a_config_without_its_function_is_said(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
+def test_a_full_disk_is_said_however_long_the_path_before_it():
+    where = "/".join(["a_long_name"] * 30)
+    error = ValueError(f"INTERNAL: writing {where}: No space left on device [of x]")
+    assert checkpoint_reader.reason_of(error) == "No space left on device"
+
+
 def test_a_damaged_checkpoint_is_not_described_by_objects_of_python():
     assert (
         checkpoint_reader.reason_of(

@@ -19,7 +19,7 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core.errors import UserError
 from bnas_jax.interop import checkpoint_files
-from bnas_jax.training import build
+from bnas_jax.training import build, checksums
 from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
@@ -374,3 +374,22 @@ def test_an_import_that_ended_before_its_checkpoint_can_be_done_again(
     shutil.rmtree(workdir / "checkpoints" / "0")
     assert imports(files / "net.npz", workdir) == 0
     assert variables_in(workdir)
+
+
+def test_an_import_that_was_killed_before_its_checksums_is_ended_by_the_next(
+    files, state, imported, tmp_path, capfd
+):
+    workdir = shutil.copytree(imported, tmp_path / "run")
+    summed = workdir / "checkpoints" / "0" / checksums.NAME
+    whole = summed.read_text()
+    summed.unlink()
+
+    # Other weights do not replace them.
+    name = "classifier.bias"
+    np.savez(tmp_path / "other.npz", **{**state, name: state[name] + 1})
+    assert imports(tmp_path / "other.npz", workdir) == 2
+    assert "already holds a run; choose another --workdir" in capfd.readouterr().err
+
+    summed.unlink(missing_ok=True)
+    assert imports(files / "net.npz", workdir) == 0
+    assert summed.read_text() == whole

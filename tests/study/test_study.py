@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from bnas_jax.__main__ import run
+from bnas_jax.cli.study import study_of
 from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import learnable_share
@@ -253,6 +254,18 @@ def test_the_exit_code_says_that_runs_failed(tmp_path, capsys):
         err.splitlines()[-1]
         == "bnas_jax: failed runs: lost/0; the same command tries them again"
     )
+
+
+def test_get_study_may_take_no_variant(tmp_path):
+    path = tmp_path / "lost.py"
+    path.write_text(STUDY)
+    assert (
+        study_of(f"{path}:any").title == study_of(str(path)).title == "of lost images"
+    )
+    path.write_text(STUDY.replace("(variant)", "()"))
+    assert study_of(str(path)).title == "of lost images"
+    with pytest.raises(UserError, match="no variant; leave out what follows the colon"):
+        study_of(f"{path}:any")
 
 
 @pytest.mark.parametrize(

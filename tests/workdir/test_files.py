@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -24,6 +26,35 @@ def test_two_processes_do_not_write_into_the_same_part(tmp_path):
     with whole(tmp_path / "a.svg") as part:
         part.write_text("")
         assert str(os.getpid()) in part.name and part.suffix == ".svg"
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "[a].svg"
+    write = f"""
+from pathlib import Path
+from bnas_jax.workdir.files import whole
+with whole(Path({str(path)!r})) as part:
+    part.write_text("half")
+    print("writing", flush=True)
+    input()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", write], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"writing\n"
+    mine = tmp_path / "part.1.[a].svg"
+    mine.write_text("a file of the user")
+
+    # A living process keeps its file.
+    names = lambda: {entry.name for entry in tmp_path.iterdir()}
+    left = f".part.{process.pid}.[a].svg"
+    write_whole(path, 1)
+    assert names() == {path.name, mine.name, left}
+
+    process.kill()
+    process.communicate()
+    write_whole(path, 2)
+    assert names() == {path.name, mine.name} and path.read_text() == "2\n"
 
 
 def test_after_an_error_the_old_file_stays(tmp_path):

@@ -8,6 +8,7 @@ multiplies the signs, and the optimizer applies `latents`.
 """
 
 import dataclasses
+import inspect
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -30,6 +31,8 @@ from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 STAGES = ("all", "activations")
 # BN -> convolution -> activation, or ReLU -> convolution -> BN; see `modules.in_order`.
 BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
+# The arguments that methods get by name; they get all others by position.
+_BY_NAME = ("kernel", "geometry")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,3 +257,37 @@ def check_scheme(scheme: Any) -> None:
     # A common mistake is a scheme's name, or its class without parentheses.
     if not isinstance(scheme, Scheme):
         raise UserError(f"scheme must be an object such as Xnor(), got {shown(scheme)}")
+    check_methods(type(scheme))
+
+
+def check_methods(kind: type[Scheme]) -> None:
+    """Raises `UserError` for a method that cannot take the arguments it is called with.
+
+    Only that of an extension can be wrong.
+    """
+    for name, method in vars(Scheme).items():
+        own = inspect.getattr_static(kind, name)
+        if name.startswith("__") or own is method or not inspect.isfunction(own):
+            continue
+        if not _takes(own, inspect.signature(method)):
+            owner = next(cls for cls in kind.__mro__ if name in vars(cls))
+            asked = ", ".join(inspect.signature(method).parameters)
+            raise UserError(
+                f"{owner.__name__}.{name} takes other arguments than a scheme's; write "
+                f"{name}({asked})"
+            )
+
+
+def _takes(method: Any, asked: inspect.Signature) -> bool:
+    """Whether a method takes the arguments of a signature."""
+    # How many operands `after` gets depends on the scheme.
+    kinds = [parameter.kind for parameter in asked.parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return True
+    by_name = [name for name in asked.parameters if name in _BY_NAME]
+    by_position = [name for name in asked.parameters if name not in _BY_NAME]
+    try:
+        inspect.signature(method).bind(*by_position, **dict.fromkeys(by_name))
+    except TypeError:
+        return False
+    return True
