@@ -114,8 +114,10 @@ def _locked(part: pathlib.Path):
     file is not locked.
     """
     with part.open("ab") as file:
+        # Without waiting: on a shared file system, a process of the same number on
+        # another host may have locked it.
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

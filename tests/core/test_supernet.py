@@ -144,8 +144,13 @@ def check_near(ours, theirs):
     ],
 )
 def test_shared_edges_are_the_plain_sum_over_edges(name):
-    """In float64, as one flipped sign would move everything behind it."""
-    shared = NETS[name]
+    """In float64, as one flipped sign would move everything behind it.
+
+    And without max pooling: pooled states have neighbours that differ by rounding
+    alone, and which of them gets the gradient depends on XLA's options.
+    """
+    types = [kind for kind in NETS[name].layer_types if kind != "max_pool_3x3"]
+    shared = NETS[name].clone(layer_types=types)
     plain = shared.clone(
         edges="plain", arithmetic=Arithmetic(dtype=jnp.float64, plain=True)
     )

@@ -21,6 +21,9 @@ def max_pool(x, stride: int):
     Of equal values the first in the window, row by row, gets the gradient, as in
     PyTorch. Its position is stored in one byte. On CPU, XLA's own gradient stores four
     integers for each value, and takes many times as long.
+
+    Where the input is itself pooled, neighbours are often equal but for rounding. Which
+    of them gets the gradient then depends on how the compiler computes the input.
     """
     return _max_pool_forward(x, stride)[0]
 
