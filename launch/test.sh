@@ -10,6 +10,8 @@ install_requirements requirements.txt tests/requirements.txt || exit
 cd "$root" || exit
 
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+# Python's bytecode is kept, too: the tests start many processes.
+unset PYTHONDONTWRITEBYTECODE
 # Most of the time is spent on compiling: the compiled programs are kept for the next run.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/bnas_jax/tests}
 

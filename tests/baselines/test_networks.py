@@ -133,7 +133,7 @@ def of_preset(name, scheme):
 
 
 # Of those that take longest one scheme, without --long.
-DEEP = ("densenet", "resnext29", "wrn22", "wrn40", "resnet34")
+DEEP = ("densenet", "resnext29", "senet18", "wrn22", "wrn40", "resnet34")
 
 
 def pairs() -> list:

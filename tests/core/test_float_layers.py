@@ -159,8 +159,18 @@ def check(module, counterpart, found, sizes=(8, 7)):
                 assert near(ours, theirs)
 
 
+# Which differ from those of 3x3 by the kernel alone.
+LARGE = ("sep_conv_5x5", "sep_conv_7x7", "dil_conv_5x5")
+
+
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long if name in LARGE else ())
+        for name in OPERATIONS
+    ],
+)
 def test_operations_of_darts(arrays, name, stride):
     found = with_prefix(arrays, f"{name}.s{stride}")
     if not found:
