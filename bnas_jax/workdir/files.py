@@ -114,10 +114,10 @@ def _locked(part: pathlib.Path):
     file is not locked.
     """
     with part.open("ab") as file:
-        # Without waiting: on a shared file system, a process of the same number on
-        # another host may have locked it.
+        # Another process may hold the lock for a moment, in `_remove_abandoned`.
+        # Without waiting for it, that might remove the file after it was written.
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
